@@ -1,0 +1,47 @@
+# Everything runs in .venv, which the first target that needs it makes. PYTHON chooses the interpreter (3.11 to 3.13).
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help demo test test-slow lint check format clean
+
+help:
+	@echo "make demo       the whole job on synthetic speech, a few minutes"
+	@echo "make test       the test suite"
+	@echo "make test-slow  the tests that take minutes"
+	@echo "make lint       style, types and import rules"
+	@echo "make check      lint, then test: what continuous integration runs"
+	@echo "make format     format and fix what the linter can"
+
+demo: .venv/installed
+	$(BIN)/chns demo runs/demo
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest
+
+test-slow: .venv/installed-dev
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test
+
+format: .venv/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv runs
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) install --constraint constraints.txt --editable ".[synthetic]"
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(PIP) install --constraint constraints.txt --editable ".[synthetic,dev]"
+	touch $@
