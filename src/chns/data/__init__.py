@@ -1,0 +1,1 @@
+"""Recordings: the table of utterances, decoding, crops, and corpus preparation."""

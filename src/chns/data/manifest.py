@@ -1,0 +1,406 @@
+"""The manifest: one row an utterance, columns in Arrow.
+
+Arrow keeps every column in one immutable buffer without Python objects, so a million rows load in about a second
+and forked loader workers read the parent's pages instead of copying them. Parquet is the format for programs; CSV,
+with the same column names, is for people.
+
+A manifest may come from a stranger: its paths cannot leave its root. The root that a Parquet file names is believed,
+because a corpus may lie anywhere; whoever does not believe it passes their own.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from chns.errors import ManifestError
+from chns.files import atomic_path
+
+REQUIRED_COLUMNS = {
+    "utterance": pa.string(),
+    "speaker": pa.string(),
+    "path": pa.string(),
+    "offset_seconds": pa.float64(),
+    "duration_seconds": pa.float64(),
+    "sample_rate_hz": pa.int32(),
+}
+UNSAFE_PATH = r"^/|(^|/)\.\.(/|$)|\\"
+CONTROL_CHARACTER = r"[\x00-\x1f\x7f]"
+
+_SUFFIXES = (".parquet", ".csv")
+_ROOT_KEY = b"chns.root"
+
+
+class Utterance(NamedTuple):
+    """One row of a manifest, ready to be read."""
+
+    name: str
+    speaker: str
+    path: Path
+    offset_seconds: float
+    duration_seconds: float
+    sample_rate_hz: int
+
+
+class Manifest:
+    """A validated table of utterances.
+
+    Columns: ``utterance`` (unique), ``speaker``, ``path`` (relative to ``root``, never outside it), ``offset_seconds``
+    and ``duration_seconds`` within the file, ``sample_rate_hz`` of the file. Any further column is text, may be empty
+    in places and is carried along: ``session`` (recordings made on one occasion share it), or whatever a corpus knows
+    (gender, family, ...).
+
+    Speakers are numbered by their sorted names, so the same set of speakers always gets the same labels.
+
+    Args:
+        table: The columns above, in any order.
+        root: Folder that the paths are relative to.
+        source: Where the table came from, for error messages.
+
+    Raises:
+        ManifestError: If a column is missing, doubled or of the wrong type, a value is missing or holds a line break
+            or another control character, an utterance appears twice, a path leaves the root, or a time or rate is not
+            a positive finite number. Names the source and the row.
+    """
+
+    def __init__(self, table: pa.Table, *, root: Path, source: str = "manifest") -> None:
+        self.root = root
+        table = _with_types(table, source).combine_chunks()
+        _validate(table, source)
+        names = pc.unique(table["speaker"])
+        ordered = names.take(pc.sort_indices(names))
+        self.speakers: list[str] = ordered.to_pylist()
+        labels = pc.index_in(table["speaker"], ordered).to_numpy()
+        self.speaker_labels: npt.NDArray[np.int64] = labels.astype(np.int64)
+        self._table = table
+
+    @classmethod
+    def read(cls, path: Path | str, *, root: Path | str | None = None) -> Manifest:
+        """Read a Parquet (``.parquet``) or CSV (``.csv``) manifest.
+
+        Args:
+            path: The manifest.
+            root: Folder of the audio. By default the one that a Parquet manifest names, and the manifest's own folder
+                for CSV.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ManifestError: If it is neither format, holds no utterance, or its content is not valid.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"manifest must be a file, got {path}. Make one with `chns prepare`.")
+        table = _read_csv(path) if manifest_suffix(path) == ".csv" else _read_parquet(path)
+        if root is None:
+            stored = (table.schema.metadata or {}).get(_ROOT_KEY, b".")
+            root = path.parent / os.fsdecode(stored)
+        manifest = cls(table, root=Path(root), source=str(path))
+        if not len(manifest):
+            raise ManifestError(f"manifest must hold at least one utterance, got none in {path}.")
+        return manifest
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[dict[str, object]], *, root: Path, source: str = "manifest") -> Manifest:
+        """Build a manifest from one dict an utterance; all need the same keys."""
+        columns = list(rows[0]) if rows else list(REQUIRED_COLUMNS)
+        data = {
+            name: pa.array([row[name] for row in rows], REQUIRED_COLUMNS.get(name, pa.string())) for name in columns
+        }
+        return cls(pa.table(data), root=root, source=source)
+
+    @classmethod
+    def merge(
+        cls, manifests: Sequence[Manifest], *, prefixes: Sequence[str] | None = None, same_speakers: bool = False
+    ) -> Manifest:
+        """Put manifests together under the deepest folder that holds all their audio.
+
+        A column that only some of them have is empty for the others.
+
+        Args:
+            manifests: At least one.
+            prefixes: One a manifest; speakers and utterances become ``prefix/name``, so that equal names of different
+                corpora stay apart.
+            same_speakers: Whether a speaker's name that is in several manifests is one person.
+
+        Raises:
+            ValueError: If there is no manifest or the number of prefixes differs.
+            ManifestError: If an utterance is in two manifests, or a speaker is and ``same_speakers`` is not set.
+        """
+        if not manifests:
+            raise ValueError("manifests must be at least one, got none.")
+        if prefixes is not None and len(prefixes) != len(manifests):
+            raise ValueError(f"prefixes must be one for each of {len(manifests)} manifests, got {len(prefixes)}.")
+        tables = [manifest._table for manifest in manifests]
+        if prefixes is not None:
+            for name in ("speaker", "utterance"):
+                tables = [_prefixed(table, name, prefix) for table, prefix in zip(tables, prefixes, strict=True)]
+        if not same_speakers:
+            _refuse_shared_speakers(tables)
+        roots = [manifest.root.resolve() for manifest in manifests]
+        top = Path(os.path.commonpath(roots))
+        tables = [_moved(table, root.relative_to(top)) for table, root in zip(tables, roots, strict=True)]
+        return cls(pa.concat_tables(tables, promote_options="default"), root=top, source="merged manifest")
+
+    def __len__(self) -> int:
+        """Number of utterances."""
+        return int(self._table.num_rows)
+
+    def __getitem__(self, index: int) -> Utterance:
+        """One utterance, with its path joined to the root."""
+        column = self._table.column
+        return Utterance(
+            name=column("utterance")[index].as_py(),
+            speaker=self.speakers[self.speaker_labels[index]],
+            path=self.root / column("path")[index].as_py(),
+            offset_seconds=column("offset_seconds")[index].as_py(),
+            duration_seconds=column("duration_seconds")[index].as_py(),
+            sample_rate_hz=column("sample_rate_hz")[index].as_py(),
+        )
+
+    @property
+    def column_names(self) -> list[str]:
+        """Names of all columns, optional ones included."""
+        return list(self._table.column_names)
+
+    @property
+    def durations_seconds(self) -> npt.NDArray[np.float64]:
+        """Duration of every utterance, shape (utterances,)."""
+        return np.asarray(self._table["duration_seconds"].to_numpy())
+
+    def column(self, name: str) -> list[str]:
+        """The values of a text column; where an optional one is missing, the text is empty.
+
+        Raises:
+            ManifestError: If there is no such column.
+        """
+        texts = [column.name for column in self._table.schema if column.type == pa.string()]
+        if name not in texts:
+            raise ManifestError(f"column must be one of {', '.join(texts)}, got {name!r}.")
+        values: list[str] = pc.fill_null(self._table[name], "").to_pylist()
+        return values
+
+    def take(self, indices: npt.ArrayLike) -> Manifest:
+        """The utterances at ``indices``, in that order, as a manifest with its own speaker labels.
+
+        Raises:
+            ValueError: If the indices are a mask or other numbers than integers.
+            IndexError: If one is beyond the last utterance.
+            ManifestError: If one is there twice.
+        """
+        indices = np.asarray(indices)
+        if indices.size and indices.dtype.kind not in "iu":
+            raise ValueError(
+                f"indices must be integers, got {indices.dtype}. Turn a mask into indices with numpy.flatnonzero."
+            )
+        return Manifest(self._table.take(pa.array(indices.astype(np.int64))), root=self.root)
+
+    def split_speakers(self, num_held_out: int, *, seed: int) -> tuple[Manifest, Manifest]:
+        """Split by speaker: no speaker is on both sides.
+
+        Args:
+            num_held_out: How many speakers, drawn at random, the second part gets.
+            seed: Same seed and same set of speakers, same split.
+
+        Returns:
+            The manifest of the remaining speakers, and that of the held-out ones.
+
+        Raises:
+            ValueError: If num_held_out is not between 1 and the number of speakers minus one.
+        """
+        if not 1 <= num_held_out < len(self.speakers):
+            raise ValueError(
+                f"num_held_out must be between 1 and {len(self.speakers) - 1} (one speaker fewer than there are), "
+                f"got {num_held_out}."
+            )
+        chosen = np.random.default_rng(seed).choice(len(self.speakers), num_held_out, replace=False)
+        held_out = np.isin(self.speaker_labels, chosen)
+        return self.take(np.flatnonzero(~held_out)), self.take(np.flatnonzero(held_out))
+
+    def write(self, path: Path | str) -> None:
+        """Write Parquet or CSV, by suffix, atomically.
+
+        Parquet remembers the root: relative if it is the manifest's folder or inside it, else absolute. CSV cannot, so
+        its paths are made relative to its own folder, which must hold the audio.
+
+        Raises:
+            ManifestError: If the suffix is neither, or a CSV is to lie where no relative path leads to the audio.
+        """
+        path = Path(path)
+        root, folder = self.root.resolve(), path.parent.resolve()
+        if manifest_suffix(path) == ".csv":
+            if not root.is_relative_to(folder):
+                raise ManifestError(
+                    f"CSV manifest must lie in a folder that holds its audio ({root}), got {path}. "
+                    f"Write .parquet instead, which remembers where the audio is."
+                )
+            with atomic_path(path) as temporary:
+                pyarrow.csv.write_csv(_moved(self._table, root.relative_to(folder)), temporary)
+            return
+        stored = root.relative_to(folder) if root.is_relative_to(folder) else root
+        with atomic_path(path) as temporary:
+            table = self._table.replace_schema_metadata({_ROOT_KEY: os.fsencode(stored)})
+            pq.write_table(table, temporary, compression="zstd")
+
+
+def relative_name(path: PurePosixPath) -> str:
+    """The usual utterance name for a file: its path in the corpus without the suffix."""
+    return path.with_suffix("").as_posix()
+
+
+def manifest_suffix(path: Path) -> str:
+    """The format that a manifest's name asks for.
+
+    Raises:
+        ManifestError: If the name ends in neither ``.parquet`` nor ``.csv``.
+    """
+    if path.suffix not in _SUFFIXES:
+        raise ManifestError(f"manifest name must end in .parquet or .csv, got {path}.")
+    return path.suffix
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    try:
+        table = pq.read_table(path, partitioning=None)
+        _ = table.column_names  # decodes them
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"manifest must be a readable Parquet file, got {path} ({error}).") from error
+    return table
+
+
+def _read_csv(path: Path) -> pa.Table:
+    """Read every column as bytes: ``0001`` must not become a number, and bad text is reported with its row later.
+
+    One thread, because only then do Arrow's own errors name the row; empty lines are rows, so that rows count lines.
+    """
+    read_options = pyarrow.csv.ReadOptions(use_threads=False)
+    parse_options = pyarrow.csv.ParseOptions(ignore_empty_lines=False)
+    try:
+        with pyarrow.csv.open_csv(path, read_options=read_options, parse_options=parse_options) as reader:
+            names = reader.schema.names
+        convert_options = pyarrow.csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.binary()),
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+            null_values=[""],
+        )
+        return pyarrow.csv.read_csv(path, read_options, parse_options, convert_options)
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise ManifestError(f"manifest must be UTF-8 CSV with one header line, got {path} ({error}).") from error
+
+
+def _with_types(table: pa.Table, source: str) -> pa.Table:
+    missing = [name for name in REQUIRED_COLUMNS if name not in table.column_names]
+    if missing:
+        raise ManifestError(
+            f"columns must include {', '.join(REQUIRED_COLUMNS)}; {', '.join(missing)} not found in {source}."
+        )
+    if len(set(table.column_names)) < table.num_columns:
+        raise ManifestError(f"columns must have different names, got {', '.join(table.column_names)} in {source}.")
+    columns = {
+        name: _cast(table[name], REQUIRED_COLUMNS.get(name, pa.string()), name, source) for name in table.column_names
+    }
+    return pa.table(columns)
+
+
+def _cast(column: pa.ChunkedArray, wanted: pa.DataType, name: str, source: str) -> pa.ChunkedArray:
+    if pa.types.is_binary(column.type) and wanted != pa.string():
+        column = _cast(column, pa.string(), name, source)
+    try:
+        return column.cast(wanted)
+    except pa.ArrowException as error:
+        row = _first_row_that_does_not_cast(column, wanted)
+        value = column[row].as_py() if len(column) else column.type
+        raise ManifestError(f"{name} must be of type {wanted}, got {value!r} in {_place(source, row)}.") from error
+
+
+def _first_row_that_does_not_cast(column: pa.ChunkedArray, wanted: pa.DataType) -> int:
+    """Bisect: the cast of a slice fails exactly if the slice holds a bad row."""
+    low, high = 0, len(column)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            column.slice(low, middle - low).cast(wanted)
+            low = middle
+        except pa.ArrowException:
+            high = middle
+    return low
+
+
+def _validate(table: pa.Table, source: str) -> None:
+    for name in REQUIRED_COLUMNS:
+        _require(pc.is_valid(table[name]), f"{name} must not be empty", table[name], source)
+    for name in ("utterance", "speaker", "path"):
+        _require(pc.greater(pc.utf8_length(table[name]), 0), f"{name} must not be empty", table[name], source)
+    offset, duration, rate = table["offset_seconds"], table["duration_seconds"], table["sample_rate_hz"]
+    at_least_zero = pc.and_(pc.greater_equal(offset, 0.0), pc.less(offset, math.inf))
+    _require(at_least_zero, "offset_seconds must be a number from 0", offset, source)
+    positive = pc.and_(pc.greater(duration, 0.0), pc.less(duration, math.inf))
+    _require(positive, "duration_seconds must be a positive number", duration, source)
+    _require(pc.greater(rate, 0), "sample_rate_hz must be positive", rate, source)
+    for name in table.column_names:
+        if table[name].type == pa.string():
+            rule = f"{name} must hold no line break or other control character"
+            _require_no_match(CONTROL_CHARACTER, rule, table[name], source)
+    _require_no_match(UNSAFE_PATH, "path must be relative and stay inside the root", table["path"], source)
+    if pc.count_distinct(table["utterance"]).as_py() != table.num_rows:
+        row = _first_duplicate(table["utterance"])
+        raise ManifestError(
+            f"utterance must be unique, got {table['utterance'][row].as_py()!r} again in {_place(source, row)}."
+        )
+
+
+def _require(valid: pa.ChunkedArray, rule: str, column: pa.ChunkedArray, source: str) -> None:
+    if not pc.all(valid, min_count=0).as_py():
+        row = pc.index(valid, False).as_py()
+        raise ManifestError(f"{rule}, got {column[row].as_py()!r} in {_place(source, row)}.")
+
+
+def _require_no_match(pattern: str, rule: str, column: pa.ChunkedArray, source: str) -> None:
+    matches = pc.fill_null(pc.match_substring_regex(column, pattern), False)
+    _require(pc.invert(matches), rule, column, source)
+
+
+def _first_duplicate(column: pa.ChunkedArray) -> int:
+    seen: set[str] = set()
+    for row, value in enumerate(column.to_pylist()):
+        if value in seen:
+            return row
+        seen.add(value)
+    raise AssertionError("called only when a duplicate exists")
+
+
+def _place(source: str, row: int) -> str:
+    """``file.csv:LINE`` (the header is line 1), or the row counted from 1 where there are no lines."""
+    return f"{source}:{row + 2}" if source.endswith(".csv") else f"{source}, row {row + 1}"
+
+
+def _prefixed(table: pa.Table, name: str, prefix: str) -> pa.Table:
+    joined = pc.binary_join_element_wise(prefix, table[name], "/")
+    return table.set_column(table.column_names.index(name), name, joined)
+
+
+def _moved(table: pa.Table, folder: Path) -> pa.Table:
+    """The table seen from further up, where its root is ``folder``."""
+    return table if folder == Path() else _prefixed(table, "path", folder.as_posix())
+
+
+def _refuse_shared_speakers(tables: Sequence[pa.Table]) -> None:
+    speakers = pa.concat_arrays([pc.unique(table["speaker"]) for table in tables])
+    counts = pc.value_counts(speakers)
+    shared = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+    if len(shared):
+        raise ManifestError(
+            f"speaker must be in one manifest only, got {shared[0].as_py()!r} and {len(shared) - 1} more in several. "
+            f"If they are different people, keep them apart with a prefix; if they are the same, say so "
+            f"(`chns merge --prefix` or `--same-speakers`)."
+        )

@@ -1,0 +1,1 @@
+"""One module a corpus: from its folders to a manifest."""

@@ -1,0 +1,60 @@
+"""Fixtures that several folders of tests use."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chns.data.audio import write_audio
+from chns.data.manifest import Manifest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real speech that does not belong to the repository: CHNS_DATA, or ../shared/data."""
+    folder = Path(os.environ.get("CHNS_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"real speech not found: set CHNS_DATA to its folder (looked at {folder})")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hum_manifest(tmp_path_factory) -> Path:
+    """A manifest of 20 "speakers" x 5 utterances: hums of a pitch and a spectral slope of the speaker's own."""
+    root = tmp_path_factory.mktemp("hums")
+    rng = np.random.default_rng(0)
+    rows = []
+    for speaker in range(20):
+        pitch_hz, slope = rng.uniform(80, 300), rng.uniform(0.5, 2.0)
+        for number in range(5):
+            seconds = rng.uniform(0.8, 1.6)
+            name = f"s{speaker:02d}/{number}"
+            write_audio(root / f"{name}.flac", _hum(rng, pitch_hz, slope, seconds), sample_rate_hz=16_000)
+            rows.append(
+                {
+                    "utterance": name,
+                    "speaker": f"s{speaker:02d}",
+                    "path": f"{name}.flac",
+                    "offset_seconds": 0.0,
+                    "duration_seconds": round(seconds * 16_000) / 16_000,
+                    "sample_rate_hz": 16_000,
+                }
+            )
+    Manifest.from_rows(rows, root=root).write(root / "manifest.parquet")
+    return root / "manifest.parquet"
+
+
+def _hum(rng: np.random.Generator, pitch_hz: float, slope: float, seconds: float) -> np.ndarray:
+    times = np.arange(round(seconds * 16_000)) / 16_000
+    pitch_hz *= rng.uniform(0.97, 1.03)
+    harmonics = np.arange(1, int(4_000 / pitch_hz))
+    waves = np.sin(2 * np.pi * pitch_hz * harmonics[:, None] * times + rng.uniform(0, 6, (len(harmonics), 1)))
+    mixed = (waves / harmonics[:, None] ** slope).sum(axis=0) + 0.05 * rng.normal(size=len(times))
+    return (0.3 * mixed / np.abs(mixed).max()).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def configs() -> Path:
+    """Folder of the shipped configurations."""
+    return Path(__file__).parents[1] / "configs"

@@ -1,0 +1,121 @@
+"""Kaldi data directories, some of them hostile."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from chns.data.prepare.kaldi import prepare_kaldi
+from chns.errors import ManifestError
+
+
+def directory(root: Path, recordings: str | bytes, speakers: str | bytes = "u1 a\nu2 b\n") -> Path:
+    root.mkdir(exist_ok=True)
+    for name, content in (("wav.scp", recordings), ("utt2spk", speakers)):
+        (root / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return root
+
+
+def record(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.zeros(16_000, np.int16), 16_000)
+    return path
+
+
+def test_paths_are_relative_to_the_data_directory(tmp_path):
+    record(tmp_path / "d" / "wav" / "1.wav")
+    record(tmp_path / "d" / "wav" / "with space.wav")
+    result = prepare_kaldi(directory(tmp_path / "d", "u2\twav/with space.wav\r\nu1  ./wav/1.wav \n", "u1 0001\nu2 b"))
+    assert result.manifest.column("utterance") == ["u1", "u2"]
+    assert result.manifest.column("speaker") == ["0001", "b"]
+    assert result.manifest.column("path") == ["wav/1.wav", "wav/with space.wav"]
+
+
+def test_absolute_and_relative_paths_start_at_the_root_if_there_is_one(tmp_path):
+    first = record(tmp_path / "audio" / "1.wav")
+    record(tmp_path / "audio" / "x" / "2.wav")
+    data = directory(tmp_path / "d", f"u1 {first}\nu2 x/y/../2.wav\n")
+    manifest = prepare_kaldi(data, root=tmp_path / "audio").manifest
+    assert manifest.root == tmp_path / "audio"
+    assert manifest.column("path") == ["1.wav", "x/2.wav"]
+
+
+def test_a_linked_root_holds_the_paths_of_both_names(tmp_path):
+    first = record(tmp_path / "audio" / "1.wav")
+    (tmp_path / "link").symlink_to("audio")
+    data = directory(tmp_path / "d", f"u1 {first}\nu2 {tmp_path / 'link' / '1.wav'}\n")
+    assert prepare_kaldi(data, root=tmp_path / "link").manifest.column("path") == ["1.wav", "1.wav"]
+
+
+@pytest.mark.parametrize("path", ["../1.wav", "/etc/passwd", "x/../../1.wav", ".", "../d-other/1.wav"])
+def test_a_path_outside_the_root_is_refused(tmp_path, path):
+    data = directory(tmp_path / "d", f"u1 a.wav\nu2 {path}\n")
+    message = rf"path must stay inside .*, got '{re.escape(path)}' in .*wav\.scp:2\. .*--root"
+    with pytest.raises(ManifestError, match=message):
+        prepare_kaldi(data)
+
+
+@pytest.mark.parametrize("command", ["touch {} |", "touch {}|", "cat a.wav | touch {} | \t"])
+def test_a_command_is_refused_and_never_run(tmp_path, command):
+    witness = tmp_path / "witness"
+    data = directory(tmp_path / "d", f"u1 a.wav\nu2 {command.format(witness)}\n")
+    with pytest.raises(
+        ManifestError, match=r"recording must be a file, got the command 'c?.*' in .*wav\.scp:2\. .*never"
+    ):
+        prepare_kaldi(data)
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize(
+    ("recordings", "speakers", "message"),
+    [
+        ("u1 a.wav\nu2\n", "u1 a\n", r"line must be `UTTERANCE PATH`, got 'u2' in .*wav\.scp:2"),
+        ("u1 a.wav\n\nu2 b.wav\n", "u1 a\n", r"line must be `UTTERANCE PATH`, got '' in .*wav\.scp:2"),
+        ("u1 a.wav\n", "u1\n", r"line must be `UTTERANCE SPEAKER`, got 'u1' in .*utt2spk:1"),
+        ("u1 a.wav\n", "u1 a\nu2 b c\n", r"line must be `UTTERANCE SPEAKER`, got 'u2 b c' in .*utt2spk:2"),
+        ("u1 a.wav\nu1 b.wav\n", "u1 a\n", r"utterance must be there once, got 'u1' again in .*wav\.scp:2"),
+        ("u1 a.wav\n", "u1 a\nu2 a\nu1 b\n", r"utterance must be there once, got 'u1' again in .*utt2spk:3"),
+        ("u1 a.wav\n", b"u1 a\nu2 \xff\n", r"line must be UTF-8, got .* in .*utt2spk:2"),
+    ],
+)
+def test_a_malformed_line_is_named(tmp_path, recordings, speakers, message):
+    with pytest.raises(ManifestError, match=message):
+        prepare_kaldi(directory(tmp_path / "d", recordings, speakers))
+
+
+def test_utterances_that_only_one_file_has_are_rejected(tmp_path):
+    record(tmp_path / "d" / "1.wav")
+    result = prepare_kaldi(directory(tmp_path / "d", "u1 1.wav\nu3 1.wav\n", "u1 a\nu2 a\n"))
+    assert result.manifest.column("utterance") == ["u1"]
+    assert result.rejected == [
+        ("1.wav", "utterance u3 must have a speaker in utt2spk"),
+        ("u2", "utterance of utt2spk must have a recording in wav.scp"),
+    ]
+
+
+def test_segments_are_refused(tmp_path):
+    data = directory(tmp_path / "d", "u1 a.wav\n")
+    (data / "segments").write_text("u1 r1 0 1\n")
+    with pytest.raises(ManifestError, match=r"one recording an utterance, got .*segments\. .*not supported yet"):
+        prepare_kaldi(data)
+
+
+@pytest.mark.parametrize("missing", ["wav.scp", "utt2spk"])
+def test_a_missing_file_is_named(tmp_path, missing):
+    data = directory(tmp_path / "d", "u1 a.wav\n")
+    (data / missing).unlink()
+    with pytest.raises(FileNotFoundError, match=f"Kaldi data directory must have {missing}, got none at"):
+        prepare_kaldi(data)
+
+
+def test_a_missing_directory_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="Kaldi data directory must be a folder, got"):
+        prepare_kaldi(tmp_path / "none")
+
+
+def test_the_shared_corpus_is_complete(shared_data):
+    result = prepare_kaldi(shared_data / "speechocean762-train")
+    assert (len(result.manifest.speakers), len(result.manifest), result.rejected) == (125, 2_500, [])
+    assert result.manifest.speakers[0] == "0001"
