@@ -1,0 +1,152 @@
+"""Log-mel features as a torch module, so that they are part of the exported model.
+
+Windowing, removal of the frame's mean, pre-emphasis and the Fourier transform are all linear, so they are folded into
+one matrix: a frame costs one product with a 400 x 514 matrix, exports to any runtime, and needs no complex numbers.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class LogMel(nn.Module):
+    """Waveforms to log-mel filterbank features, as Kaldi computes them (without dither).
+
+    Each frame of 25 ms: subtract its mean, pre-emphasise, apply the "povey" window, take the power spectrum of 512
+    points, sum it in triangular mel filters, take the logarithm. Then the mean over the utterance's frames is
+    subtracted from each mel. Only whole frames count (``snip_edges``); samples are scaled to 16 bits first, so the
+    floor under the logarithm is never reached by speech.
+
+    Args:
+        num_mels: Number of mel filters.
+        sample_rate_hz: Rate of the waveforms.
+        frame_seconds: Length of a frame.
+        hop_seconds: Distance between frames.
+        low_hz: Lower edge of the lowest filter.
+        high_hz: Upper edge of the highest filter; by default half the sample rate.
+        preemphasis: Coefficient of the pre-emphasis.
+        subtract_mean: Whether each utterance's mean is subtracted.
+
+    Raises:
+        ValueError: If a frequency or a length is out of range.
+
+    Source:
+        Kaldi's ``compute-fbank-feats``: mel(f) = 1127 ln(1 + f / 700), window (0.5 - 0.5 cos(2 pi n / (N - 1)))^0.85.
+    """
+
+    spectrum: Tensor
+    filters: Tensor
+
+    def __init__(
+        self,
+        *,
+        num_mels: int = 80,
+        sample_rate_hz: int = 16_000,
+        frame_seconds: float = 0.025,
+        hop_seconds: float = 0.010,
+        low_hz: float = 20.0,
+        high_hz: float | None = None,
+        preemphasis: float = 0.97,
+        subtract_mean: bool = True,
+    ) -> None:
+        super().__init__()
+        high_hz = sample_rate_hz / 2 if high_hz is None else high_hz
+        if not 0 <= low_hz < high_hz <= sample_rate_hz / 2:
+            raise ValueError(
+                f"low_hz and high_hz must rise within 0 and {sample_rate_hz / 2}, got {low_hz} and {high_hz}."
+            )
+        if num_mels < 1 or hop_seconds <= 0 or frame_seconds <= 0:
+            raise ValueError(
+                "num_mels, frame_seconds and hop_seconds must be positive, "
+                f"got {num_mels}, {frame_seconds} and {hop_seconds}."
+            )
+        points = 2 ** math.ceil(math.log2(frame_seconds * sample_rate_hz))
+        if points > 8192 or num_mels > points // 2:
+            raise ValueError(
+                f"frame_seconds must give frames of at most 8192 samples and num_mels at most one mel a frequency, got "
+                f"{frame_seconds} s at {sample_rate_hz} Hz and {num_mels} mels."
+            )
+        self.num_mels = num_mels
+        self.sample_rate_hz = sample_rate_hz
+        self.frame_samples = round(frame_seconds * sample_rate_hz)
+        self.hop_samples = round(hop_seconds * sample_rate_hz)
+        self.subtract_mean = subtract_mean
+        spectrum = _spectrum_matrix(self.frame_samples, points, preemphasis)
+        filters = _mel_filters(num_mels, points, sample_rate_hz, low_hz, high_hz)
+        self.register_buffer("spectrum", spectrum, persistent=False)
+        self.register_buffer("filters", filters, persistent=False)
+
+    def frame_lengths(self, lengths: Tensor) -> Tensor:
+        """Number of whole frames in so many samples."""
+        return (lengths - self.frame_samples) // self.hop_samples + 1
+
+    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Features of a batch, computed in float32 whatever the autocast type.
+
+        Args:
+            waveforms: Samples in [-1, 1], shape (batch, samples).
+            lengths: Samples of each waveform that are not padding, shape (batch,); by default all.
+
+        Returns:
+            Shape (batch, frames, num_mels); frames of padding are zero.
+
+        Raises:
+            ValueError: If waveforms are not a batch, or shorter than a frame.
+        """
+        if waveforms.ndim != 2 or waveforms.shape[1] < self.frame_samples:
+            raise ValueError(
+                f"waveforms must have shape (batch, samples) with at least {self.frame_samples} samples, one frame, "
+                f"got {tuple(waveforms.shape)}."
+            )
+        with torch.autocast(waveforms.device.type, enabled=False):
+            frames = waveforms.to(self.spectrum.dtype).unfold(1, self.frame_samples, self.hop_samples)
+            real, imaginary = (frames @ self.spectrum).chunk(2, dim=-1)
+            power = real.square() + imaginary.square()
+            features = (power @ self.filters).clamp_min(torch.finfo(torch.float32).eps).log()
+            if lengths is None:
+                return features - features.mean(1, keepdim=True) if self.subtract_mean else features
+            return self._masked(features, self.frame_lengths(lengths))
+
+    def _masked(self, features: Tensor, num_frames: Tensor) -> Tensor:
+        inside = torch.arange(features.shape[1], device=features.device) < num_frames[:, None]
+        features = features * inside[:, :, None]
+        if not self.subtract_mean:
+            return features
+        mean = features.sum(1, keepdim=True) / num_frames[:, None, None]
+        return (features - mean) * inside[:, :, None]
+
+
+def _spectrum_matrix(frame_samples: int, points: int, preemphasis: float) -> Tensor:
+    """Matrix M such that ``frame @ M`` is the real, then the imaginary part of the prepared frame's spectrum.
+
+    Shape (frame_samples, 2 * (points // 2)): without the highest bin, which lies under no filter.
+    """
+    n = torch.arange(frame_samples, dtype=torch.float64)
+    remove_mean = torch.eye(frame_samples, dtype=torch.float64) - 1.0 / frame_samples
+    emphasise = torch.eye(frame_samples, dtype=torch.float64) - preemphasis * torch.diag(
+        torch.ones(frame_samples - 1, dtype=torch.float64), 1
+    )
+    emphasise[0, 0] = 1.0 - preemphasis
+    window = (0.5 - 0.5 * torch.cos(2 * math.pi * n / (frame_samples - 1))).pow(0.85)
+    angles = 2 * math.pi / points * n[:, None] * torch.arange(points // 2, dtype=torch.float64)
+    fourier = torch.cat([angles.cos(), -angles.sin()], dim=1)
+    scale_to_16_bits = 2.0**15
+    return (scale_to_16_bits * remove_mean @ emphasise @ (window[:, None] * fourier)).float()
+
+
+def _mel_filters(num_mels: int, points: int, sample_rate_hz: int, low_hz: float, high_hz: float) -> Tensor:
+    """Triangular filters, equally wide on the mel scale, shape (points // 2, num_mels)."""
+
+    def mel(hz: Tensor | float) -> Tensor:
+        return 1127.0 * torch.log1p(torch.as_tensor(hz, dtype=torch.float64) / 700.0)
+
+    low, high = mel(low_hz), mel(high_hz)
+    step = (high - low) / (num_mels + 1)
+    left = low + step * torch.arange(num_mels, dtype=torch.float64)
+    bins = mel(torch.arange(points // 2, dtype=torch.float64) * sample_rate_hz / points)[:, None]
+    rising = (bins - left) / step
+    falling = (left + 2 * step - bins) / step
+    return torch.minimum(rising, falling).clamp_min(0.0).float()
