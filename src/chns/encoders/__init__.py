@@ -1,0 +1,26 @@
+"""Encoders: features of any length in, one embedding an utterance out.
+
+All are called as ``encoder(features, lengths=None)`` with features of shape (batch, frames, mels) and the number of
+frames of each utterance that are not padding; what is padding never changes an embedding.
+
+| encoder | parameters | embedding |
+|---|---|---|
+| `ecapa_tdnn_mobile` | 2.05 M | 192 |
+| `ecapa_tdnn_512` | 6.2 M | 192 |
+| `ecapa_tdnn_1024` | 20.8 M | 192 |
+| `thin_resnet34` | 1.60 M (SAP), 1.85 M (ASP) | 256 |
+"""
+
+from chns.encoders.ecapa_tdnn import EcapaTdnn, ecapa_tdnn_512, ecapa_tdnn_1024, ecapa_tdnn_mobile
+from chns.encoders.speaker_encoder import SpeakerEncoder
+from chns.encoders.thin_resnet import ThinResNet, thin_resnet34
+
+__all__ = [
+    "EcapaTdnn",
+    "SpeakerEncoder",
+    "ThinResNet",
+    "ecapa_tdnn_512",
+    "ecapa_tdnn_1024",
+    "ecapa_tdnn_mobile",
+    "thin_resnet34",
+]

@@ -1,0 +1,164 @@
+"""ECAPA-TDNN.
+
+Shapes below: B utterances, T frames, C channels. Convolutions pad with zeros, so that the end of an utterance looks the
+same alone and in a padded batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from chns.encoders.masking import frame_mask, masked, masked_mean
+from chns.encoders.pooling import AttentiveStatisticsPooling
+
+
+class TdnnBlock(nn.Module):
+    """Dilated convolution, rectifier, batch normalisation: (B, in_channels, T) -> (B, out_channels, T)."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, kernel: int = 1, dilation: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(
+            in_channels, out_channels, kernel, dilation=dilation, padding=dilation * (kernel - 1) // 2
+        )
+        self.norm = nn.BatchNorm1d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Padding of the input must be zero if the kernel is wider than one frame."""
+        normalised: Tensor = self.norm(self.conv(x).relu())
+        return normalised
+
+
+class Res2NetBlock(nn.Module):
+    """Split the channels into `scale` groups; each group after the first sees the one before it: (B, C, T) -> same."""
+
+    def __init__(self, channels: int, *, kernel: int, dilation: int, scale: int) -> None:
+        super().__init__()
+        width = channels // scale
+        self.scale = scale
+        self.blocks = nn.ModuleList(TdnnBlock(width, width, kernel=kernel, dilation=dilation) for _ in range(scale - 1))
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Mask of shape (B, 1, T) or None."""
+        first, *groups = x.chunk(self.scale, dim=1)
+        outputs = [first]
+        for number, (group, block) in enumerate(zip(groups, self.blocks, strict=True)):
+            outputs.append(block(masked(group if number == 0 else group + outputs[-1], mask)))
+        return torch.cat(outputs, dim=1)
+
+
+class SqueezeExcitation(nn.Module):
+    """Scale each channel by a gate computed from the utterance's mean: (B, C, T) -> same."""
+
+    def __init__(self, channels: int, *, bottleneck: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv1d(channels, bottleneck, kernel_size=1)
+        self.excite = nn.Conv1d(bottleneck, channels, kernel_size=1)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Mask of shape (B, 1, T) or None."""
+        gate: Tensor = self.excite(self.squeeze(masked_mean(x, mask)).relu()).sigmoid()
+        return x * gate
+
+
+class SERes2NetBlock(nn.Module):
+    """Pointwise, Res2Net, pointwise, squeeze-excitation, plus the input: (B, C, T) -> same."""
+
+    def __init__(self, channels: int, *, kernel: int, dilation: int, scale: int, se_bottleneck: int) -> None:
+        super().__init__()
+        self.before = TdnnBlock(channels, channels)
+        self.res2net = Res2NetBlock(channels, kernel=kernel, dilation=dilation, scale=scale)
+        self.after = TdnnBlock(channels, channels)
+        self.se = SqueezeExcitation(channels, bottleneck=se_bottleneck)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Mask of shape (B, 1, T) or None."""
+        excited: Tensor = self.se(self.after(self.res2net(self.before(x), mask)), mask)
+        return x + excited
+
+
+class EcapaTdnn(nn.Module):
+    """ECAPA-TDNN of any width: (B, T, num_mels) -> (B, embedding_dim).
+
+    Args:
+        num_mels: Mels of the features.
+        channels: Channels of the first convolution and the three SE-Res2Net blocks; divisible by res2net_scale.
+        aggregation_channels: Channels after the blocks' outputs are brought together.
+        kernels: Kernel sizes of the first convolution and the three blocks, in frames, odd.
+        dilations: Dilations of the same, in frames.
+        res2net_scale: Groups of a Res2Net block.
+        se_bottleneck: Hidden size of the squeeze-excitation.
+        attention_channels: Hidden size of the pooling's attention.
+        embedding_dim: Size of an embedding.
+
+    Raises:
+        ValueError: If channels is not divisible by res2net_scale.
+
+    Source:
+        Desplanques, Thienpondt, Demuynck, "ECAPA-TDNN", Interspeech 2020.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_mels: int = 80,
+        channels: int,
+        aggregation_channels: int,
+        kernels: Sequence[int] = (5, 3, 3, 3),
+        dilations: Sequence[int] = (1, 2, 3, 4),
+        res2net_scale: int = 8,
+        se_bottleneck: int = 128,
+        attention_channels: int = 128,
+        embedding_dim: int = 192,
+    ) -> None:
+        super().__init__()
+        if channels % res2net_scale:
+            raise ValueError(f"channels must be divisible by res2net_scale = {res2net_scale}, got {channels}.")
+        self.embedding_dim = embedding_dim
+        self.first = TdnnBlock(num_mels, channels, kernel=kernels[0], dilation=dilations[0])
+        self.blocks = nn.ModuleList(
+            SERes2NetBlock(channels, kernel=kernel, dilation=dilation, scale=res2net_scale, se_bottleneck=se_bottleneck)
+            for kernel, dilation in zip(kernels[1:], dilations[1:], strict=True)
+        )
+        self.aggregation = TdnnBlock(channels * len(self.blocks), aggregation_channels)
+        self.pooling = AttentiveStatisticsPooling(aggregation_channels, bottleneck=attention_channels)
+        self.pooling_norm = nn.BatchNorm1d(self.pooling.out_channels)
+        self.embedding = nn.Linear(self.pooling.out_channels, embedding_dim)
+
+    def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Embed a batch.
+
+        Args:
+            features: Shape (B, T, num_mels).
+            lengths: Frames of each utterance that are not padding, shape (B,); by default all.
+
+        Returns:
+            Shape (B, embedding_dim), not normalised.
+        """
+        x = features.transpose(1, 2)
+        mask = frame_mask(lengths, x)
+        x = self.first(masked(x, mask))
+        outputs = []
+        for block in self.blocks:
+            x = block(x, mask)
+            outputs.append(x)
+        pooled = self.pooling(self.aggregation(torch.cat(outputs, dim=1)), mask)
+        embedding: Tensor = self.embedding(self.pooling_norm(pooled))
+        return embedding
+
+
+def ecapa_tdnn_mobile(*, num_mels: int = 80, embedding_dim: int = 192) -> EcapaTdnn:
+    """The small ECAPA-TDNN of the CHNS paper, 2.05 M parameters."""
+    return EcapaTdnn(num_mels=num_mels, channels=256, aggregation_channels=768, embedding_dim=embedding_dim)
+
+
+def ecapa_tdnn_512(*, num_mels: int = 80, embedding_dim: int = 192) -> EcapaTdnn:
+    """ECAPA-TDNN with 512 channels, 6.2 M parameters."""
+    return EcapaTdnn(num_mels=num_mels, channels=512, aggregation_channels=1536, embedding_dim=embedding_dim)
+
+
+def ecapa_tdnn_1024(*, num_mels: int = 80, embedding_dim: int = 192) -> EcapaTdnn:
+    """ECAPA-TDNN with 1,024 channels, 20.8 M parameters."""
+    return EcapaTdnn(num_mels=num_mels, channels=1024, aggregation_channels=3072, embedding_dim=embedding_dim)
