@@ -1,0 +1,14 @@
+"""Losses on a batch of embeddings and its speaker labels, all called as ``loss(embeddings, speaker_labels)``.
+
+| loss | needs in a batch | compares with | grows with the number of speakers |
+|---|---|---|---|
+| `SupConLoss` | two utterances of some speaker | every other utterance of the batch | no |
+| `HSCLLoss` | the same, and two speakers | the same, similar non-targets weigh more | no |
+| `AAMSoftmaxLoss` | nothing | a learnt weight vector of every training speaker | yes |
+"""
+
+from chns.losses.aam_softmax import AAMSoftmaxLoss
+from chns.losses.hscl import HSCLLoss
+from chns.losses.supcon import SupConLoss
+
+__all__ = ["AAMSoftmaxLoss", "HSCLLoss", "SupConLoss"]

@@ -1,0 +1,69 @@
+"""Additive angular margin softmax: the classification baseline."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from chns.losses.contrast import checked_embeddings
+
+
+class AAMSoftmaxLoss(nn.Module):
+    """Classify the training speakers, with an angular margin for the true one.
+
+    With the angle theta_k between an embedding and the weight vector of speaker k, true speaker y, scale s and margin
+    m, the cross-entropy of logits ``s * cos(theta_y + m)`` for y and ``s * cos(theta_k)`` for the others. Beyond
+    theta_y = pi - m, where cos(theta_y + m) would rise again, its continuation ``cos(theta_y) - m * sin(m)`` is used.
+
+    Its weights, and its cost, grow with the number of speakers; it does not need two utterances of a speaker.
+
+    Args:
+        num_speakers: Number of training speakers; labels are below it.
+        embedding_dim: Size of an embedding.
+        margin: m, in radians.
+        scale: s.
+
+    Raises:
+        ValueError: If num_speakers is below 2 or the margin is not in [0, pi / 2).
+
+    Source:
+        Deng et al., "ArcFace", CVPR 2019, eq. 3.
+    """
+
+    def __init__(self, num_speakers: int, embedding_dim: int, margin: float = 0.2, scale: float = 30.0) -> None:
+        super().__init__()
+        if num_speakers < 2:
+            raise ValueError(f"num_speakers must be at least 2, got {num_speakers}.")
+        if not 0 <= margin < math.pi / 2:
+            raise ValueError(f"margin must be in [0, pi / 2), got {margin}.")
+        self.margin = margin
+        self.scale = scale
+        self.weight = nn.Parameter(torch.empty(num_speakers, embedding_dim))
+        nn.init.xavier_normal_(self.weight)
+
+    def forward(self, embeddings: Tensor, speaker_labels: Tensor) -> Tensor:
+        """The loss of a batch, in float32 whatever the autocast type.
+
+        Args:
+            embeddings: Shape (N, embedding_dim); need not be normalised.
+            speaker_labels: Shape (N,), int64, between 0 and num_speakers - 1.
+
+        Returns:
+            A scalar.
+
+        Raises:
+            ValueError: If shapes do not fit.
+        """
+        with torch.autocast(embeddings.device.type, enabled=False):
+            embeddings = checked_embeddings(embeddings, speaker_labels)
+            cosine = F.linear(F.normalize(embeddings), F.normalize(self.weight))
+            true = cosine.gather(1, speaker_labels[:, None])
+            # The sine's slope is infinite where the cosine is 1: keep a distance that float32 resolves.
+            sine = (1.0 - true.square()).clamp_min(1e-7).sqrt()
+            shifted = true * math.cos(self.margin) - sine * math.sin(self.margin)
+            beyond = true - self.margin * math.sin(self.margin)
+            shifted = torch.where(true > -math.cos(self.margin), shifted, beyond)
+            return F.cross_entropy(self.scale * cosine.scatter(1, speaker_labels[:, None], shifted), speaker_labels)

@@ -1,0 +1,82 @@
+"""Hard supervised contrastive loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from chns.losses.contrast import Contrast, Temperature
+
+
+class HSCLLoss(nn.Module):
+    """Supervised contrastive loss in which similar negatives weigh more.
+
+    With cosine similarities s, temperature t and similarity scale r, let ``c_ij = exp(r * s_ij / t)``. For an anchor i,
+    a positive p and the negatives N(i), weighted by ``w_ij = c_ij ** beta`` (constants: no gradient flows through
+    them)::
+
+        loss_ip = -log( c_ip / (c_ip + |N(i)| * sum_{j in N(i)} w_ij c_ij / sum_{j in N(i)} w_ij) )
+
+    averaged over the positives of each anchor, then over the anchors that have one. Unlike in `SupConLoss`, the
+    denominator holds one positive, not all. With beta = 0 every negative weighs the same.
+
+    Wants batches with two speakers and two utterances a speaker. Combines with `chns.sampling.ClusterSpeakerBatches`:
+    the sampler decides which negatives a batch holds, this loss how much each of them counts.
+
+    Args:
+        temperature: t, or where it starts.
+        learn_temperature: Whether t is trained (through its logarithm, so it stays positive).
+        beta: Strength of the weighting, 0 or more.
+        similarity_scale: r. Masztalski et al. use 2, which equals half the temperature at r = 1.
+
+    Raises:
+        ValueError: If the temperature is not positive or beta is negative.
+
+    Source:
+        Jiang, Nguyen, Ishwar, Aeron, "Supervised contrastive learning with hard negative samples", 2022 (H-SCL), after
+        Robinson et al., "Contrastive learning with hard negative samples", ICLR 2021, in the form that Masztalski et
+        al., Interspeech 2025, train with, where |N(i)| = N - 2 for two utterances a speaker.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        learn_temperature: bool = True,
+        beta: float = 0.1,
+        similarity_scale: float = 2.0,
+    ) -> None:
+        super().__init__()
+        if beta < 0:
+            raise ValueError(f"beta must be 0 or more, got {beta}.")
+        self.temperature = Temperature(temperature, learn=learn_temperature)
+        self.beta = beta
+        self.similarity_scale = similarity_scale
+
+    def forward(self, embeddings: Tensor, speaker_labels: Tensor) -> Tensor:
+        """The loss of a batch, in float32 whatever the autocast type.
+
+        Args:
+            embeddings: Shape (N, dim); need not be normalised.
+            speaker_labels: Shape (N,), integers; any number of utterances a speaker.
+
+        Returns:
+            A scalar.
+
+        Raises:
+            ValueError: If shapes do not fit, no speaker occurs twice, or there is only one speaker.
+        """
+        with torch.autocast(embeddings.device.type, enabled=False):
+            contrast = Contrast.of(embeddings, speaker_labels)
+            negatives = contrast.other.sum(dim=1)
+            if not negatives.all():
+                raise ValueError("speaker_labels must hold at least two speakers, got one. Draw more into every batch.")
+            log_c = self.similarity_scale * contrast.similarities / self.temperature()
+            log_c_negative = log_c.masked_fill(~contrast.other, -torch.inf)
+            log_weight = (self.beta * log_c).detach()
+            log_weight_negative = log_weight.masked_fill(~contrast.other, -torch.inf)
+            log_mean = (log_c_negative + log_weight).logsumexp(dim=1) - log_weight_negative.logsumexp(dim=1)
+            log_negative = negatives.log() + log_mean
+            # -log(c / (c + n)) = log(1 + n / c) = softplus(log n - log c)
+            terms = F.softplus(log_negative[:, None] - log_c) * contrast.same
+            return contrast.mean_over_anchors(terms.sum(dim=1))

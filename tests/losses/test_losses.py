@@ -1,0 +1,219 @@
+"""Contrastive and classification losses against naive loops, gradients and edge cases."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from chns.losses import AAMSoftmaxLoss, HSCLLoss, SupConLoss
+
+LABELS = {
+    "two each": [0, 0, 1, 1, 2, 2],
+    "uneven": [0, 0, 0, 1, 1, 2, 2],
+    "an anchor without a positive": [0, 0, 1, 1, 5],
+    "not adjacent": [3, 1, 3, 0, 1, 0],
+}
+
+
+def embeddings_of(labels, dim=5, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(len(labels), dim, generator=generator, dtype=torch.float64)
+
+
+def naive_supcon(embeddings, labels, temperature, margin=0.0):
+    """The definition, one pair at a time."""
+    z = [e / e.norm() for e in embeddings]
+    total, anchors = 0.0, 0
+    for i in range(len(z)):
+        positives = [p for p in range(len(z)) if p != i and labels[p] == labels[i]]
+        if not positives:
+            continue
+        logit = {
+            a: (float(z[i] @ z[a]) - (margin if labels[a] == labels[i] else 0.0)) / temperature
+            for a in range(len(z))
+            if a != i
+        }
+        denominator = sum(math.exp(value) for value in logit.values())
+        total += sum(-math.log(math.exp(logit[p]) / denominator) for p in positives) / len(positives)
+        anchors += 1
+    return total / anchors
+
+
+def naive_hscl(embeddings, labels, temperature, beta, scale):
+    z = [e / e.norm() for e in embeddings]
+    total, anchors = 0.0, 0
+    for i in range(len(z)):
+        positives = [p for p in range(len(z)) if p != i and labels[p] == labels[i]]
+        if not positives:
+            continue
+        c = [math.exp(scale * float(z[i] @ z[j]) / temperature) for j in range(len(z))]
+        negatives = [j for j in range(len(z)) if labels[j] != labels[i]]
+        w = {j: c[j] ** beta for j in negatives}
+        hard = len(negatives) * sum(w[j] * c[j] for j in negatives) / sum(w.values())
+        total += sum(-math.log(c[p] / (c[p] + hard)) for p in positives) / len(positives)
+        anchors += 1
+    return total / anchors
+
+
+@pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS.keys())
+@pytest.mark.parametrize("margin", [0.0, 0.2])
+def test_supcon_equals_its_definition(labels, margin):
+    x = embeddings_of(labels)
+    loss = SupConLoss(temperature=0.3, margin=margin).double()(x, torch.tensor(labels))
+    assert loss.item() == pytest.approx(naive_supcon(x, labels, 0.3, margin), abs=1e-6)
+
+
+@pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS.keys())
+@pytest.mark.parametrize(("beta", "scale"), [(0.0, 1.0), (0.1, 2.0), (1.5, 1.0)])
+def test_hscl_equals_its_definition(labels, beta, scale):
+    x = embeddings_of(labels)
+    loss = HSCLLoss(temperature=0.3, beta=beta, similarity_scale=scale).double()(x, torch.tensor(labels))
+    assert loss.item() == pytest.approx(naive_hscl(x, labels, 0.3, beta, scale), abs=1e-6)
+
+
+def test_hscl_with_two_utterances_a_speaker_counts_n_minus_two_negatives():
+    """The authors' formula, with N = 2P segments and the two views in one matrix."""
+    labels = [0, 0, 1, 1, 2, 2, 3, 3]
+    x = embeddings_of(labels)
+    z = F.normalize(x)
+    temperature, beta, n = 0.1, 0.1, len(labels)
+    c = torch.exp(2 * z @ z.T / temperature)
+    positive = torch.tensor([1, 0, 3, 2, 5, 4, 7, 6])
+    negative = torch.tensor(labels)[:, None] != torch.tensor(labels)[None]
+    weight = c**beta * negative
+    hard = (n - 2) * (weight * c).sum(1) / weight.sum(1)
+    c_positive = c[torch.arange(n), positive]
+    expected = -torch.log(c_positive / (c_positive + hard)).mean()
+    assert HSCLLoss().double()(x, torch.tensor(labels)).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_no_gradient_flows_through_the_weights_of_hscl():
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])
+    x = embeddings_of(labels).requires_grad_()
+    loss = HSCLLoss(temperature=0.5, learn_temperature=False, beta=1.0, similarity_scale=1.0).double()
+    (gradient,) = torch.autograd.grad(loss(x, labels), x)
+
+    z = F.normalize(x)
+    similarities = z @ z.T / loss.temperature()
+    c = similarities.exp()
+    negative = labels[:, None] != labels[None]
+    weight = (c.detach() * negative) / (c.detach() * negative).sum(1, keepdim=True)
+    hard = 4 * (weight * c).sum(1)
+    positive = c[torch.arange(6), torch.tensor([1, 0, 3, 2, 5, 4])]
+    (expected,) = torch.autograd.grad(-torch.log(positive / (positive + hard)).mean(), x)
+    torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [SupConLoss(0.5), SupConLoss(0.5, margin=0.1), HSCLLoss(0.5, beta=0.0), AAMSoftmaxLoss(4, 5, scale=3.0)],
+    ids=["supcon", "supcon with margin", "hscl", "aam"],
+)
+def test_gradients_are_those_of_finite_differences(loss):
+    # beta = 0 for H-SCL: its weights are constants by definition, which finite differences cannot know.
+    loss = loss.double()
+    labels = torch.tensor([0, 0, 1, 1, 3])
+    x = embeddings_of(labels).requires_grad_()
+    parameters = [p for p in loss.parameters() if p.requires_grad]
+    assert parameters
+    assert torch.autograd.gradcheck(lambda e, *_: loss(e, labels), (x, *parameters))
+
+
+def test_aam_equals_its_definition():
+    torch.manual_seed(0)
+    loss = AAMSoftmaxLoss(num_speakers=3, embedding_dim=4, margin=0.2, scale=30.0).double()
+    labels = torch.tensor([0, 2, 1, 2])
+    x = embeddings_of(labels, dim=4)
+    total = 0.0
+    for row, label in zip(x, labels.tolist(), strict=True):
+        angles = [math.acos(float(F.cosine_similarity(row, weight, dim=0))) for weight in loss.weight.detach()]
+        logits = [30.0 * math.cos(angle + (0.2 if k == label else 0.0)) for k, angle in enumerate(angles)]
+        total += -logits[label] + math.log(sum(math.exp(logit) for logit in logits))
+    assert loss(x, labels).item() == pytest.approx(total / 4, abs=1e-6)
+
+
+def test_aam_loss_never_falls_as_the_angle_to_the_true_speaker_grows():
+    loss = AAMSoftmaxLoss(num_speakers=2, embedding_dim=3, margin=0.4).double()
+    with torch.no_grad():
+        loss.weight.copy_(torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
+    angles = torch.linspace(0, math.pi, 100, dtype=torch.float64)
+    circle = torch.stack([angles.cos(), angles.sin(), torch.zeros_like(angles)], dim=1)
+    losses = [loss(x[None], torch.tensor([0])).item() for x in circle]
+    assert all(a <= b + 1e-12 for a, b in pairwise(losses))
+
+
+@pytest.mark.parametrize("loss", [SupConLoss(), HSCLLoss(), AAMSoftmaxLoss(3, 5)])
+def test_losses_are_float32_under_autocast_and_agree_with_float32_input(loss):
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])
+    x = embeddings_of(labels).to(torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = loss(x, labels)
+    assert mixed.dtype == torch.float32
+    torch.testing.assert_close(mixed, loss(x.float(), labels))
+
+
+@pytest.mark.parametrize("loss", [SupConLoss(), HSCLLoss(), AAMSoftmaxLoss(2, 3)])
+def test_identical_and_opposite_embeddings_give_finite_gradients(loss):
+    x = torch.tensor([[1.0, 0, 0], [1.0, 0, 0], [-1.0, 0, 0], [-1.0, 0, 0]], requires_grad=True)
+    if isinstance(loss, AAMSoftmaxLoss):
+        with torch.no_grad():
+            loss.weight.copy_(torch.tensor([[1.0, 0, 0], [1.0, 0, 0]]))
+    loss(x, torch.tensor([0, 0, 1, 1])).backward()
+    assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("loss", [SupConLoss(), HSCLLoss()])
+def test_an_anchor_without_a_positive_counts_only_as_a_negative(loss):
+    x = embeddings_of([0, 0, 1, 1, 2]).float().requires_grad_()
+    value = loss(x, torch.tensor([0, 0, 1, 1, 2]))
+    value.backward()
+    assert torch.isfinite(value)
+    assert x.grad[4].abs().sum() > 0
+    assert value.item() != loss(x[:4], torch.tensor([0, 0, 1, 1])).item()
+
+
+@pytest.mark.parametrize("loss", [SupConLoss(), HSCLLoss()])
+def test_temperature_starts_where_told_learns_or_stays(loss):
+    assert loss.temperature().item() == pytest.approx(0.1)
+    loss(embeddings_of([0, 0, 1, 1]).float(), torch.tensor([0, 0, 1, 1])).backward()
+    assert loss.temperature.log.grad is not None
+    fixed = type(loss)(learn_temperature=False)
+    assert [p for p in fixed.parameters() if p.requires_grad] == []
+
+
+@pytest.mark.parametrize("loss", [SupConLoss(), HSCLLoss()])
+def test_a_batch_without_any_positive_pair_is_an_error(loss):
+    with pytest.raises(ValueError, match="speaker_labels must hold some speaker twice"):
+        loss(torch.randn(3, 4), torch.tensor([0, 1, 2]))
+
+
+def test_hscl_with_one_speaker_is_an_error():
+    with pytest.raises(ValueError, match="speaker_labels must hold at least two speakers"):
+        HSCLLoss()(torch.randn(3, 4), torch.tensor([1, 1, 1]))
+
+
+@pytest.mark.parametrize("loss", [SupConLoss(), HSCLLoss(), AAMSoftmaxLoss(2, 4)])
+@pytest.mark.parametrize(("shape", "num_labels"), [((3, 4), 2), ((3, 4, 1), 3), ((4,), 4)])
+def test_shapes_that_do_not_fit_are_an_error(loss, shape, num_labels):
+    with pytest.raises(ValueError, match=r"embeddings and speaker_labels must have shapes \(N, dim\) and \(N,\)"):
+        loss(torch.randn(shape), torch.zeros(num_labels, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("kind", [SupConLoss, HSCLLoss])
+def test_temperature_must_be_positive(kind):
+    with pytest.raises(ValueError, match=r"temperature must be positive, got 0\.0"):
+        kind(temperature=0.0)
+
+
+def test_beta_must_not_be_negative():
+    with pytest.raises(ValueError, match=r"beta must be 0 or more, got -0\.1"):
+        HSCLLoss(beta=-0.1)
+
+
+def test_aam_settings_are_checked():
+    with pytest.raises(ValueError, match="num_speakers must be at least 2, got 1"):
+        AAMSoftmaxLoss(1, 4)
+    with pytest.raises(ValueError, match=r"margin must be in \[0, pi / 2\), got 1\.6"):
+        AAMSoftmaxLoss(2, 4, margin=1.6)
