@@ -1,0 +1,167 @@
+"""From manifest rows to tensors, in loader workers.
+
+Randomness is passed in: a `CropRequest` names the utterance and carries the seed of its crop, so a crop does not
+depend on which worker cuts it, nor on how many there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from chns.data.audio import Waveform, read_audio
+from chns.data.manifest import Manifest
+from chns.errors import AudioError
+
+
+class CropRequest(NamedTuple):
+    """A random crop of one utterance."""
+
+    utterance: int
+    seed: tuple[int, ...]
+
+
+class SpeakerCrops(Dataset[tuple[Tensor, int]]):
+    """Random crops with their speaker labels, indexed by `CropRequest`.
+
+    An utterance shorter than the crop is repeated until it fills it.
+
+    Args:
+        manifest: The utterances.
+        crop_seconds: Length of every crop.
+        sample_rate_hz: Rate of the crops.
+    """
+
+    def __init__(self, manifest: Manifest, *, crop_seconds: float, sample_rate_hz: int) -> None:
+        self.manifest = manifest
+        self.crop_seconds = crop_seconds
+        self.sample_rate_hz = sample_rate_hz
+
+    def __len__(self) -> int:
+        """Number of utterances."""
+        return len(self.manifest)
+
+    def __getitem__(self, request: CropRequest) -> tuple[Tensor, int]:
+        """The crop, shape (samples,), and the speaker label.
+
+        Raises:
+            FileNotFoundError: If the recording is gone.
+            AudioError: If it cannot be decoded.
+        """
+        utterance = self.manifest[request.utterance]
+        room_seconds = utterance.duration_seconds - self.crop_seconds
+        start_seconds = 0.0
+        if room_seconds > 0:
+            start_seconds = np.random.default_rng(request.seed).uniform(0.0, room_seconds)
+        waveform = read_audio(
+            utterance.path,
+            sample_rate_hz=self.sample_rate_hz,
+            offset_seconds=utterance.offset_seconds + start_seconds,
+            duration_seconds=min(self.crop_seconds, utterance.duration_seconds),
+        )
+        crop = _repeated(waveform, round(self.crop_seconds * self.sample_rate_hz))
+        return torch.from_numpy(crop), int(self.manifest.speaker_labels[request.utterance])
+
+
+class WholeUtterances(Dataset[Tensor]):
+    """Utterances from their start, uncut up to a limit.
+
+    Args:
+        manifest: The utterances.
+        max_seconds: What lies beyond is not read, so that an hour-long recording does not fill the memory.
+        sample_rate_hz: Rate of the waveforms.
+        min_samples: Fewer than these cannot be embedded.
+    """
+
+    def __init__(self, manifest: Manifest, *, max_seconds: float, sample_rate_hz: int, min_samples: int) -> None:
+        self.manifest = manifest
+        self.max_seconds = max_seconds
+        self.sample_rate_hz = sample_rate_hz
+        self.min_samples = min_samples
+
+    def __len__(self) -> int:
+        """Number of utterances."""
+        return len(self.manifest)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Samples, shape (samples,).
+
+        Raises:
+            FileNotFoundError: If the recording is gone.
+            AudioError: If it cannot be decoded or is too short to be embedded.
+        """
+        utterance = self.manifest[index]
+        waveform = read_audio(
+            utterance.path,
+            sample_rate_hz=self.sample_rate_hz,
+            offset_seconds=utterance.offset_seconds,
+            duration_seconds=min(self.max_seconds, utterance.duration_seconds),
+        )
+        if len(waveform) < self.min_samples:
+            raise AudioError(
+                f"utterance must hold at least {self.min_samples / self.sample_rate_hz} s, got "
+                f"{len(waveform) / self.sample_rate_hz} s in {utterance.path}."
+            )
+        return torch.from_numpy(waveform)
+
+
+class CropBatches:
+    """Turns a batch sampler's utterance indices into crop requests, each with a seed of its own.
+
+    Args:
+        batches: Yields lists of utterance indices, from step ``first_step`` of the epoch on.
+        seed: Together with epoch, step and place in the batch, it decides each crop.
+        epoch: The epoch that batches yields.
+        first_step: Number of the first step that batches yields.
+        first_place: Place, in the global batch, of the first utterance of each list.
+    """
+
+    def __init__(
+        self, batches: Iterable[Sequence[int]], *, seed: int, epoch: int, first_step: int = 0, first_place: int = 0
+    ) -> None:
+        self.batches = batches
+        self.seed = seed
+        self.epoch = epoch
+        self.first_step = first_step
+        self.first_place = first_place
+
+    def __iter__(self) -> Iterator[list[CropRequest]]:
+        """Yield a list of requests a step."""
+        for step, utterances in enumerate(self.batches, self.first_step):
+            yield [
+                CropRequest(utterance, (self.seed, self.epoch, step, place))
+                for place, utterance in enumerate(utterances, self.first_place)
+            ]
+
+
+def pad_waveforms(waveforms: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Stack waveforms of different lengths.
+
+    Returns:
+        The waveforms with zeros behind, shape (batch, longest), and their lengths, shape (batch,).
+    """
+    lengths = torch.tensor([len(waveform) for waveform in waveforms])
+    return torch.nn.utils.rnn.pad_sequence(list(waveforms), batch_first=True), lengths
+
+
+@contextmanager
+def plain_worker_errors() -> Iterator[None]:
+    """Give an error of a loader worker its own message back, without the worker's stack trace in it."""
+    try:
+        yield
+    except (AudioError, FileNotFoundError) as error:
+        last_line = str(error).strip().splitlines()[-1]
+        qualified_name = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
+        raise type(error)(last_line.removeprefix(f"{qualified_name}: ")) from error
+
+
+def _repeated(waveform: Waveform, num_samples: int) -> Waveform:
+    if len(waveform) < num_samples:
+        return np.resize(waveform, num_samples)
+    return waveform[:num_samples]

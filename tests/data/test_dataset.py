@@ -1,0 +1,102 @@
+"""Crops and whole utterances for the loader."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from chns.data.audio import read_audio, write_audio
+from chns.data.dataset import CropBatches, CropRequest, SpeakerCrops, WholeUtterances, pad_waveforms
+from chns.data.manifest import Manifest
+from chns.errors import AudioError
+
+
+@pytest.fixture
+def ramp(tmp_path):
+    """One utterance of 2 s inside a file of 4 s whose samples tell their time; one of 0.25 s."""
+    samples = np.linspace(0, 0.8, 64_000, dtype=np.float32)
+    write_audio(tmp_path / "long.wav", samples, sample_rate_hz=16_000)
+    write_audio(tmp_path / "short.wav", samples[:4_000] + 0.1, sample_rate_hz=16_000)
+    common = {"sample_rate_hz": 16_000}
+    rows = [
+        {"utterance": "a", "speaker": "s1", "path": "long.wav", "offset_seconds": 1.0, "duration_seconds": 2.0}
+        | common,
+        {"utterance": "b", "speaker": "s0", "path": "short.wav", "offset_seconds": 0.0, "duration_seconds": 0.25}
+        | common,
+    ]
+    return Manifest.from_rows(rows, root=tmp_path)
+
+
+def test_crops_lie_inside_the_utterance_and_reach_all_of_it(ramp):
+    crops = SpeakerCrops(ramp, crop_seconds=0.5, sample_rate_hz=16_000)
+    starts = []
+    for seed in range(200):
+        waveform, label = crops[CropRequest(0, (seed,))]
+        assert waveform.shape == (8_000,)
+        assert waveform.dtype == torch.float32
+        assert label == 1
+        starts.append(float(waveform[0]) / 0.8 * 4)
+    assert min(starts) >= 1.0 - 1e-3
+    assert max(starts) <= 2.5 + 1e-3
+    assert min(starts) < 1.05
+    assert max(starts) > 2.45
+
+
+def test_the_seed_decides_the_crop(ramp):
+    crops = SpeakerCrops(ramp, crop_seconds=0.5, sample_rate_hz=16_000)
+    first, again, other = (crops[CropRequest(0, seed)][0] for seed in [(0, 1, 2, 3), (0, 1, 2, 3), (0, 1, 2, 4)])
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_short_utterance_is_repeated(ramp):
+    waveform, label = SpeakerCrops(ramp, crop_seconds=0.6, sample_rate_hz=16_000)[CropRequest(1, (0,))]
+    assert label == 0
+    assert waveform.shape == (9_600,)
+    assert torch.equal(waveform[:4_000], waveform[4_000:8_000])
+
+
+def test_every_crop_is_resampled_to_the_models_rate(ramp):
+    waveform, _ = SpeakerCrops(ramp, crop_seconds=0.5, sample_rate_hz=8_000)[CropRequest(0, (0,))]
+    assert waveform.shape == (4_000,)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+def test_workers_do_not_change_the_crops(hum_manifest, num_workers):
+    crops = SpeakerCrops(Manifest.read(hum_manifest), crop_seconds=0.4, sample_rate_hz=16_000)
+    batches = CropBatches([[0, 7], [3, 3], [99, 1]], seed=5, epoch=2)
+    loader = DataLoader(crops, batch_sampler=batches, num_workers=num_workers)
+    expected = [
+        [crops[CropRequest(index, (5, 2, step, place))][0] for place, index in enumerate(batch)]
+        for step, batch in enumerate([[0, 7], [3, 3], [99, 1]])
+    ]
+    for (waveforms, _), wanted in zip(loader, expected, strict=True):
+        assert torch.equal(waveforms, torch.stack(wanted))
+    assert not torch.equal(expected[1][0], expected[1][1])
+
+
+def test_crop_requests_go_on_where_the_steps_do():
+    everything = list(CropBatches([[1, 2], [3, 4], [5, 6]], seed=0, epoch=1))
+    assert list(CropBatches([[5, 6]], seed=0, epoch=1, first_step=2)) == everything[2:]
+    assert list(CropBatches([[4]], seed=0, epoch=1, first_step=1, first_place=1)) == [everything[1][1:]]
+
+
+def test_whole_utterances_are_read_up_to_the_limit(ramp, tmp_path):
+    whole = WholeUtterances(ramp, max_seconds=9.0, sample_rate_hz=16_000, min_samples=400)
+    expected = read_audio(tmp_path / "long.wav", offset_seconds=1.0, duration_seconds=2.0)
+    assert torch.equal(whole[0], torch.from_numpy(expected))
+    limited = WholeUtterances(ramp, max_seconds=0.5, sample_rate_hz=16_000, min_samples=400)
+    assert torch.equal(limited[0], torch.from_numpy(expected[:8_000]))
+    assert len(limited) == 2
+
+
+def test_too_short_to_embed_is_an_error_that_names_the_file(ramp):
+    whole = WholeUtterances(ramp, max_seconds=9.0, sample_rate_hz=16_000, min_samples=5_000)
+    with pytest.raises(AudioError, match=r"utterance must hold at least 0\.3125 s, got 0\.25 s in .*short\.wav"):
+        whole[1]
+
+
+def test_padding_keeps_the_lengths():
+    waveforms, lengths = pad_waveforms([torch.ones(3), torch.ones(5)])
+    assert waveforms.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
+    assert lengths.tolist() == [3, 5]
