@@ -1,0 +1,188 @@
+"""Embeddings of whole manifests, and the centroids that speakers are clustered by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from chns.data.dataset import CropBatches, SpeakerCrops, WholeUtterances, pad_waveforms, plain_worker_errors
+from chns.data.manifest import Manifest
+from chns.encoders import SpeakerEncoder
+from chns.files import atomic_path
+
+FloatArray = npt.NDArray[np.float32]
+
+_BATCH_SECONDS = 120.0
+
+
+def embed_utterances(
+    model: SpeakerEncoder,
+    manifest: Manifest,
+    *,
+    num_workers: int = 0,
+    device: torch.device | str = "cpu",
+    max_seconds: float = 180.0,
+) -> FloatArray:
+    """Embed every utterance whole.
+
+    Utterances of like length share a batch, so that little is padding; the padding does not change an embedding.
+
+    Args:
+        model: Waveforms to embeddings; put into evaluation mode meanwhile.
+        manifest: The utterances.
+        num_workers: Processes that decode.
+        device: Where the model is.
+        max_seconds: Of a longer utterance, only this much from its start is used.
+
+    Returns:
+        Shape (utterances, dim), in the order of the manifest, not normalised.
+
+    Raises:
+        FileNotFoundError: If a recording is gone.
+        AudioError: If a recording cannot be decoded or is too short.
+    """
+    dataset = WholeUtterances(
+        manifest,
+        max_seconds=max_seconds,
+        sample_rate_hz=model.sample_rate_hz,
+        min_samples=model.features.frame_samples,
+    )
+    batches = _batches_of_like_length(np.minimum(manifest.durations_seconds, max_seconds))
+    loader: DataLoader[Tensor] = DataLoader(
+        dataset, batch_sampler=batches, collate_fn=pad_waveforms, num_workers=num_workers
+    )
+    embedded = list(_embedded(model, loader, device, total=len(manifest), purpose="embedding"))
+    in_order = np.empty_like(np.concatenate(embedded)) if embedded else np.empty((0, 0), np.float32)
+    for indices, embeddings in zip(batches, embedded, strict=True):
+        in_order[indices] = embeddings
+    return in_order
+
+
+def speaker_centroids(
+    model: SpeakerEncoder,
+    manifest: Manifest,
+    *,
+    utterances_per_speaker: int = 10,
+    crop_seconds: float = 3.0,
+    seed: int = 0,
+    num_workers: int = 0,
+    device: torch.device | str = "cpu",
+) -> FloatArray:
+    """The mean embedding of each speaker, from crops of some utterances.
+
+    Args:
+        model: Waveforms to embeddings; put into evaluation mode meanwhile.
+        manifest: The utterances.
+        utterances_per_speaker: How many are drawn; all, if a speaker has fewer.
+        crop_seconds: Length of the crop of each.
+        seed: Decides the draw and the crops.
+        num_workers: Processes that decode.
+        device: Where the model is.
+
+    Returns:
+        Unit-length centroids in the order of the manifest's speakers, shape (speakers, dim).
+
+    Raises:
+        FileNotFoundError: If a recording is gone.
+        AudioError: If a recording cannot be decoded.
+
+    Source:
+        Masztalski et al., Interspeech 2025: 10 utterances, crops of 3 s, the average of embeddings, normalised.
+    """
+    chosen = draw_per_speaker(manifest.speaker_labels, utterances_per_speaker, np.random.default_rng(seed))
+    per_batch = max(1, int(_BATCH_SECONDS / crop_seconds))
+    lists = [chosen[first : first + per_batch].tolist() for first in range(0, len(chosen), per_batch)]
+    dataset = SpeakerCrops(manifest, crop_seconds=crop_seconds, sample_rate_hz=model.sample_rate_hz)
+    loader: DataLoader[tuple[Tensor, int]] = DataLoader(
+        dataset,
+        batch_sampler=CropBatches(lists, seed=seed, epoch=0),
+        collate_fn=_waveforms_only,
+        num_workers=num_workers,
+    )
+    embeddings = np.concatenate(list(_embedded(model, loader, device, total=len(chosen), purpose="centroids")))
+    sums = np.zeros((len(manifest.speakers), embeddings.shape[1]), np.float64)
+    np.add.at(sums, manifest.speaker_labels[chosen], embeddings)
+    centroids: FloatArray = (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32)
+    return centroids
+
+
+def write_embeddings(path: Path, manifest: Manifest, embeddings: FloatArray) -> None:
+    """Write the columns utterance, speaker and embedding as Parquet, atomically.
+
+    Args:
+        path: The file.
+        manifest: The utterances.
+        embeddings: One an utterance, shape (utterances, dim).
+    """
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1])
+    names = {name: manifest.column(name) for name in ("utterance", "speaker")}
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.table({**names, "embedding": vectors}), temporary, compression="zstd")
+
+
+def draw_per_speaker(
+    speaker_labels: npt.NDArray[np.int64], count: int, rng: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """Up to ``count`` utterances of each speaker, drawn at random; their indices, ascending."""
+    shuffled = rng.permutation(len(speaker_labels))
+    by_speaker = shuffled[np.argsort(speaker_labels[shuffled], kind="stable")]
+    sizes = np.bincount(speaker_labels)
+    place = np.arange(len(by_speaker)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.sort(by_speaker[place < count])
+
+
+@contextmanager
+def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients, and back to what it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def _embedded(
+    model: SpeakerEncoder,
+    loader: Iterable[tuple[Tensor, Tensor | None]],
+    device: torch.device | str,
+    *,
+    total: int,
+    purpose: str,
+) -> Iterator[FloatArray]:
+    with (
+        evaluation_mode(model),
+        plain_worker_errors(),
+        tqdm(total=total, desc=purpose, unit="utterance", leave=False, disable=None) as progress,
+    ):
+        for waveforms, lengths in loader:
+            embeddings = model(waveforms.to(device), None if lengths is None else lengths.to(device))
+            progress.update(len(waveforms))
+            yield embeddings.float().cpu().numpy()
+
+
+def _waveforms_only(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, None]:
+    return torch.stack([waveform for waveform, _ in items]), None
+
+
+def _batches_of_like_length(durations_seconds: npt.NDArray[np.float64]) -> list[list[int]]:
+    """Longest first, so that too large a batch fails at once; every padded batch holds at most so many seconds."""
+    batches: list[list[int]] = []
+    longest = 0.0
+    for index in np.argsort(-durations_seconds, kind="stable").tolist():
+        if not batches or (len(batches[-1]) + 1) * longest > _BATCH_SECONDS:
+            batches.append([])
+            longest = durations_seconds[index]
+        batches[-1].append(index)
+    return batches
