@@ -1,0 +1,308 @@
+"""Trial lists: which utterances are compared, and whether one speaker is behind both.
+
+Read and write the lists that the field has, and find their utterances in a manifest.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from chns.errors import TrialError
+from chns.files import atomic_path
+
+if TYPE_CHECKING:
+    from chns.data.manifest import Manifest
+
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float32]
+
+
+class _Form(NamedTuple):
+    """How one line of a trial list reads."""
+
+    line: str
+    label_column: int | None = None
+    labels: tuple[str, str] = ("0", "1")
+
+    @property
+    def num_fields(self) -> int:
+        return 2 if self.label_column is None else 3
+
+
+FORMS = {
+    "voxceleb": _Form("1 ENROL TEST", 0),
+    "kaldi": _Form("ENROL TEST target", 2, ("nontarget", "target")),
+    "cnceleb": _Form("ENROL TEST 1", 2),
+    "unlabelled": _Form("ENROL TEST"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Trials:
+    """A list of trials, as columns.
+
+    Attributes:
+        enrolment: Name of each trial's enrolment utterance.
+        test: Name of each trial's test utterance.
+        is_target: Whether both are one speaker, shape (trials,); None where the list does not say.
+        source: File that the trials came from, for error messages.
+        lines: Line of each trial in that file, counted from 1; None if they did not come from a file.
+
+    Raises:
+        ValueError: If the columns differ in length.
+    """
+
+    enrolment: Sequence[str]
+    test: Sequence[str]
+    is_target: BoolArray | None
+    source: str = "trials"
+    lines: IntArray | None = None
+
+    def __post_init__(self) -> None:
+        labels = len(self) if self.is_target is None else len(self.is_target)
+        if not len(self.enrolment) == len(self.test) == labels:
+            raise ValueError(
+                f"columns must be equally long, got {len(self.enrolment)} enrolment and {len(self.test)} test "
+                f"utterances and {labels} labels."
+            )
+
+    def __len__(self) -> int:
+        """Number of trials."""
+        return len(self.enrolment)
+
+    def place(self, trial: int) -> str:
+        """Where a trial stands, as ``file:line``."""
+        return f"{self.source}:{trial + 1 if self.lines is None else self.lines[trial]}"
+
+
+def read_trials(path: Path | str, *, form: str = "auto") -> Trials:
+    """Read a trial list.
+
+    Args:
+        path: A text file in UTF-8; blank lines are skipped, any white space separates.
+        form: ``voxceleb`` (``1 ENROL TEST``), ``kaldi`` (``ENROL TEST target`` or ``nontarget``), ``cnceleb``
+            (``ENROL TEST 1``), ``unlabelled`` (``ENROL TEST``), or ``auto``: the one that every line of the file fits.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        TrialError: If the file is empty or not UTF-8, a line does not fit, or (``auto``) several forms fit.
+        ValueError: If form is none of these.
+    """
+    if form != "auto" and form not in FORMS:
+        raise ValueError(f"form must be auto or one of {', '.join(FORMS)}, got {form!r}.")
+    content = FieldLines.read(path, "trial list")
+    chosen = _fitting_form(content, FORMS if form == "auto" else {form: FORMS[form]})
+    columns = content.columns(chosen.num_fields)
+    is_target = None
+    if chosen.label_column is not None:
+        is_target = np.array(columns.pop(chosen.label_column)) == chosen.labels[True]
+    enrolment, test = columns
+    return Trials(enrolment, test, is_target, source=content.source, lines=content.numbers)
+
+
+class FieldLines(NamedTuple):
+    """The lines of a text file that are not blank, split at white space.
+
+    All fields are in one list: a list for each line would keep the garbage collector busy for longer than the reading.
+
+    Attributes:
+        fields: Fields of all lines, one after the other.
+        counts: How many of them are of each line, shape (lines,).
+        numbers: The number of each line in the file, counted from 1, shape (lines,).
+        source: The file.
+    """
+
+    fields: list[str]
+    counts: IntArray
+    numbers: IntArray
+    source: str
+
+    @classmethod
+    def read(cls, path: Path | str, name: str) -> FieldLines:
+        """Read a UTF-8 file with any line ends.
+
+        Args:
+            path: The file.
+            name: What it is, for error messages.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            TrialError: If it is not UTF-8 or has only blank lines.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{name} must be a file, got {path}.")
+        content = path.read_bytes()
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            number = content.count(b"\n", 0, error.start) + 1
+            raise TrialError(f"{name} must be UTF-8 text, got {error.reason} in {path}:{number}.") from error
+        fields: list[str] = []
+        ends = [0]
+        for line in text.split("\n"):
+            fields.extend(line.split())
+            ends.append(len(fields))
+        counts = np.diff(ends)
+        if not fields:
+            raise TrialError(f"{name} must have at least one line, got none in {path}.")
+        return cls(fields, counts[counts > 0], np.flatnonzero(counts) + 1, str(path))
+
+    def columns(self, num_fields: int) -> list[list[str]]:
+        """The columns of a file whose every line has this number of fields."""
+        return [self.fields[column::num_fields] for column in range(num_fields)]
+
+    def num_leading(self, num_fields: int) -> int:
+        """How many lines have this number of fields before the first that has not."""
+        others = np.flatnonzero(self.counts != num_fields)
+        return int(others[0]) if len(others) else len(self.counts)
+
+    def quote(self, line: int) -> str:
+        """A line and its place, for error messages."""
+        end = int(self.counts[: line + 1].sum())
+        fields = self.fields[end - int(self.counts[line]) : end]
+        return f"{' '.join(fields)!r} in {self.source}:{self.numbers[line]}"
+
+
+def _fitting_form(content: FieldLines, forms: dict[str, _Form]) -> _Form:
+    """The form that all lines fit; else an error about the line that the best form stumbles over."""
+    num_fitting = {name: _num_leading_fits(content, form) for name, form in forms.items()}
+    most = max(num_fitting.values())
+    best = [name for name, number in num_fitting.items() if number == most]
+    if most < len(content.counts):
+        expected = ", or ".join(f"`{forms[name].line}` ({name})" for name in best)
+        raise TrialError(f"trial list must have lines like {expected}, got {content.quote(most)}.")
+    if len(best) > 1:
+        raise TrialError(
+            f"trial list must read in one way only, got {content.quote(0)}, which like all other lines is "
+            f"{' or '.join(best)}. Say which with --format (form= in Python)."
+        )
+    return forms[best[0]]
+
+
+def _num_leading_fits(content: FieldLines, form: _Form) -> int:
+    end = content.num_leading(form.num_fields)
+    if form.label_column is None:
+        return end
+    labels = content.fields[form.label_column : end * form.num_fields : form.num_fields]
+    return next((line for line, label in enumerate(labels) if label not in form.labels), end)
+
+
+def write_trials(path: Path | str, trials: Trials, *, form: str = "kaldi") -> None:
+    """Write a trial list, atomically.
+
+    Args:
+        path: The file.
+        trials: Any trials; they need labels unless form is ``unlabelled``.
+        form: One of the forms of `read_trials`, except ``auto``.
+
+    Raises:
+        ValueError: If form is unknown, or needs labels that the trials lack.
+        TrialError: If an utterance's name is empty or contains white space, which no trial list can express.
+    """
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}.")
+    chosen = FORMS[form]
+    require_plain_names(trials)
+    columns = [trials.enrolment, trials.test]
+    if chosen.label_column is not None:
+        if trials.is_target is None:
+            raise ValueError(f"trials must have labels to be written as {form}, got none. Use form='unlabelled'.")
+        columns.insert(chosen.label_column, [chosen.labels[target] for target in trials.is_target.tolist()])
+    with atomic_path(Path(path)) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(" ".join(fields) + "\n" for fields in zip(*columns, strict=True))
+
+
+def require_plain_names(trials: Trials) -> None:
+    """Refuse names that a file with fields between spaces cannot hold.
+
+    Raises:
+        TrialError: If an utterance's name is empty or contains white space.
+    """
+    for name in {*trials.enrolment, *trials.test}:
+        if name.split() != [name]:
+            raise TrialError(
+                f"utterance name must not be empty or contain white space, got {name!r}. Rename it in the manifest."
+            )
+
+
+def resolve(trials: Trials, manifest: Manifest) -> tuple[IntArray, IntArray]:
+    """Find the utterances of the trials in a manifest.
+
+    A trial's name is matched, in this order, with the manifest's utterance names, its paths, its paths without suffix
+    (lists say ``.wav`` where the corpus may be FLAC), and the ends of its paths (a list names
+    ``id10270/x/00001.wav``, the path may be ``test/wav/id10270/x/00001.flac``). A match counts only if it is the
+    only one.
+
+    Returns:
+        Row of the enrolment and of the test utterance of each trial, both of shape (trials,), int64.
+
+    Raises:
+        TrialError: If a name matches no utterance or several: how many such names, and the first of them.
+    """
+    names = set(trials.enrolment).union(trials.test)
+    found = _matching_rows(names, manifest)
+    if len(found) < len(names):
+        raise TrialError(_unknown_message(trials, names - found.keys()))
+    enrolment, test = (
+        np.fromiter(map(found.__getitem__, column), np.int64, len(trials)) for column in (trials.enrolment, trials.test)
+    )
+    return enrolment, test
+
+
+def _matching_rows(names: set[str], manifest: Manifest) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for column in ("utterance", "path"):
+        found |= _match({name: name for name in names - found.keys()}, manifest.column(column))
+    stems = {name: _without_suffix(name) for name in names - found.keys()}
+    if stems:
+        path_stems = [_without_suffix(path) for path in manifest.column("path")]
+        found |= _match(stems, path_stems)
+        for depth in {stem.count("/") for stem in stems.values()}:
+            same_depth = {name: stem for name, stem in stems.items() if stem.count("/") == depth}
+            ends = ("/".join(path.rsplit("/", depth + 1)[-depth - 1 :]) for path in path_stems)
+            found = _match(same_depth, ends) | found
+    return found
+
+
+def _match(keys: dict[str, str], candidates: Iterable[str]) -> dict[str, int]:
+    """Row of the one candidate that equals each name's key; a name whose key occurs never or twice is left out."""
+    wanted = set(keys.values())
+    rows: dict[str, int] = {}
+    repeated = set()
+    for row, candidate in enumerate(candidates):
+        if candidate in wanted:
+            if candidate in rows:
+                repeated.add(candidate)
+            rows[candidate] = row
+    return {name: rows[key] for name, key in keys.items() if key in rows and key not in repeated}
+
+
+def _without_suffix(path: str) -> str:
+    return posixpath.splitext(path)[0]
+
+
+def _unknown_message(trials: Trials, unknown: set[str]) -> str:
+    named = (
+        (name, trial)
+        for trial, pair in enumerate(zip(trials.enrolment, trials.test, strict=True))
+        for name in pair
+        if name in unknown
+    )
+    first_places: dict[str, int] = {}
+    for name, trial in named:
+        first_places.setdefault(name, trial)
+    shown = ", ".join(f"{name!r} in {trials.place(trial)}" for name, trial in islice(first_places.items(), 3))
+    return (
+        f"trials must name one utterance of the manifest each time, got {len(unknown)} names that match none or "
+        f"several: {shown}{', ...' if len(unknown) > 3 else ''}. Check that list and manifest are of one corpus."
+    )

@@ -1,0 +1,199 @@
+"""EER and minDCF against hand-worked cases, slow re-implementations and scikit-learn."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_curve
+
+from chns.evaluation.metrics import (
+    VerificationMetrics,
+    equal_error_rate,
+    error_rates,
+    min_dcf,
+    verification_metrics,
+)
+
+
+@st.composite
+def scored_trials(draw):
+    """Few distinct scores, so that ties are common, and both kinds of trial."""
+    labels = [*draw(st.lists(st.booleans(), max_size=40)), True, False]
+    scores = draw(st.lists(st.integers(-8, 8), min_size=len(labels), max_size=len(labels)))
+    return np.array(scores, dtype=float), np.array(labels)
+
+
+def rates_by_definition(scores, is_target):
+    """Both rates at each threshold, counted trial by trial."""
+    thresholds = [*sorted(set(scores.tolist())), float("inf")]
+    miss, false_alarm = [], []
+    for threshold in thresholds:
+        miss.append(sum(score < threshold for score in scores[is_target]) / is_target.sum())
+        false_alarm.append(sum(score >= threshold for score in scores[~is_target]) / (~is_target).sum())
+    return thresholds, miss, false_alarm
+
+
+def eer_by_walking(miss, false_alarm):
+    """Walk along the segments of the curve until one crosses the diagonal."""
+    points = list(zip(miss, false_alarm, strict=True))
+    for (miss_a, fa_a), (miss_b, fa_b) in pairwise(points):
+        if miss_a <= fa_a and miss_b >= fa_b:
+            share = (fa_a - miss_a) / ((miss_b - miss_a) + (fa_a - fa_b))
+            return miss_a + share * (miss_b - miss_a)
+    raise AssertionError("the curve starts on one side of the diagonal and ends on the other")
+
+
+def test_rates_of_a_hand_worked_list():
+    thresholds, miss, false_alarm = error_rates([0.9, 0.4, 0.6, 0.1], [True, True, False, False])
+    assert thresholds.tolist() == [0.1, 0.4, 0.6, 0.9, np.inf]
+    assert miss.tolist() == [0, 0, 0.5, 0.5, 1]
+    assert false_alarm.tolist() == [1, 0.5, 0.5, 0, 0]
+    assert equal_error_rate([0.9, 0.4, 0.6, 0.1], [True, True, False, False]) == 0.5
+
+
+def test_eer_is_interpolated_between_the_thresholds_where_the_rates_cross():
+    # Targets 1, 3, 4; non-targets 0, 2. From threshold 2 (miss 1/3, false alarm 1/2) to 3 (miss 1/3, false alarm 0).
+    assert equal_error_rate([1, 3, 4, 0, 2], [True, True, True, False, False]) == pytest.approx(1 / 3)
+    # Target 1; non-targets 1, 0: from (0, 1/2) to (1, 0), crossing the diagonal at 1/3.
+    assert equal_error_rate([1, 1, 0], [True, False, False]) == pytest.approx(1 / 3)
+
+
+def test_min_dcf_of_a_hand_worked_list():
+    scores, is_target = [1, 3, 4, 0, 2], [True, True, True, False, False]
+    # p 0.5: costs by threshold 0..4, inf: .5, .25, .5 / 3 + .25, .5 / 3, 1 / 3, .5; least 1 / 6, divided by 0.5.
+    assert min_dcf(scores, is_target, p_target=0.5) == pytest.approx(1 / 3)
+    # p 0.01: rejecting one target without a false alarm costs 0.01 / 3, divided by 0.01.
+    assert min_dcf(scores, is_target, p_target=0.01) == pytest.approx(1 / 3)
+    # p 0.9: accepting one non-target without a miss costs 0.1 / 2, divided by 0.1; one miss would cost 0.3.
+    assert min_dcf(scores, is_target, p_target=0.9) == pytest.approx(1 / 2)
+    # A miss ten times as costly as before makes p 0.5 behave like a prior of 10 / 11.
+    assert min_dcf(scores, is_target, p_target=0.5, c_miss=10) == pytest.approx(
+        min_dcf(scores, is_target, p_target=10 / 11)
+    )
+    assert min_dcf(scores, is_target, p_target=0.5, c_fa=10) == pytest.approx(
+        min_dcf(scores, is_target, p_target=1 / 11)
+    )
+
+
+def test_perfect_scores_have_no_error():
+    scores, is_target = [0.1, 0.2, 0.8, 0.9], [False, False, True, True]
+    assert equal_error_rate(scores, is_target) == 0
+    assert min_dcf(scores, is_target, p_target=0.05) == 0
+
+
+def test_inverted_scores_are_always_wrong_and_cost_as_much_as_no_system():
+    scores, is_target = [0.9, 0.8, 0.2, 0.1], [False, False, True, True]
+    assert equal_error_rate(scores, is_target) == 1
+    assert min_dcf(scores, is_target, p_target=0.05) == 1
+
+
+def test_equal_scores_are_one_threshold():
+    scores, is_target = np.zeros(10), np.arange(10) < 3
+    assert error_rates(scores, is_target).thresholds.tolist() == [0, np.inf]
+    assert equal_error_rate(scores, is_target) == 0.5
+    assert min_dcf(scores, is_target, p_target=0.01) == 1
+
+
+@given(scored_trials(), st.randoms(use_true_random=False))
+def test_order_of_trials_does_not_matter(trials, random):
+    scores, is_target = trials
+    order = list(range(len(scores)))
+    random.shuffle(order)
+    assert verification_metrics(scores, is_target) == verification_metrics(scores[order], is_target[order])
+
+
+@given(scored_trials())
+def test_only_the_order_of_the_scores_matters(trials):
+    scores, is_target = trials
+    expected = verification_metrics(scores, is_target)
+    for mapped in (scores**3, np.exp(scores), 0.001 * scores - 7, scores.astype(np.float32)):
+        assert verification_metrics(mapped, is_target) == expected
+
+
+@given(scored_trials())
+def test_swapping_labels_and_negating_scores_keeps_the_eer(trials):
+    scores, is_target = trials
+    assert equal_error_rate(-scores, ~is_target) == pytest.approx(equal_error_rate(scores, is_target), abs=1e-12)
+
+
+@given(scored_trials(), st.floats(0.001, 0.999), st.floats(0.1, 20), st.floats(0.1, 20))
+def test_min_dcf_is_between_0_and_1(trials, p_target, c_miss, c_fa):
+    assert 0 <= min_dcf(*trials, p_target=p_target, c_miss=c_miss, c_fa=c_fa) <= 1
+
+
+@given(scored_trials())
+@settings(max_examples=200)
+def test_metrics_agree_with_counting_trial_by_trial(trials):
+    scores, is_target = trials
+    thresholds, miss, false_alarm = rates_by_definition(scores, is_target)
+    rates = error_rates(scores, is_target)
+    assert rates.thresholds.tolist() == thresholds
+    assert rates.miss == pytest.approx(miss)
+    assert rates.false_alarm == pytest.approx(false_alarm)
+    assert rates.equal_error_rate() == pytest.approx(eer_by_walking(miss, false_alarm))
+    costs = [0.05 * m + 0.95 * fa for m, fa in zip(miss, false_alarm, strict=True)]
+    assert rates.min_dcf(p_target=0.05) == pytest.approx(min(costs) / 0.05)
+
+
+def test_eer_is_that_of_scikit_learns_roc_curve():
+    rng = np.random.default_rng(0)
+    is_target = rng.random(5000) < 0.3
+    scores = np.round(rng.normal(size=5000) + 1.5 * is_target, 2)
+    false_alarm, hit, _ = roc_curve(is_target, scores, drop_intermediate=True)
+    grid = np.linspace(0, 1, 2_000_001)
+    crossing = grid[np.argmin(np.abs(1 - np.interp(grid, false_alarm, hit) - grid))]
+    assert equal_error_rate(scores, is_target) == pytest.approx(crossing, abs=1e-6)
+    cost = np.min(0.01 * (1 - hit) + 0.99 * false_alarm) / 0.01
+    assert min_dcf(scores, is_target, p_target=0.01) == pytest.approx(cost)
+
+
+def test_reported_metrics_name_their_p_target():
+    metrics = verification_metrics([1, 3, 4, 0, 2], [True, True, True, False, False])
+    assert metrics == VerificationMetrics(
+        eer=pytest.approx(1 / 3),
+        min_dcf={0.01: pytest.approx(1 / 3), 0.05: pytest.approx(1 / 3)},
+        target_trials=3,
+        nontarget_trials=2,
+    )
+    assert metrics.to_json() == {
+        "eer": metrics.eer,
+        "min_dcf": {"0.01": metrics.min_dcf[0.01], "0.05": metrics.min_dcf[0.05]},
+        "target_trials": 3,
+        "nontarget_trials": 2,
+    }
+    text = str(metrics)
+    assert "EER                     33.333%" in text
+    assert "p_target 0.01)  0.3333" in text
+    assert "p_target 0.05)  0.3333" in text
+
+
+@pytest.mark.parametrize(
+    ("scores", "is_target", "message"),
+    [
+        ([1.0, 2.0], [True, True], "both targets and non-targets, got 2 targets and 0"),
+        ([1.0, 2.0], [False, False], "got 0 targets and 2 non-targets"),
+        ([], np.zeros(0, bool), "got 0 targets and 0 non-targets"),
+        ([1.0, np.nan], [True, False], "scores must be finite, got nan for trial 1"),
+        ([np.inf, 1.0], [True, False], "scores must be finite, got inf for trial 0"),
+        ([1.0, 2.0, 3.0], [True, False], r"one shape \(trials,\), got \(3,\), \(2,\)"),
+        ([[1.0], [2.0]], [[True], [False]], "one shape"),
+        ([1.0, 2.0], [1, 0], "type bool, got int64"),
+    ],
+)
+def test_unusable_trials_are_refused(scores, is_target, message):
+    with pytest.raises(ValueError, match=message):
+        error_rates(scores, is_target)
+
+
+@pytest.mark.parametrize("p_target", [0, 1, -0.1, float("nan")])
+def test_p_target_is_a_probability_between_0_and_1(p_target):
+    with pytest.raises(ValueError, match="p_target must be between 0 and 1"):
+        min_dcf([1, 0], [True, False], p_target=p_target)
+
+
+@pytest.mark.parametrize("costs", [{"c_miss": 0}, {"c_fa": -1}, {"c_miss": float("inf")}, {"c_fa": float("nan")}])
+def test_costs_are_positive_numbers(costs):
+    with pytest.raises(ValueError, match=f"{next(iter(costs))} must be a positive number"):
+        min_dcf([1, 0], [True, False], p_target=0.5, **costs)
