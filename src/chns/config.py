@@ -1,0 +1,158 @@
+"""Settings of a training run. The defaults are those of the CHNS paper, with random batches and SupCon.
+
+Each class is one section of a YAML file or of the command line (``--batches.speakers_per_batch 96``); jsonargparse
+reads both and refuses unknown keys. Nothing below `chns.experiment` sees these classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+BatchKind = Literal["random", "clustered"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectSettings:
+    """A class or function and its keyword settings; it may be your own.
+
+    Args:
+        factory: Import path, e.g. chns.encoders.ecapa_tdnn_mobile.
+        settings: Keyword arguments, e.g. {embedding_dim: 256}.
+    """
+
+    factory: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Which recordings, and how they are cut.
+
+    Args:
+        train: Manifest of the training utterances.
+        root: Folder of the audio, if not the one that the manifest names.
+        validation: Manifest of other speakers to validate on. By default training speakers are held out for it.
+        held_out_speakers: How many, if validation is not given. By default 100, or a tenth of the speakers if there
+            are fewer than 1,000; 0 trains without validation.
+        crop_seconds: Length of a training crop.
+        num_workers: Processes that decode.
+    """
+
+    train: str = ""
+    root: str | None = None
+    validation: str | None = None
+    held_out_speakers: int | None = None
+    crop_seconds: float = 3.0
+    num_workers: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSettings:
+    """How batches are composed: speakers x utterances.
+
+    Args:
+        kind: random speakers throughout, or clustered ones from clusters.start_epoch on.
+        speakers_per_batch: Speakers of a batch.
+        utterances_per_speaker: Utterances of each of them.
+        steps_per_epoch: Batches of an epoch. By default as many as use each utterance once on average.
+    """
+
+    kind: BatchKind = "random"
+    speakers_per_batch: int = 650
+    utterances_per_speaker: int = 2
+    steps_per_epoch: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterSettings:
+    """The hard phase: when it starts, and how its clusters are made and used. Only for batches.kind clustered.
+
+    Args:
+        start_epoch: First epoch (from 0) with clustered batches; the epochs before warm the encoder up.
+        num_clusters: Clusters of k-means.
+        hard_ratio: Share of a batch's speakers that comes from clusters of similar speakers.
+        ramp_epochs: Epochs over which the share grows to hard_ratio.
+        refresh_every: Cluster again after so many epochs; 0 never does.
+        pooling: Which clusters join the first when it is too small, random ones or the nearest.
+        utterances_per_centroid: Utterances that make up a speaker's centroid.
+        crop_seconds: Length of the crop taken of each of those.
+    """
+
+    start_epoch: int = 2
+    num_clusters: int = 50
+    hard_ratio: float = 1.0
+    ramp_epochs: int = 0
+    refresh_every: int = 0
+    pooling: Literal["random", "nearest"] = "random"
+    utterances_per_centroid: int = 10
+    crop_seconds: float = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """The optimiser and its schedule: linear warm-up, then half a cosine to zero.
+
+    Args:
+        kind: adam, or adamw (decoupled weight decay).
+        learning_rate: Its peak.
+        weight_decay: Of all parameters.
+        warmup_share: Share of all steps over which the rate rises.
+        clip_norm: Largest norm of the gradients together; by default they are not clipped.
+    """
+
+    kind: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = 0.01
+    weight_decay: float = 2e-6
+    warmup_share: float = 0.1
+    clip_norm: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopSettings:
+    """Length, device and rhythm of the training.
+
+    Args:
+        epochs: Epochs of the whole run, warm-up included.
+        device: cpu, cuda, mps, or auto for the best there is.
+        precision: 32-true, or bf16-mixed (losses stay in float32).
+        log_every_steps: Steps between two lines of the log.
+        checkpoint_every_steps: Steps between two checkpoints; one more is written at each epoch's end and on Ctrl-C.
+        validate_every_epochs: Epochs between two validations; the last epoch always ends with one.
+        validation_trials: Trials of a validation, half of them targets.
+    """
+
+    epochs: int = 200
+    device: str = "auto"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    log_every_steps: int = 20
+    checkpoint_every_steps: int = 500
+    validate_every_epochs: int = 1
+    validation_trials: int = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """Everything that decides a training run.
+
+    Args:
+        data: Which recordings, and how they are cut.
+        features: Keyword settings of chns.features.LogMel.
+        encoder: Features to embeddings.
+        loss: Of the embeddings and speaker labels of a batch.
+        batches: How batches are composed.
+        clusters: The hard phase.
+        optimizer: The optimiser and its schedule.
+        loop: Length, device and rhythm.
+        seed: Of everything random.
+    """
+
+    data: DataSettings = field(default_factory=DataSettings)
+    features: dict[str, Any] = field(default_factory=dict)
+    encoder: ObjectSettings = field(default_factory=lambda: ObjectSettings(factory="chns.encoders.ecapa_tdnn_mobile"))
+    loss: ObjectSettings = field(default_factory=lambda: ObjectSettings(factory="chns.losses.SupConLoss"))
+    batches: BatchSettings = field(default_factory=BatchSettings)
+    clusters: ClusterSettings = field(default_factory=ClusterSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    loop: LoopSettings = field(default_factory=LoopSettings)
+    seed: int = 0

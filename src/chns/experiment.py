@@ -1,0 +1,279 @@
+"""From settings to objects: the only place that knows both."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning_fabric import Fabric
+from torch import nn
+
+from chns.batch_plan import BatchPlan
+from chns.checkpoint import Architecture, save_bundle
+from chns.config import OptimizerSettings, TrainSettings
+from chns.data.dataset import SpeakerCrops
+from chns.data.manifest import Manifest
+from chns.encoders import SpeakerEncoder
+from chns.errors import ConfigError
+from chns.evaluation.metrics import VerificationMetrics
+from chns.factory import make
+from chns.files import atomic_path
+from chns.sampling import HardPhaseSchedule
+from chns.training import Training
+from chns.validation import Validation
+
+_log = logging.getLogger(__name__)
+
+# Settings that may differ when a run goes on, because they do not change what it computes.
+_FREE = {"data.num_workers", "loop.device", "loop.log_every_steps", "loop.checkpoint_every_steps"}
+
+
+def train(settings: TrainSettings, folder: Path) -> dict[str, Any]:
+    """Train a model, or go on with a training, and write everything about it into a folder.
+
+    The folder gets ``config.yaml``, ``training.pt`` (the state to go on from), ``log.csv``, ``tensorboard``,
+    ``clusters``, the bundles ``model`` (the latest) and ``best_model`` (the lowest validation EER), and, when all is
+    done, ``summary.json``.
+
+    Args:
+        settings: Everything that decides the run.
+        folder: One run's own; calling again with the same settings goes on where that run stopped.
+
+    Returns:
+        The summary.
+
+    Raises:
+        ConfigError: If settings contradict each other or those that the folder was begun with.
+        ManifestError, FileNotFoundError: If a manifest is missing or not valid.
+    """
+    _require_one_process()
+    _begin(settings, folder)
+    summary_path = folder / "summary.json"
+    if summary_path.is_file():
+        _log.info("already trained: %s", folder)
+        summary: dict[str, Any] = json.loads(summary_path.read_text(encoding="utf-8"))
+        return summary
+    training_manifest, validation_manifest = read_data(settings)
+    fabric = Fabric(accelerator=settings.loop.device, devices=1, precision=settings.loop.precision)
+    torch.manual_seed(settings.seed)
+    architecture = Architecture(
+        encoder=settings.encoder.factory,
+        encoder_settings=settings.encoder.settings,
+        feature_settings=settings.features,
+    )
+    model = architecture.build()
+    progress = _Progress(settings, folder, architecture, model, training_manifest)
+    run = Training(
+        fabric=fabric,
+        model=model,
+        loss=make_loss(settings, model, training_manifest),
+        make_optimizer=_optimizer_maker(settings.optimizer),
+        plan=make_plan(settings, training_manifest),
+        crops=SpeakerCrops(
+            training_manifest, crop_seconds=settings.data.crop_seconds, sample_rate_hz=model.sample_rate_hz
+        ),
+        validation=None
+        if validation_manifest is None
+        else Validation(
+            validation_manifest,
+            num_trials=settings.loop.validation_trials,
+            seed=settings.seed,
+            num_workers=settings.data.num_workers,
+        ),
+        folder=folder,
+        epochs=settings.loop.epochs,
+        warmup_share=settings.optimizer.warmup_share,
+        clip_norm=settings.optimizer.clip_norm,
+        log_every_steps=settings.loop.log_every_steps,
+        checkpoint_every_steps=settings.loop.checkpoint_every_steps,
+        validate_every_epochs=settings.loop.validate_every_epochs,
+        num_workers=settings.data.num_workers,
+        seed=settings.seed,
+        on_validation=progress.save,
+    )
+    _log.info(
+        "training on %d speakers, %d utterances: %d steps of %d speakers x %d utterances",
+        len(training_manifest.speakers),
+        len(training_manifest),
+        run.num_steps,
+        settings.batches.speakers_per_batch,
+        settings.batches.utterances_per_speaker,
+    )
+    run.run()
+    return _write_json(summary_path, {"steps": run.num_steps, **progress.summary()})
+
+
+def read_data(settings: TrainSettings) -> tuple[Manifest, Manifest | None]:
+    """The training manifest and that of the validation speakers, who are never in both.
+
+    Raises:
+        ConfigError: If no training manifest is named, or a speaker is in both.
+    """
+    data = settings.data
+    if not data.train:
+        raise ConfigError("data.train must name a manifest, got none. Make one with `chns prepare`.")
+    manifest = Manifest.read(data.train, root=data.root)
+    if data.validation is not None:
+        validation = Manifest.read(data.validation, root=data.root)
+        shared = set(manifest.speakers) & set(validation.speakers)
+        if shared:
+            raise ConfigError(
+                f"data.validation must hold other speakers than data.train, got {len(shared)} in both, such as "
+                f"{min(shared)!r}. Split a manifest with `chns split`."
+            )
+        return manifest, validation
+    num_held_out = data.held_out_speakers
+    if num_held_out is None:
+        num_held_out = min(100, len(manifest.speakers) // 10)
+    if num_held_out == 0:
+        return manifest, None
+    return manifest.split_speakers(num_held_out, seed=settings.seed)
+
+
+def make_loss(settings: TrainSettings, model: SpeakerEncoder, manifest: Manifest) -> nn.Module:
+    """The loss; one that classifies is told how many speakers there are and how large an embedding is."""
+    derived = {"num_speakers": len(manifest.speakers)}
+    embedding_dim = getattr(model.encoder, "embedding_dim", None)
+    if embedding_dim is not None:
+        derived["embedding_dim"] = embedding_dim
+    loss: nn.Module = make(settings.loss.factory, settings.loss.settings, **derived)
+    return loss
+
+
+def make_plan(settings: TrainSettings, manifest: Manifest) -> BatchPlan:
+    """Which batches each epoch trains on."""
+    batches, clusters = settings.batches, settings.clusters
+    schedule = HardPhaseSchedule(
+        start_epoch=clusters.start_epoch,
+        hard_ratio=clusters.hard_ratio,
+        ramp_epochs=clusters.ramp_epochs,
+        refresh_every=clusters.refresh_every,
+    )
+    if batches.kind == "clustered" and clusters.start_epoch >= settings.loop.epochs:
+        raise ConfigError(
+            f"clusters.start_epoch must be before the last of loop.epochs = {settings.loop.epochs}, "
+            f"got {clusters.start_epoch}. The hard phase would never begin."
+        )
+    return BatchPlan(
+        manifest,
+        schedule=schedule if batches.kind == "clustered" else None,
+        speakers_per_batch=batches.speakers_per_batch,
+        utterances_per_speaker=batches.utterances_per_speaker,
+        steps_per_epoch=batches.steps_per_epoch,
+        num_clusters=clusters.num_clusters,
+        pooling=clusters.pooling,
+        utterances_per_centroid=clusters.utterances_per_centroid,
+        centroid_crop_seconds=clusters.crop_seconds,
+        seed=settings.seed,
+        num_workers=settings.data.num_workers,
+    )
+
+
+class _Progress:
+    """Saves the model after each validation, and the best one apart."""
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        folder: Path,
+        architecture: Architecture,
+        model: SpeakerEncoder,
+        manifest: Manifest,
+    ) -> None:
+        self._folder = folder
+        self._architecture = architecture
+        self._model = model
+        kept = {name: value for name, value in asdict(settings).items() if name != "data"}
+        self._training = {
+            "manifest": Path(settings.data.train).name,
+            "speakers": len(manifest.speakers),
+            "utterances": len(manifest),
+            "hours": round(float(manifest.durations_seconds.sum()) / 3600, 3),
+            "crop_seconds": settings.data.crop_seconds,
+            "settings": kept,
+        }
+        self._last: VerificationMetrics | None = None
+        self._best_path = folder / "best.json"
+
+    def save(self, metrics: VerificationMetrics | None) -> None:
+        """Write ``model``, and ``best_model`` if no earlier validation was better."""
+        self._last = metrics
+        measured = {} if metrics is None else {"validation": metrics.to_json()}
+        save_bundle(self._folder / "model", self._model, self._architecture, training=self._training, metrics=measured)
+        if metrics is not None and metrics.eer < self._best_eer():
+            save_bundle(
+                self._folder / "best_model", self._model, self._architecture, training=self._training, metrics=measured
+            )
+            _write_json(self._best_path, metrics.to_json())
+
+    def summary(self) -> dict[str, Any]:
+        """What training ended with."""
+        if self._last is None:
+            return {"model": str(self._folder / "model")}
+        return {
+            "model": str(self._folder / "model"),
+            "validation": self._last.to_json(),
+            "best_model": str(self._folder / "best_model"),
+            "best_validation": json.loads(self._best_path.read_text(encoding="utf-8")),
+        }
+
+    def _best_eer(self) -> float:
+        if not self._best_path.is_file():
+            return float("inf")
+        return float(json.loads(self._best_path.read_text(encoding="utf-8"))["eer"])
+
+
+def _optimizer_maker(settings: OptimizerSettings) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:
+    kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return lambda parameters: kinds[settings.kind](
+        parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+
+
+def _begin(settings: TrainSettings, folder: Path) -> None:
+    """Write the settings, or make sure that they are those the folder was begun with."""
+    path = folder / "config.yaml"
+    wanted = asdict(settings)
+    if path.is_file():
+        begun = dict(_flat(yaml.safe_load(path.read_text(encoding="utf-8"))))
+        now = dict(_flat(wanted))
+        changed = sorted(k for k in {*begun, *now} - _FREE if begun.get(k) != now.get(k))
+        if changed:
+            name = changed[0]
+            raise ConfigError(
+                f"{name} must be {begun.get(name)} as when the run was begun, got {now.get(name)} "
+                f"(settings that differ: {', '.join(changed)}) in {path}. Use another folder for another run."
+            )
+        return
+    with atomic_path(path) as temporary:
+        temporary.write_text(yaml.safe_dump(wanted, sort_keys=False), encoding="utf-8")
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _require_one_process() -> None:
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size > 1:
+        raise ConfigError(
+            f"WORLD_SIZE must be 1, got {world_size}. `chns train` runs in one process so far; the samplers already "
+            "take rank and world_size."
+        )
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return content

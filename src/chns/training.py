@@ -1,0 +1,289 @@
+"""The training loop: random warm-up, then centroids, clusters and the hard phase, in one run that can be resumed.
+
+Everything random is a function of the seed and the position in the run, and the position is saved with the weights, so
+a run that was killed and goes on ends with the same weights as one left alone (on the same kind of device).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError  # what torch.load raises; nothing is unpickled
+from typing import Any, Never
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from chns.batch_plan import BatchPlan
+from chns.data.dataset import CropBatches, SpeakerCrops, plain_worker_errors
+from chns.encoders import SpeakerEncoder
+from chns.errors import ModelFileError
+from chns.evaluation.metrics import VerificationMetrics
+from chns.files import atomic_path
+from chns.meter import Meter
+from chns.run_log import RunLog
+from chns.validation import Validation
+
+_log = logging.getLogger(__name__)
+
+_FORMAT = "chns-training-1"
+
+
+class Training:
+    """A run of a number of epochs, from its start or from its last checkpoint.
+
+    Args:
+        fabric: Device and precision.
+        model: Waveforms to embeddings; trained in place.
+        loss: Of embeddings and speaker labels; its parameters are trained too.
+        make_optimizer: Makes the optimiser of a list of parameters.
+        plan: Which batches each epoch trains on.
+        crops: The training utterances.
+        validation: Held-out speakers, or None.
+        folder: Gets the checkpoint, the clusters and the log.
+        epochs: Epochs of the whole run.
+        warmup_share: Share of all steps over which the learning rate rises.
+        clip_norm: Largest norm of all gradients together, or None.
+        log_every_steps: Steps between two lines of the log.
+        checkpoint_every_steps: Steps between two checkpoints; one more at each epoch's end and when stopped.
+        validate_every_epochs: Epochs between two validations; one more at the end.
+        num_workers: Processes that decode.
+        seed: Of the crops.
+        on_validation: Called with the metrics after each validation, and with None after the last epoch if there is
+            no validation; the model is to be saved then.
+    """
+
+    def __init__(
+        self,
+        *,
+        fabric: Fabric,
+        model: SpeakerEncoder,
+        loss: nn.Module,
+        make_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+        plan: BatchPlan,
+        crops: SpeakerCrops,
+        validation: Validation | None,
+        folder: Path,
+        epochs: int,
+        warmup_share: float,
+        clip_norm: float | None,
+        log_every_steps: int,
+        checkpoint_every_steps: int,
+        validate_every_epochs: int,
+        num_workers: int,
+        seed: int,
+        on_validation: Callable[[VerificationMetrics | None], None],
+    ) -> None:
+        self._fabric = fabric
+        self._loss = fabric.to_device(loss)
+        parameters = [p for p in (*model.parameters(), *loss.parameters()) if p.requires_grad]
+        optimizer = make_optimizer(parameters)
+        self._parameters = parameters
+        self._peak_rates = [group["lr"] for group in optimizer.param_groups]
+        self._model, self._optimizer = fabric.setup(model, optimizer)
+        self._plan = plan
+        self._crops = crops
+        self._validation = validation
+        self._folder = folder
+        self._epochs = epochs
+        self._warmup_share = warmup_share
+        self._clip_norm = clip_norm
+        self._log_every_steps = log_every_steps
+        self._checkpoint_every_steps = checkpoint_every_steps
+        self._validate_every_epochs = validate_every_epochs
+        self._num_workers = num_workers
+        self._seed = seed
+        self._on_validation = on_validation
+        self._step = 0
+        self._stop = False
+        self._meter = Meter()
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole run."""
+        return self._epochs * self._plan.steps_per_epoch
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the state of the run is kept."""
+        return self._folder / "training.pt"
+
+    def run(self) -> None:
+        """Train to the end.
+
+        Raises:
+            KeyboardInterrupt: After Ctrl-C or SIGTERM, once the step is finished and the checkpoint written.
+            AudioError, FileNotFoundError: If a recording cannot be read; the last checkpoint stays.
+            ModelFileError: If the checkpoint is damaged or of another run.
+        """
+        if self.checkpoint.is_file():
+            self._load()
+            _log.info("going on from step %d of %d", self._step, self.num_steps)
+        with (
+            RunLog(self._folder, first_step=self._step) as log,
+            logging_redirect_tqdm(),
+            tqdm(total=self.num_steps, initial=self._step, desc="training", unit="step", disable=None) as progress,
+            self._stopping_on_signals(),
+        ):
+            for epoch in range(self._step // self._plan.steps_per_epoch, self._epochs):
+                self._train_epoch(epoch, log, progress)
+                self._validate_if_due(epoch, log)
+                self._save()
+                if self._stop and epoch + 1 < self._epochs:
+                    raise KeyboardInterrupt
+
+    def _train_epoch(self, epoch: int, log: RunLog, progress: tqdm[Never]) -> None:
+        first_step = self._step - epoch * self._plan.steps_per_epoch
+        if first_step == 0 and self._plan.begin(epoch, self._model, self._fabric.device):
+            assert self._plan.clusters is not None
+            self._plan.clusters.save(self._folder / "clusters" / f"epoch-{epoch:04d}.safetensors")
+        self._model.train()
+        self._meter.restart_clock()
+        for waveforms, labels in self._batches(epoch, first_step):
+            self._meter.data_arrived()
+            self._train_step(waveforms, labels)
+            progress.update()
+            if self._step % self._log_every_steps == 0:
+                values = {**self._meter.read(), **self._settings_now(epoch)}
+                log.write(self._step, epoch, values)
+                progress.set_postfix(epoch=epoch, loss=f"{values['loss']:.3f}")
+                if progress.disable:
+                    _log.info("%s", _line(self._step, self.num_steps, epoch, values))
+            if self._step % self._plan.steps_per_epoch and (
+                self._stop or self._step % self._checkpoint_every_steps == 0
+            ):
+                self._save()
+                if self._stop:
+                    raise KeyboardInterrupt
+            self._meter.step_done()
+
+    def _batches(self, epoch: int, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = self._plan.batches(epoch)
+        batches.load_state_dict(batches.state_dict(step=first_step))
+        loader = DataLoader(
+            self._crops,
+            batch_sampler=CropBatches(batches, seed=self._seed, epoch=epoch, first_step=first_step),
+            num_workers=self._num_workers,
+            pin_memory=self._fabric.device.type == "cuda",
+            # Its own generator: starting workers must not move the random state that the model draws from.
+            generator=torch.Generator().manual_seed(0),
+        )
+        with plain_worker_errors():
+            for waveforms, labels in loader:
+                yield self._fabric.to_device(waveforms), self._fabric.to_device(labels)
+
+    def _train_step(self, waveforms: Tensor, labels: Tensor) -> None:
+        rate = learning_rate_factor(self._step, self.num_steps, self._warmup_share)
+        for group, peak in zip(self._optimizer.param_groups, self._peak_rates, strict=True):
+            group["lr"] = peak * rate
+        self._optimizer.zero_grad()
+        embeddings = self._model(waveforms)
+        loss = self._loss(embeddings, labels)
+        self._fabric.backward(loss)
+        if self._clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+        self._optimizer.step()
+        self._step += 1
+        self._meter.add(loss.detach(), embeddings.detach(), labels)
+
+    def _settings_now(self, epoch: int) -> dict[str, float]:
+        values = {"learning_rate": self._optimizer.param_groups[0]["lr"], "hard_ratio": self._plan.hard_ratio_at(epoch)}
+        temperature = getattr(self._loss, "temperature", None)
+        if isinstance(temperature, nn.Module):
+            values["temperature"] = float(temperature().detach())
+        return values
+
+    def _validate_if_due(self, epoch: int, log: RunLog) -> None:
+        last = epoch + 1 == self._epochs
+        if self._validation is None:
+            if last:
+                self._on_validation(None)
+            return
+        if last or (epoch + 1) % self._validate_every_epochs == 0:
+            metrics = self._validation.measure(self._model, self._fabric.device)
+            values = {"validation_eer": metrics.eer}
+            values |= {f"validation_min_dcf_{p}": cost for p, cost in metrics.min_dcf.items()}
+            log.write(self._step, epoch, values)
+            _log.info("epoch %d: validation EER %.2f %%", epoch, 100 * metrics.eer)
+            self._on_validation(metrics)
+
+    @contextmanager
+    def _stopping_on_signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM finish the step and save; the second Ctrl-C stops at once."""
+
+        def request_stop(number: int, frame: Any) -> None:  # noqa: ARG001
+            if self._stop:
+                raise KeyboardInterrupt
+            self._stop = True
+            _log.info("stopping after this step; the same command goes on from here")
+
+        before = {number: signal.signal(number, request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _save(self) -> None:
+        state = {
+            "format": _FORMAT,
+            "num_steps": self.num_steps,
+            "step": self._step,
+            "model": self._model.state_dict(),
+            "loss": self._loss.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "plan": self._plan.state_dict(),
+            "meter": self._meter.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+        with atomic_path(self.checkpoint) as temporary:
+            torch.save(state, temporary)
+
+    def _load(self) -> None:
+        try:
+            state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+            if state["format"] != _FORMAT or state["num_steps"] != self.num_steps:
+                raise ModelFileError(
+                    f"checkpoint must be of a run of {self.num_steps} steps, got one of {state['num_steps']} in "
+                    f"{self.checkpoint}. Start in another folder."
+                )
+            self._model.load_state_dict(state["model"])
+            self._loss.load_state_dict(state["loss"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            self._plan.load_state_dict(state["plan"])
+            self._meter.load_state_dict(state["meter"])
+            torch.set_rng_state(state["random"])
+            if state["random_cuda"] and torch.cuda.is_available():
+                torch.cuda.set_rng_state_all(state["random_cuda"])
+            self._step = state["step"]
+        except (RuntimeError, KeyError, TypeError, EOFError, OSError, UnpicklingError) as error:
+            raise ModelFileError(
+                f"checkpoint must be one that this run wrote, got a damaged or foreign file {self.checkpoint} "
+                f"({error}). Delete it to start anew."
+            ) from error
+
+
+def learning_rate_factor(step: int, num_steps: int, warmup_share: float) -> float:
+    """Share of the peak learning rate at a step (from 0): a linear rise, then half a cosine down to zero."""
+    warmup_steps = warmup_share * num_steps
+    if step + 1 < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = (step + 1 - warmup_steps) / max(1.0, num_steps + 1 - warmup_steps)
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def _line(step: int, num_steps: int, epoch: int, values: dict[str, float]) -> str:
+    return (
+        f"step {step}/{num_steps}, epoch {epoch}: loss {values['loss']:.3f}, "
+        f"negatives {values['negative_similarity_mean']:.2f} (p95 {values['negative_similarity_p95']:.2f}), "
+        f"{values['segments_per_second']:.0f} segments/s"
+    )
