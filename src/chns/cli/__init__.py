@@ -1,0 +1,96 @@
+"""The ``chns`` command: parse, call the library, print. No logic of its own.
+
+Each subcommand is one module with ``build_parser()`` and ``run(arguments)``; only the chosen one is imported, and it
+imports what is heavy inside ``run``, so that ``chns --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+from chns import __version__
+from chns.errors import ChnsError
+
+COMMANDS = {
+    "prepare": "turn a folder of recordings into a manifest",
+    "merge": "put manifests together",
+    "split": "split a manifest by speaker",
+    "train": "train an encoder with random or clustered batches",
+    "cluster": "group the speakers of a manifest by voice",
+    "embed": "write the embedding of every utterance",
+    "trials": "make a trial list from a manifest",
+    "evaluate": "score a trial list with a model",
+    "metrics": "error rates of a score file",
+    "demo": "the whole job on synthetic speech, in minutes",
+}
+
+_EPILOG = """from a folder of recordings to an evaluated model:
+  chns prepare voxceleb /data/voxceleb2/dev --out vox2.parquet
+  chns train --config configs/chns.yaml --data.train vox2.parquet --out runs/chns
+  chns evaluate runs/chns/model vox1.parquet --trials veri_test2.txt --scores scores.txt
+
+`chns COMMAND --help` explains each command with examples; `--debug` shows the trace of an error."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: The words after ``chns``; by default those of this process.
+
+    Returns:
+        The exit code: 0, 2 for an error that the message explains, 130 after Ctrl-C.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # it reports which instruction set it loads
+    logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, format="%(message)s", stream=sys.stderr)
+    top = _top_parser()
+    if not words:
+        top.print_help()
+        return 0
+    chosen = top.parse_args(words)
+    command = importlib.import_module(f"chns.cli.{chosen.command}")
+    arguments = command.build_parser().parse_args(chosen.rest)
+    try:
+        command.run(arguments)
+    except KeyboardInterrupt:
+        print("chns: stopped", file=sys.stderr)
+        return 130
+    except (ChnsError, ValueError, OSError) as error:
+        if debug:
+            raise
+        print(f"chns: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _top_parser() -> argparse.ArgumentParser:
+    width = max(map(len, COMMANDS))
+    listing = "\n".join(f"  {name:<{width}}  {purpose}" for name, purpose in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="chns",
+        usage="chns COMMAND ...",
+        description=f"Speaker verification with clustering-based hard negatives.\n\ncommands:\n{listing}",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"chns {__version__}")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+def command_parser(name: str, *, examples: str) -> argparse.ArgumentParser:
+    """A parser for one subcommand whose ``--help`` ends with examples."""
+    return argparse.ArgumentParser(
+        prog=f"chns {name}",
+        description=COMMANDS[name.split()[0]].capitalize() + ".",
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )

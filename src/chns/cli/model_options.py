@@ -1,0 +1,39 @@
+"""Options of every command that runs a model."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from chns.checkpoint import Bundle
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Where the model runs, how many processes feed it, and whose code it may call."""
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that decode (default: 2)")
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="package of your own encoder, whose code the model may run; may be repeated",
+    )
+
+
+def load_on_device(model: str, arguments: argparse.Namespace) -> tuple[Bundle, str]:
+    """The bundle at ``model``, moved to the wished device, and that device."""
+    import torch
+
+    from chns.checkpoint import load_bundle
+
+    device = arguments.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    bundle = load_bundle(model, trusted_packages=arguments.trust)
+    try:
+        bundle.model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device must be one that this machine has, got {device!r} ({error}).") from error
+    return bundle, device

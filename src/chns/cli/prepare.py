@@ -1,0 +1,121 @@
+"""``chns prepare``: from a folder of recordings to a manifest."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chns.cli import command_parser
+
+if TYPE_CHECKING:
+    from chns.data.manifest import Manifest
+    from chns.data.prepare.scan import ScanResult
+
+_EXAMPLES = """  chns prepare voxceleb /data/voxceleb2/dev/wav --out vox2.parquet
+  chns prepare speech-commands /data/speech_commands --out commands.parquet
+  chns prepare kaldi data/train --root /data/audio --out train.parquet
+  chns prepare folder recordings --out mine.parquet
+  chns prepare folder flat --speaker-pattern '(?P<speaker>[a-z]+)_[0-9]+' --out mine.parquet
+  chns prepare synthetic corpus --speakers 400 --utterances 12 --families 40 --seed 0
+
+Files that cannot be used are listed with the reason beside the manifest, in NAME.rejected.csv."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options, one subparser a corpus."""
+    parser = command_parser("prepare", examples=_EXAMPLES)
+    corpora = parser.add_subparsers(dest="corpus", required=True, metavar="CORPUS")
+    output = argparse.ArgumentParser(add_help=False)
+    output.add_argument("--json", action="store_true", help="print the summary as JSON")
+    output.add_argument("--jobs", type=int, metavar="N", help="processes at most (default: one a core)")
+    scan = argparse.ArgumentParser(add_help=False, parents=[output])
+    scan.add_argument("source", type=Path, metavar="SOURCE", help="the corpus's folder")
+    scan.add_argument("--out", type=Path, required=True, metavar="M.parquet", help="the manifest (.parquet or .csv)")
+    scan.add_argument(
+        "--min-seconds",
+        type=float,
+        default=0.5,
+        metavar="S",
+        help="reject shorter recordings; 0.5 keeps single spoken words and drops cut-off ones (default: %(default)s)",
+    )
+
+    corpora.add_parser("voxceleb", parents=[scan], help="idXXXXX/VIDEO/NNNNN.wav; the video is the session")
+    corpora.add_parser("speech-commands", parents=[scan], help="WORD/SPEAKER_nohash_N.wav")
+    kaldi = corpora.add_parser("kaldi", parents=[scan], help="a data directory with wav.scp and utt2spk")
+    kaldi.add_argument("--root", type=Path, metavar="DIR", help="folder of the audio (default: SOURCE)")
+    folder = corpora.add_parser("folder", parents=[scan], help="any folder; by default one folder a speaker")
+    folder.add_argument(
+        "--speaker-pattern",
+        metavar="REGEX",
+        help="searched for in the path relative to SOURCE; its group `speaker`, or the first, is the speaker",
+    )
+    synthetic = corpora.add_parser("synthetic", parents=[output], help="make a corpus of synthetic speech")
+    synthetic.add_argument("out", type=Path, metavar="OUT", help="folder for the recordings and the manifest")
+    synthetic.add_argument("--speakers", type=int, default=400, metavar="N", help="(default: %(default)s)")
+    synthetic.add_argument("--utterances", type=int, default=12, metavar="N", help="a speaker (default: %(default)s)")
+    synthetic.add_argument(
+        "--families", type=int, default=40, metavar="N", help="groups of similar speakers (default: %(default)s)"
+    )
+    synthetic.add_argument("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Prepare a corpus and print what it holds."""
+    if arguments.corpus == "synthetic":
+        from chns.data.prepare.synthetic import prepare_synthetic
+
+        manifest = prepare_synthetic(
+            arguments.out,
+            num_speakers=arguments.speakers,
+            num_utterances=arguments.utterances,
+            num_families=arguments.families,
+            seed=arguments.seed,
+            jobs=arguments.jobs,
+        )
+        _print({"manifest": str(arguments.out / "manifest.parquet"), **_summary(manifest)}, as_json=arguments.json)
+        return
+    from chns.data.manifest import manifest_suffix
+
+    manifest_suffix(arguments.out)  # a million files later would be late
+    result = _scan(arguments)
+    report = result.write(arguments.out)
+    summary = {"manifest": str(arguments.out), **_summary(result.manifest)}
+    _print({**summary, "rejected": len(result.rejected), "report": str(report)}, as_json=arguments.json)
+
+
+def _scan(arguments: argparse.Namespace) -> ScanResult:
+    settings: dict[str, Any] = {"min_duration_seconds": arguments.min_seconds, "jobs": arguments.jobs}
+    if arguments.corpus == "voxceleb":
+        from chns.data.prepare.voxceleb import prepare_voxceleb
+
+        return prepare_voxceleb(arguments.source, **settings)
+    if arguments.corpus == "speech-commands":
+        from chns.data.prepare.speech_commands import prepare_speech_commands
+
+        return prepare_speech_commands(arguments.source, **settings)
+    if arguments.corpus == "kaldi":
+        from chns.data.prepare.kaldi import prepare_kaldi
+
+        return prepare_kaldi(arguments.source, root=arguments.root, **settings)
+    from chns.data.prepare.folder import FIRST_LEVEL, prepare_folder
+
+    return prepare_folder(arguments.source, speaker_pattern=arguments.speaker_pattern or FIRST_LEVEL, **settings)
+
+
+def _summary(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "speakers": len(manifest.speakers),
+        "utterances": len(manifest),
+        "hours": round(float(manifest.durations_seconds.sum()) / 3600, 3),
+    }
+
+
+def _print(summary: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(summary))
+        return
+    for name, value in summary.items():
+        print(f"{name:<10}  {value:,}" if isinstance(value, int) else f"{name:<10}  {value}")

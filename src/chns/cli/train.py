@@ -1,0 +1,60 @@
+"""``chns train``."""
+
+from __future__ import annotations
+
+import json
+import logging
+from argparse import RawDescriptionHelpFormatter
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+
+from chns.cli import COMMANDS
+from chns.config import TrainSettings
+
+_EXAMPLES = """examples:
+  chns train --config configs/chns.yaml --data.train vox2.parquet --out runs/chns
+  chns train --config configs/hscl.yaml --config configs/thin_resnet34.yaml --data.train vox2.parquet --out runs/hscl
+  chns train --config configs/chns.yaml --data.train own.parquet --out runs/own \\
+      --batches.speakers_per_batch 96 --clusters.num_clusters 20 --loop.precision bf16-mixed
+  chns train --config configs/chns.yaml --print_config
+
+The same command goes on with a run that was stopped."""
+
+
+class _Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """Leaves the examples as they are."""
+
+
+def build_parser() -> ArgumentParser:
+    """The options, from the fields of `TrainSettings`; later ``--config`` files win over earlier ones."""
+    parser = ArgumentParser(
+        prog="chns train",
+        description=COMMANDS["train"].capitalize() + ".",
+        epilog=_EXAMPLES,
+        formatter_class=_Formatter,
+    )
+    parser.add_argument("--config", action="config", help="YAML file of settings; may be given several times.")
+    parser.add_argument("--out", type=str, help="Folder of the run; required.")
+    parser.add_argument("--json", action="store_true", help="Print the summary as JSON.")
+    parser.add_class_arguments(TrainSettings)
+    return parser
+
+
+def run(arguments: Namespace) -> None:
+    """Train, then print the summary."""
+    if arguments.out is None:
+        raise ValueError("--out must name the folder of the run, got none.")
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    from chns.experiment import train
+
+    settings = build_parser().instantiate(arguments)
+    fields = {name: settings[name] for name in TrainSettings.__dataclass_fields__}
+    summary = train(TrainSettings(**fields), Path(arguments.out))
+    if arguments.json:
+        print(json.dumps(summary))
+        return
+    print(f"trained {summary['steps']} steps: {summary['model']}")
+    if "validation" in summary:
+        last, best = summary["validation"], summary["best_validation"]
+        print(f"validation EER {last['eer']:.2%}, best {best['eer']:.2%}: {summary['best_model']}")

@@ -1,0 +1,84 @@
+"""The command as a whole: help, version, errors, and how little it imports."""
+
+import subprocess
+import sys
+
+import pytest
+
+from chns import __version__
+from chns.cli import COMMANDS, main
+
+HEAVY = {"torch", "lightning_fabric", "faiss", "pyarrow", "numpy", "soundfile"}
+
+
+def imported_by(statement):
+    code = f"import sys\n{statement}\nprint(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(result.stdout.splitlines()[-1].split())
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    assert not imported_by("import chns") & HEAVY
+
+
+def test_help_imports_nothing_heavy():
+    assert not imported_by("from chns.cli import main; main([])") & HEAVY
+
+
+def test_sampling_needs_no_torch():
+    assert "torch" not in imported_by("import chns.sampling")
+
+
+def test_metrics_need_no_torch():
+    assert "torch" not in imported_by("import chns.evaluation.metrics, chns.evaluation.scoring, chns.evaluation.pairs")
+
+
+def test_without_words_the_help_lists_every_command(capsys):
+    assert main([]) == 0
+    printed = capsys.readouterr().out
+    for name, purpose in COMMANDS.items():
+        assert name in printed
+        assert purpose in printed
+
+
+def test_the_version_is_printed(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert __version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_examples(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    printed = capsys.readouterr().out
+    assert "examples:" in printed
+    assert f"chns {command}" in printed
+
+
+def test_an_unknown_command_is_refused(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["verfiy"])
+    assert stopped.value.code == 2
+    assert "verfiy" in capsys.readouterr().err
+
+
+def test_debug_shows_the_trace():
+    with pytest.raises(FileNotFoundError, match=r"manifest must be a file, got none\.parquet"):
+        main(["split", "none.parquet", "--held-out", "1", "--out", "a.parquet", "b.parquet", "--debug"])
+
+
+def test_ctrl_c_ends_without_a_trace(monkeypatch, capsys):
+    def interrupt(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("chns.cli.metrics.run", interrupt)
+    assert main(["metrics", "scores.txt"]) == 130
+    assert capsys.readouterr().err.strip().endswith("chns: stopped")
+
+
+def test_the_module_runs_as_the_command():
+    result = subprocess.run([sys.executable, "-m", "chns", "--version"], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == f"chns {__version__}"

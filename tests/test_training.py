@@ -1,0 +1,179 @@
+"""Runs from the command line: to the end, stopped, killed, resumed."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from chns.cli import main
+from chns.data.manifest import Manifest
+from chns.meter import negative_similarity
+from chns.training import learning_rate_factor
+
+
+def command(configs, manifest, out, *more):
+    return [
+        "train", "--config", str(configs / "chns.yaml"), "--config", str(configs / "tiny.yaml"),
+        "--data.train", str(manifest), "--data.held_out_speakers", "4", "--loop.device", "cpu",
+        "--out", str(out), *more,
+    ]  # fmt: skip
+
+
+def weights(folder):
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def assert_same_weights(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, configs, hum_manifest):
+    """A run left alone."""
+    folder = tmp_path_factory.mktemp("runs") / "alone"
+    assert main(command(configs, hum_manifest, folder)) == 0
+    return folder
+
+
+def test_a_run_leaves_a_model_a_log_clusters_and_a_summary(finished):
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["steps"] == 18
+    assert 0 <= summary["best_validation"]["eer"] <= summary["validation"]["eer"] <= 1
+    assert (finished / "model" / "model.json").is_file()
+    assert (finished / "best_model" / "model.json").is_file()
+    assert [path.name for path in (finished / "clusters").iterdir()] == ["epoch-0001.safetensors"]
+    assert list((finished / "tensorboard").glob("events*"))
+
+
+def test_the_log_shows_loss_temperature_hardness_and_validation(finished):
+    with (finished / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    training = [row for row in rows if row["loss"]]
+    assert [int(row["step"]) for row in training] == list(range(2, 19, 2))
+    assert [float(row["hard_ratio"]) for row in training] == [0.0] * 3 + [1.0] * 6
+    for row in training:
+        assert float(row["temperature"]) > 0
+        assert -1 <= float(row["negative_similarity_mean"]) <= float(row["negative_similarity_p95"]) <= 1
+        assert 0 <= float(row["data_wait_share"]) <= 1
+    assert [int(row["step"]) for row in rows if row["validation_eer"]] == [6, 12, 18]
+
+
+def test_the_same_command_again_does_nothing(finished, configs, hum_manifest):
+    before = (finished / "log.csv").read_bytes()
+    assert main(command(configs, hum_manifest, finished)) == 0
+    assert (finished / "log.csv").read_bytes() == before
+
+
+def test_other_settings_in_the_same_folder_are_refused(finished, configs, hum_manifest, capsys):
+    assert main(command(configs, hum_manifest, finished, "--seed", "7")) == 2
+    assert "seed must be 0 as when the run was begun, got 7" in capsys.readouterr().err
+
+
+def test_two_runs_with_one_seed_are_equal_and_workers_change_nothing(finished, tmp_path, configs, hum_manifest):
+    assert main(command(configs, hum_manifest, tmp_path / "again", "--data.num_workers", "1")) == 0
+    assert_same_weights(weights(tmp_path / "again"), weights(finished))
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_run_stopped_in_mid_epoch_and_resumed_ends_with_the_same_weights(
+    how, finished, tmp_path, configs, hum_manifest
+):
+    folder = tmp_path / "stopped"
+    words = command(configs, hum_manifest, folder)
+    slow = "import time, chns.meter as m; add = m.Meter.add; m.Meter.add = lambda *a: (time.sleep(0.15), add(*a))[1]; "
+    start = f"{slow}from chns.cli import main; raise SystemExit(main({words!r}))"
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    process = subprocess.Popen([sys.executable, "-c", start], env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    # The tiny configuration saves after step 4 and at the end of each epoch of 6; the hard phase begins with step 7.
+    while not _logged_step(folder) >= 10:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 130), errors
+    assert not (folder / "summary.json").exists()
+    saved = torch.load(folder / "training.pt", weights_only=True)["step"]
+    assert saved % 6 != 0
+
+    assert main(words) == 0
+    assert_same_weights(weights(folder), weights(finished))
+    assert_same_log(folder, finished)
+
+
+def _logged_step(folder):
+    if not (folder / "log.csv").is_file():
+        return 0
+    with (folder / "log.csv").open() as file:
+        return max((int(row["step"]) for row in csv.DictReader(file) if row["loss"]), default=0)
+
+
+def assert_same_log(a, b):
+    """All columns but those that measure time."""
+    tables = []
+    for folder in (a, b):
+        with (folder / "log.csv").open() as file:
+            tables.append(
+                [
+                    {k: v for k, v in row.items() if k not in {"segments_per_second", "data_wait_share"}}
+                    for row in csv.DictReader(file)
+                ]
+            )
+    assert tables[0] == tables[1]
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path, configs, hum_manifest, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "training.pt").write_bytes(b"half a file")
+    assert main(command(configs, hum_manifest, tmp_path / "run")) == 2
+    assert "checkpoint must be one that this run wrote, got a damaged or foreign file" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_length_is_refused(finished, tmp_path, configs, hum_manifest, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "training.pt").write_bytes((finished / "training.pt").read_bytes())
+    assert main(command(configs, hum_manifest, tmp_path / "run", "--loop.epochs", "9")) == 2
+    assert "checkpoint must be of a run of 54 steps, got one of 18" in capsys.readouterr().err
+
+
+def test_a_missing_recording_is_named_without_a_worker_trace(tmp_path, configs, hum_manifest, capsys):
+    manifest = Manifest.read(hum_manifest)
+    Manifest.from_rows(
+        [{**manifest[i]._asdict(), "utterance": str(i), "path": "gone.flac"} for i in range(len(manifest))],
+        root=tmp_path,
+    ).write(tmp_path / "gone.parquet")
+    words = command(configs, tmp_path / "gone.parquet", tmp_path / "run", "--data.num_workers", "1")
+    assert main(words) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message == f"chns: error: recording must be a file, got {tmp_path}/gone.flac."
+
+
+def test_the_learning_rate_rises_then_falls_to_almost_zero():
+    factors = [learning_rate_factor(step, 100, 0.1) for step in range(100)]
+    assert factors[:9] == pytest.approx([0.1 * (i + 1) for i in range(9)])
+    assert max(factors) == pytest.approx(1.0)
+    assert factors[9:] == sorted(factors[9:], reverse=True)
+    assert 0 < factors[-1] < 0.001
+
+
+@pytest.mark.parametrize(("num_steps", "warmup_share"), [(1, 0.0), (1, 0.1), (3, 1.0), (10, 0.0)])
+def test_the_learning_rate_is_a_share_for_any_length(num_steps, warmup_share):
+    assert all(0 < learning_rate_factor(step, num_steps, warmup_share) <= 1 for step in range(num_steps))
+
+
+def test_negative_similarity_is_over_pairs_of_different_speakers():
+    embeddings = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [3.0, 3.0]])
+    mean, p95 = negative_similarity(embeddings, torch.tensor([0, 0, 1, 2]))
+    root = 0.5**0.5
+    assert mean == pytest.approx((0 + root + 0 + root + root) / 5)
+    assert p95 == pytest.approx(root)
