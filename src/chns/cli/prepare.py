@@ -58,6 +58,13 @@ def build_parser() -> argparse.ArgumentParser:
     synthetic.add_argument(
         "--families", type=int, default=40, metavar="N", help="groups of similar speakers (default: %(default)s)"
     )
+    synthetic.add_argument(
+        "--family-spread",
+        type=float,
+        default=0.15,
+        metavar="S",
+        help="how far apart the voices of a family are, up to 1; smaller is harder (default: %(default)s)",
+    )
     synthetic.add_argument("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
     return parser
 
@@ -72,6 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
             num_speakers=arguments.speakers,
             num_utterances=arguments.utterances,
             num_families=arguments.families,
+            family_spread=arguments.family_spread,
             seed=arguments.seed,
             jobs=arguments.jobs,
         )

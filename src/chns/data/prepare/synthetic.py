@@ -5,7 +5,7 @@ formant frequencies, breath, ...). A family is a random point; its members lie a
 speakers of one family are hard negatives of each other. An utterance is a random sentence at a random rate and pitch,
 with noise, through a random microphone, at a random level: variation that a speaker model must learn to ignore.
 
-Measured cost and difficulty: docs/decisions/synthetic-speech.md.
+Measured cost and difficulty: docs/decisions/0006-synthetic-speech.md.
 """
 
 from __future__ import annotations
