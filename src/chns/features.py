@@ -1,7 +1,7 @@
 """Log-mel features as a torch module, so that they are part of the exported model.
 
 Windowing, removal of the frame's mean, pre-emphasis and the Fourier transform are all linear, so they are folded into
-one matrix: a frame costs one product with a 400 x 514 matrix, exports to any runtime, and needs no complex numbers.
+one matrix: a frame costs one product with a 400 x 512 matrix, exports to any runtime, and needs no complex numbers.
 """
 
 from __future__ import annotations

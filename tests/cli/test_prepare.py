@@ -132,7 +132,21 @@ def test_synthetic_speech_gets_the_settings(tmp_path, run, monkeypatch):
     module = ModuleType("chns.data.prepare.synthetic")
     module.prepare_synthetic = prepare_synthetic
     monkeypatch.setitem(sys.modules, "chns.data.prepare.synthetic", module)
-    words = ["--speakers", 8, "--utterances", 3, "--families", 2, "--family-spread", 0.2, "--seed", 5, "--jobs", 1, "--json"]
+    words = [
+        "--speakers",
+        8,
+        "--utterances",
+        3,
+        "--families",
+        2,
+        "--family-spread",
+        0.2,
+        "--seed",
+        5,
+        "--jobs",
+        1,
+        "--json",
+    ]
     summary = json.loads(run("prepare", "synthetic", tmp_path, *words))
     assert settings == {
         "out": tmp_path,

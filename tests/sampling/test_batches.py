@@ -279,3 +279,17 @@ def test_a_state_of_other_settings_is_refused():
     state = RandomSpeakerBatches(labels, speakers_per_batch=4, seed=1).state_dict()
     with pytest.raises(ValueError, match="seed must be 1 as in the saved state, got 2"):
         RandomSpeakerBatches(labels, speakers_per_batch=4, seed=2).load_state_dict(state)
+
+
+def test_nearest_pooling_goes_as_far_as_it_must():
+    """All clusters but one hold a single speaker, so the likely number of clusters is not enough."""
+    rng = np.random.default_rng(0)
+    clusters = SpeakerClusters(
+        labels=np.concatenate([np.arange(60), np.full(240, 60)]),
+        centres=np.concatenate([rng.normal([1, 0], 0.01, (60, 2)), [[-1.0, 0.0]]]).astype(np.float32),
+        seed=0,
+    )
+    labels = np.repeat(np.arange(300), 2)
+    batches = ClusterSpeakerBatches(labels, clusters, speakers_per_batch=50, pooling="nearest", steps_per_epoch=40)
+    from_singles = [sum(index // 2 < 60 for index in batch[::2]) for batch in batches]
+    assert sorted(set(from_singles)) in ([50], [0, 50])

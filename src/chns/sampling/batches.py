@@ -304,7 +304,6 @@ class ClusterSpeakerBatches(_SpeakerBatches):
         # Members are places in self.speakers, so that "everybody but these" is arithmetic on places.
         self._clusters = _Groups(grouped.members, grouped.starts[filled], grouped.sizes[filled])
         self._centres = clusters.centres[filled]
-        self._neighbours: dict[int, IntArray] = {}
         self.pooling = pooling
         self.hard_ratio = hard_ratio
 
@@ -319,7 +318,6 @@ class ClusterSpeakerBatches(_SpeakerBatches):
             raise ValueError(f"hard_ratio must be between 0 and 1, got {value}.")
         self._hard_ratio = value
         self._num_hard = int(value * self.speakers_per_batch)
-        self._neighbours.clear()
 
     def _draw_speakers(self, rng: np.random.Generator, epoch: int, step: int) -> IntArray:  # noqa: ARG002
         hard = self._draw_hard(rng)
@@ -339,16 +337,21 @@ class ClusterSpeakerBatches(_SpeakerBatches):
 
     def _draw_pool(self, rng: np.random.Generator) -> IntArray:
         """Clusters that together hold enough speakers."""
+        num_clusters = len(self._clusters.sizes)
         if self.pooling == "random":
-            return self._until_enough(rng.permutation(len(self._clusters.sizes)))
-        first = int(rng.integers(len(self._clusters.sizes)))
-        if first not in self._neighbours:
-            similarity = self._centres @ self._centres[first]
-            similarity[first] = np.inf
-            self._neighbours[first] = self._until_enough(np.argsort(-similarity, kind="stable"))
-        return self._neighbours[first]
+            return self._until_enough(rng.permutation(num_clusters))
+        first = rng.integers(num_clusters)
+        # einsum, unlike a matrix product, starts no threads: loaders run beside a busy training.
+        distance = -np.einsum("cd,d->c", self._centres, self._centres[first])
+        distance[first] = -np.inf
+        likely_enough = min(num_clusters, 8 + 2 * self._num_hard * num_clusters // len(self.speakers))
+        nearest = np.argpartition(distance, likely_enough - 1)[:likely_enough]
+        if self._clusters.sizes[nearest].sum() < self._num_hard:
+            nearest = np.arange(num_clusters)
+        return self._until_enough(nearest[np.argsort(distance[nearest], kind="stable")])
 
     def _until_enough(self, order: IntArray) -> IntArray:
+        """The shortest beginning of the order that holds enough speakers."""
         enough = int(np.searchsorted(np.cumsum(self._clusters.sizes[order]), self._num_hard)) + 1
         return order[:enough]
 
