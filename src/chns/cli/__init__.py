@@ -28,6 +28,9 @@ COMMANDS = {
     "demo": "the whole job on synthetic speech, in minutes",
 }
 
+# These report which instruction sets and precision they use, on every start.
+_CHATTY = ("faiss.loader", "lightning_fabric.utilities.rank_zero")
+
 _EPILOG = """from a folder of recordings to an evaluated model:
   chns prepare voxceleb /data/voxceleb2/dev --out vox2.parquet
   chns train --config configs/chns.yaml --data.train vox2.parquet --out runs/chns
@@ -48,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    logging.getLogger("faiss").setLevel(logging.WARNING)  # it reports which instruction set it loads
+    for chatty in _CHATTY:
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, format="%(message)s", stream=sys.stderr)
     top = _top_parser()
     if not words:

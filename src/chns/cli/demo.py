@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 from pathlib import Path
 
 from chns.cli import command_parser
@@ -27,7 +26,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run it and print the table."""
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     from chns.demo import describe, run_demo
 
     results = run_demo(arguments.folder, seed=arguments.seed)

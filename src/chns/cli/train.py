@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 
@@ -45,7 +44,6 @@ def run(arguments: Namespace) -> None:
     """Train, then print the summary."""
     if arguments.out is None:
         raise ValueError("--out must name the folder of the run, got none.")
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     from chns.experiment import train
 
     settings = build_parser().instantiate(arguments)
