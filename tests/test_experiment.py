@@ -12,7 +12,7 @@ import yaml
 from chns.checkpoint import Architecture, load_bundle
 from chns.cli import main
 from chns.cli.train import build_parser
-from chns.config import BatchSettings, ClusterSettings, DataSettings, LoopSettings, ObjectSettings, TrainSettings
+from chns.config import BatchSettings, ClusterSettings, DataSettings, ObjectSettings, TrainingSettings, TrainSettings
 from chns.data.manifest import Manifest
 from chns.errors import ConfigError
 from chns.experiment import make_loss, make_plan, read_data, train
@@ -63,7 +63,7 @@ def test_the_defaults_are_the_papers(configs):
     assert (settings.optimizer.kind, settings.optimizer.learning_rate, settings.optimizer.weight_decay) == (
         "adam", 0.01, 2e-6,
     )  # fmt: skip
-    assert (settings.data.crop_seconds, settings.loop.epochs) == (3.0, 200)
+    assert (settings.data.crop_seconds, settings.train.epochs) == (3.0, 200)
 
 
 def test_print_config_shows_everything(configs, capsys):
@@ -132,9 +132,9 @@ def test_a_hard_phase_that_would_never_begin_is_refused(hum_manifest):
     settings = TrainSettings(
         batches=BatchSettings(kind="clustered", speakers_per_batch=4),
         clusters=ClusterSettings(start_epoch=3, num_clusters=2),
-        loop=LoopSettings(epochs=3),
+        train=TrainingSettings(epochs=3),
     )
-    with pytest.raises(ConfigError, match=r"clusters\.start_epoch must be before the last of loop\.epochs = 3, got 3"):
+    with pytest.raises(ConfigError, match=r"clusters\.start_epoch must be before the last of train\.epochs = 3, got 3"):
         make_plan(settings, Manifest.read(hum_manifest))
 
 
@@ -167,7 +167,7 @@ def own_settings(configs, hum_manifest):
     return replace(
         settings,
         encoder=ObjectSettings(factory="own_package.OwnEncoder", settings={"width": 16}),
-        loop=replace(settings.loop, epochs=1, device="cpu"),
+        train=replace(settings.train, epochs=1, device="cpu"),
     )
 
 

@@ -21,7 +21,7 @@ from chns.training import learning_rate_factor
 def command(configs, manifest, out, *more):
     return [
         "train", "--config", str(configs / "chns.yaml"), "--config", str(configs / "tiny.yaml"),
-        "--data.train", str(manifest), "--data.held_out_speakers", "4", "--loop.device", "cpu",
+        "--data.train", str(manifest), "--data.held_out_speakers", "4", "--train.device", "cpu",
         "--out", str(out), *more,
     ]  # fmt: skip
 
@@ -142,7 +142,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path, configs, hum_manifest, capsys):
 def test_a_checkpoint_of_another_length_is_refused(finished, tmp_path, configs, hum_manifest, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "training.pt").write_bytes((finished / "training.pt").read_bytes())
-    assert main(command(configs, hum_manifest, tmp_path / "run", "--loop.epochs", "9")) == 2
+    assert main(command(configs, hum_manifest, tmp_path / "run", "--train.epochs", "9")) == 2
     assert "checkpoint must be of a run of 54 steps, got one of 18" in capsys.readouterr().err
 
 

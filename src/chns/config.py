@@ -109,7 +109,7 @@ class OptimizerSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoopSettings:
+class TrainingSettings:
     """Length, device and rhythm of the training.
 
     Args:
@@ -143,7 +143,7 @@ class TrainSettings:
         batches: How batches are composed.
         clusters: The hard phase.
         optimizer: The optimiser and its schedule.
-        loop: Length, device and rhythm.
+        train: Length, device and rhythm.
         seed: Of everything random.
     """
 
@@ -154,5 +154,5 @@ class TrainSettings:
     batches: BatchSettings = field(default_factory=BatchSettings)
     clusters: ClusterSettings = field(default_factory=ClusterSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
-    loop: LoopSettings = field(default_factory=LoopSettings)
+    train: TrainingSettings = field(default_factory=TrainingSettings)
     seed: int = 0

@@ -14,9 +14,9 @@ from chns.config import (
     BatchSettings,
     ClusterSettings,
     DataSettings,
-    LoopSettings,
     ObjectSettings,
     OptimizerSettings,
+    TrainingSettings,
     TrainSettings,
 )
 from chns.data.manifest import Manifest
@@ -103,7 +103,7 @@ def _settings(manifest: Path, kind: BatchKind, seed: int) -> TrainSettings:
         batches=BatchSettings(kind=kind, speakers_per_batch=32, steps_per_epoch=50),
         clusters=ClusterSettings(start_epoch=2, num_clusters=16, hard_ratio=1.0, crop_seconds=2.0),
         optimizer=OptimizerSettings(learning_rate=0.003),
-        loop=LoopSettings(epochs=9, device="cpu", precision="bf16-mixed", log_every_steps=50),
+        train=TrainingSettings(epochs=9, device="cpu", precision="bf16-mixed", log_every_steps=50),
         seed=seed,
     )
 

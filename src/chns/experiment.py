@@ -32,7 +32,7 @@ from chns.validation import Validation
 _log = logging.getLogger(__name__)
 
 # Settings that may differ when a run goes on, because they do not change what it computes.
-_FREE = {"data.num_workers", "loop.device", "loop.log_every_steps", "loop.checkpoint_every_steps"}
+_FREE = {"data.num_workers", "train.device", "train.log_every_steps", "train.checkpoint_every_steps"}
 
 
 def train(settings: TrainSettings, folder: Path) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def train(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         summary: dict[str, Any] = json.loads(summary_path.read_text(encoding="utf-8"))
         return summary
     training_manifest, validation_manifest = read_data(settings)
-    fabric = Fabric(accelerator=settings.loop.device, devices=1, precision=settings.loop.precision)
+    fabric = Fabric(accelerator=settings.train.device, devices=1, precision=settings.train.precision)
     torch.manual_seed(settings.seed)
     architecture = Architecture(
         encoder=settings.encoder.factory,
@@ -83,17 +83,17 @@ def train(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         if validation_manifest is None
         else Validation(
             validation_manifest,
-            num_trials=settings.loop.validation_trials,
+            num_trials=settings.train.validation_trials,
             seed=settings.seed,
             num_workers=settings.data.num_workers,
         ),
         folder=folder,
-        epochs=settings.loop.epochs,
+        epochs=settings.train.epochs,
         warmup_share=settings.optimizer.warmup_share,
         clip_norm=settings.optimizer.clip_norm,
-        log_every_steps=settings.loop.log_every_steps,
-        checkpoint_every_steps=settings.loop.checkpoint_every_steps,
-        validate_every_epochs=settings.loop.validate_every_epochs,
+        log_every_steps=settings.train.log_every_steps,
+        checkpoint_every_steps=settings.train.checkpoint_every_steps,
+        validate_every_epochs=settings.train.validate_every_epochs,
         num_workers=settings.data.num_workers,
         seed=settings.seed,
         on_validation=progress.save,
@@ -156,9 +156,9 @@ def make_plan(settings: TrainSettings, manifest: Manifest) -> BatchPlan:
         ramp_epochs=clusters.ramp_epochs,
         refresh_every=clusters.refresh_every,
     )
-    if batches.kind == "clustered" and clusters.start_epoch >= settings.loop.epochs:
+    if batches.kind == "clustered" and clusters.start_epoch >= settings.train.epochs:
         raise ConfigError(
-            f"clusters.start_epoch must be before the last of loop.epochs = {settings.loop.epochs}, "
+            f"clusters.start_epoch must be before the last of train.epochs = {settings.train.epochs}, "
             f"got {clusters.start_epoch}. The hard phase would never begin."
         )
     return BatchPlan(
@@ -205,7 +205,7 @@ class _Progress:
     def save(self, metrics: VerificationMetrics | None) -> None:
         """Write ``model``, and ``best_model`` if no earlier validation was better."""
         self._last = metrics
-        measured = {} if metrics is None else {"validation": metrics.to_json()}
+        measured = {} if metrics is None else {"validation": {**metrics.to_json(), "threshold": metrics.threshold}}
         save_bundle(self._folder / "model", self._model, self._architecture, training=self._training, metrics=measured)
         if metrics is not None and metrics.eer < self._best_eer():
             save_bundle(

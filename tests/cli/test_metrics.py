@@ -25,7 +25,7 @@ def test_text_gives_the_eer_in_percent_and_each_min_dcf_with_its_prior(tmp_path,
     assert main(["metrics", str(tmp_path / "scores.txt")]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "3 target and 2 non-target trials",
-        "EER                     33.333%",
+        "EER                     33.333%, at the threshold 3.0000",
         "minDCF (p_target 0.01)  0.3333",
         "minDCF (p_target 0.05)  0.3333",
     ]

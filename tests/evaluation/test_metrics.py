@@ -109,7 +109,9 @@ def test_only_the_order_of_the_scores_matters(trials):
     scores, is_target = trials
     expected = verification_metrics(scores, is_target)
     for mapped in (scores**3, np.exp(scores), 0.001 * scores - 7, scores.astype(np.float32)):
-        assert verification_metrics(mapped, is_target) == expected
+        metrics = verification_metrics(mapped, is_target)
+        assert metrics.to_json() == expected.to_json()
+        assert metrics.threshold == mapped[np.flatnonzero(scores == expected.threshold)[0]]
 
 
 @given(scored_trials())
@@ -156,6 +158,7 @@ def test_reported_metrics_name_their_p_target():
         min_dcf={0.01: pytest.approx(1 / 3), 0.05: pytest.approx(1 / 3)},
         target_trials=3,
         nontarget_trials=2,
+        threshold=3.0,
     )
     assert metrics.to_json() == {
         "eer": metrics.eer,
@@ -197,3 +200,16 @@ def test_p_target_is_a_probability_between_0_and_1(p_target):
 def test_costs_are_positive_numbers(costs):
     with pytest.raises(ValueError, match=f"{next(iter(costs))} must be a positive number"):
         min_dcf([1, 0], [True, False], p_target=0.5, **costs)
+
+
+def test_the_threshold_at_the_eer_balances_the_errors():
+    scores = np.array([0.1, 0.2, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8])
+    is_target = np.array([False, False, False, True, False, True, True, True])
+    metrics = verification_metrics(scores, is_target)
+    assert metrics.threshold == 0.5
+    assert np.mean(scores[is_target] < 0.5) == np.mean(scores[~is_target] >= 0.5) == metrics.eer == 0.25
+
+
+@pytest.mark.parametrize("scores", [[1.0, 1.0, 1.0, 1.0], [0.0, 0.1, 0.2, 0.3]])
+def test_the_threshold_is_a_score_even_where_the_system_is_useless(scores):
+    assert verification_metrics(scores, np.array([True, True, False, False])).threshold in scores

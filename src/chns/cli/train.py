@@ -15,7 +15,7 @@ _EXAMPLES = """examples:
   chns train --config configs/chns.yaml --data.train vox2.parquet --out runs/chns
   chns train --config configs/hscl.yaml --config configs/thin_resnet34.yaml --data.train vox2.parquet --out runs/hscl
   chns train --config configs/chns.yaml --data.train own.parquet --out runs/own \\
-      --batches.speakers_per_batch 96 --clusters.num_clusters 20 --loop.precision bf16-mixed
+      --batches.speakers_per_batch 96 --clusters.num_clusters 20 --train.precision bf16-mixed
   chns train --config configs/chns.yaml --print_config
 
 The same command goes on with a run that was stopped."""

@@ -49,6 +49,11 @@ class ErrorRates(NamedTuple):
         share = gap[before] / (gap[before] - gap[after])
         return float(self.miss[before] + share * (self.miss[after] - self.miss[before]))
 
+    def equal_error_threshold(self) -> float:
+        """The lowest score that, as a threshold, misses at least as often as it accepts falsely."""
+        balanced = int(np.argmax(self.miss >= self.false_alarm))
+        return float(self.thresholds[min(balanced, len(self.thresholds) - 2)])
+
     def min_dcf(self, *, p_target: float, c_miss: float = 1.0, c_fa: float = 1.0) -> float:
         """The lowest detection cost over all thresholds, normalised; 1 is what a system that ignores the speech gets.
 
@@ -86,15 +91,17 @@ class VerificationMetrics:
         min_dcf: Normalised minDCF by p_target, both costs 1.
         target_trials: Number of target trials.
         nontarget_trials: Number of non-target trials.
+        threshold: Score at which misses and false alarms are equally frequent: where to accept if both cost the same.
     """
 
     eer: float
     min_dcf: Mapping[float, float]
     target_trials: int
     nontarget_trials: int
+    threshold: float
 
     def to_json(self) -> dict[str, object]:
-        """The same as JSON values; p_target becomes a string key."""
+        """The error rates as JSON values; p_target becomes a string key."""
         return {
             "eer": self.eer,
             "min_dcf": {str(p_target): cost for p_target, cost in self.min_dcf.items()},
@@ -106,7 +113,7 @@ class VerificationMetrics:
         costs = "".join(f"\nminDCF (p_target {p_target})  {cost:.4f}" for p_target, cost in self.min_dcf.items())
         return (
             f"{self.target_trials:,} target and {self.nontarget_trials:,} non-target trials\n"
-            f"EER                     {self.eer:.3%}{costs}"
+            f"EER                     {self.eer:.3%}, at the threshold {self.threshold:.4f}{costs}"
         )
 
 
@@ -161,6 +168,7 @@ def verification_metrics(scores: npt.ArrayLike, is_target: npt.ArrayLike) -> Ver
         min_dcf={p_target: rates.min_dcf(p_target=p_target) for p_target in REPORTED_P_TARGETS},
         target_trials=num_targets,
         nontarget_trials=np.size(is_target) - num_targets,
+        threshold=rates.equal_error_threshold(),
     )
 
 
