@@ -1,6 +1,8 @@
 """Fixtures that several folders of tests use."""
 
 import os
+import socket
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,8 @@ import pytest
 
 from chns.data.audio import write_audio
 from chns.data.manifest import Manifest
+
+sys.path.insert(0, str(Path(__file__).parent / "helpers"))  # encoders that configurations in tests name
 
 
 @pytest.fixture(scope="session")
@@ -58,3 +62,11 @@ def _hum(rng: np.random.Generator, pitch_hz: float, slope: float, seconds: float
 def configs() -> Path:
     """Folder of the shipped configurations."""
     return Path(__file__).parents[1] / "configs"
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

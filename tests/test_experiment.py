@@ -138,12 +138,6 @@ def test_a_hard_phase_that_would_never_begin_is_refused(hum_manifest):
         make_plan(settings, Manifest.read(hum_manifest))
 
 
-def test_several_processes_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="WORLD_SIZE must be 1, got 2"):
-        train(TrainSettings(), tmp_path / "run")
-
-
 class OwnEncoder(torch.nn.Module):
     """A user's encoder: an import path is all that a configuration needs."""
 

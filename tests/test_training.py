@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from chns.cli import main
 from chns.data.manifest import Manifest
 from chns.meter import negative_similarity
 from chns.training import learning_rate_factor
+
+TIMES = {"segments_per_second", "data_wait_share", "encoder_seconds", "loss_seconds"}
 
 
 def command(configs, manifest, out, *more):
@@ -123,13 +126,42 @@ def assert_same_log(a, b):
     tables = []
     for folder in (a, b):
         with (folder / "log.csv").open() as file:
-            tables.append(
-                [
-                    {k: v for k, v in row.items() if k not in {"segments_per_second", "data_wait_share"}}
-                    for row in csv.DictReader(file)
-                ]
-            )
+            tables.append([{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)])
     assert tables[0] == tables[1]
+
+
+def test_chunks_do_not_change_what_is_learnt(tmp_path, configs, hum_manifest):
+    """Without batch normalisation's per-chunk statistics: an encoder of linear layers."""
+    own = ["--encoder.factory", "chns_test_encoders.Plain", "--encoder.settings", "{}", "--train.epochs", "2"]
+    runs = {}
+    for name, chunk_size in (("whole", []), ("chunks", ["--train.chunk_size", "5"])):
+        assert main(command(configs, hum_manifest, tmp_path / name, *own, *chunk_size)) == 0
+        runs[name] = weights(tmp_path / name)
+    for name, tensor in runs["whole"].items():
+        torch.testing.assert_close(runs["chunks"][name], tensor, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("launcher", ["own", "torchrun"])
+def test_two_processes_learn_what_one_does(launcher, tmp_path, configs, hum_manifest):
+    """The same global batches, losses and gradients; only the order of additions differs."""
+    own = ["--encoder.factory", "chns_test_encoders.Plain", "--encoder.settings", "{}", "--train.epochs", "2",
+           "--batches.speakers_per_batch", "5"]  # fmt: skip
+    assert main(command(configs, hum_manifest, tmp_path / "one", *own)) == 0
+    words = command(configs, hum_manifest, tmp_path / "two", *own, "--train.devices", "2", "--train.chunk_size", "4")
+    start = ["-m", "chns", *words]
+    if launcher == "torchrun":
+        start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *start]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent / "helpers"), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run([sys.executable, *start], env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("training on 16 speakers") == 1
+    for name, tensor in weights(tmp_path / "one").items():
+        torch.testing.assert_close(weights(tmp_path / "two")[name], tensor, atol=1e-4, rtol=1e-3)
+    one, two = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("one", "two"))
+    assert two["validation"]["eer"] == pytest.approx(one["validation"]["eer"], abs=0.02)
+    with (tmp_path / "one" / "log.csv").open() as a, (tmp_path / "two" / "log.csv").open() as b:
+        losses = [[float(row["loss"]) for row in csv.DictReader(file) if row["loss"]] for file in (a, b)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path, configs, hum_manifest, capsys):

@@ -9,6 +9,7 @@ import torch
 
 from chns.checkpoint import weights_digest
 from chns.data.manifest import Manifest
+from chns.distributed import from_first_process, rank, world_size
 from chns.embedding import speaker_centroids
 from chns.encoders import SpeakerEncoder
 from chns.sampling import (
@@ -69,6 +70,8 @@ class BatchPlan:
             "utterances_per_speaker": utterances_per_speaker,
             "steps_per_epoch": steps_per_epoch,
             "seed": seed,
+            "rank": rank(),
+            "world_size": world_size(),
         }
         self._random = RandomSpeakerBatches(manifest.speaker_labels, **self._shape)
         self._num_clusters = num_clusters
@@ -106,10 +109,13 @@ class BatchPlan:
             seed=self._seed + epoch,
             num_workers=self._num_workers,
             device=device,
+            sharded=True,
         )
         self._use(
-            cluster_speakers(
-                centroids, num_clusters=self._num_clusters, seed=self._seed, encoder=weights_digest(model.encoder)
+            from_first_process(
+                lambda: cluster_speakers(
+                    centroids, num_clusters=self._num_clusters, seed=self._seed, encoder=weights_digest(model.encoder)
+                )
             )
         )
         return True

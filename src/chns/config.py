@@ -115,7 +115,12 @@ class TrainingSettings:
     Args:
         epochs: Epochs of the whole run, warm-up included.
         device: cpu, cuda, mps, or auto for the best there is.
+        devices: Processes on this machine, one a device. More than one share every batch, with exact gradients.
+        num_nodes: Machines; start the command on each, with torchrun or SLURM.
+        strategy: How Fabric keeps processes together, e.g. ddp; auto will do.
         precision: 32-true, or bf16-mixed (losses stay in float32).
+        chunk_size: Segments embedded at a time, for batches that do not fit into memory; by default the whole batch.
+            The gradients are those of the whole batch all the same, for the price of a second forward pass.
         log_every_steps: Steps between two lines of the log.
         checkpoint_every_steps: Steps between two checkpoints; one more is written at each epoch's end and on Ctrl-C.
         validate_every_epochs: Epochs between two validations; the last epoch always ends with one.
@@ -124,7 +129,11 @@ class TrainingSettings:
 
     epochs: int = 200
     device: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    chunk_size: int | None = None
     log_every_steps: int = 20
     checkpoint_every_steps: int = 500
     validate_every_epochs: int = 1

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from chns.data.dataset import CropBatches, SpeakerCrops, WholeUtterances, pad_waveforms, plain_worker_errors
+from chns.data.dataset import CropRequest, SpeakerCrops, WholeUtterances, pad_waveforms, plain_worker_errors
 from chns.data.manifest import Manifest
+from chns.distributed import gather_array, rank, world_size
 from chns.encoders import SpeakerEncoder
 from chns.files import atomic_path
 
@@ -32,6 +33,7 @@ def embed_utterances(
     num_workers: int = 0,
     device: torch.device | str = "cpu",
     max_seconds: float = 180.0,
+    sharded: bool = False,
 ) -> FloatArray:
     """Embed every utterance whole.
 
@@ -43,11 +45,13 @@ def embed_utterances(
         num_workers: Processes that decode.
         device: Where the model is.
         max_seconds: Of a longer utterance, only this much from its start is used.
+        sharded: Whether the processes of a run, which all call this, share the work; each gets the whole result.
 
     Returns:
         Shape (utterances, dim), in the order of the manifest, not normalised.
 
     Raises:
+        ValueError: If sharded, and there are fewer utterances than processes.
         FileNotFoundError: If a recording is gone.
         AudioError: If a recording cannot be decoded or is too short.
     """
@@ -57,15 +61,12 @@ def embed_utterances(
         sample_rate_hz=model.sample_rate_hz,
         min_samples=model.features.frame_samples,
     )
-    batches = _batches_of_like_length(np.minimum(manifest.durations_seconds, max_seconds))
+    durations = np.minimum(manifest.durations_seconds, max_seconds)
+    batches = _batches_of_like_length(durations, _own_share(len(manifest), sharded))
     loader: DataLoader[Tensor] = DataLoader(
         dataset, batch_sampler=batches, collate_fn=pad_waveforms, num_workers=num_workers
     )
-    embedded = list(_embedded(model, loader, device, total=len(manifest), purpose="embedding"))
-    in_order = np.empty_like(np.concatenate(embedded)) if embedded else np.empty((0, 0), np.float32)
-    for indices, embeddings in zip(batches, embedded, strict=True):
-        in_order[indices] = embeddings
-    return in_order
+    return _embed_rows(model, loader, batches, device, purpose="embedding", sharded=sharded)
 
 
 def speaker_centroids(
@@ -77,6 +78,7 @@ def speaker_centroids(
     seed: int = 0,
     num_workers: int = 0,
     device: torch.device | str = "cpu",
+    sharded: bool = False,
 ) -> FloatArray:
     """The mean embedding of each speaker, from crops of some utterances.
 
@@ -88,11 +90,13 @@ def speaker_centroids(
         seed: Decides the draw and the crops.
         num_workers: Processes that decode.
         device: Where the model is.
+        sharded: Whether the processes of a run, which all call this, share the work; each gets the whole result.
 
     Returns:
         Unit-length centroids in the order of the manifest's speakers, shape (speakers, dim).
 
     Raises:
+        ValueError: If sharded, and there are fewer utterances than processes.
         FileNotFoundError: If a recording is gone.
         AudioError: If a recording cannot be decoded.
 
@@ -101,15 +105,14 @@ def speaker_centroids(
     """
     chosen = draw_per_speaker(manifest.speaker_labels, utterances_per_speaker, np.random.default_rng(seed))
     per_batch = max(1, int(_BATCH_SECONDS / crop_seconds))
-    lists = [chosen[first : first + per_batch].tolist() for first in range(0, len(chosen), per_batch)]
+    own = _own_share(len(chosen), sharded).tolist()
+    batches = [own[first : first + per_batch] for first in range(0, len(own), per_batch)]
+    requests = [[CropRequest(int(chosen[row]), (seed, row)) for row in batch] for batch in batches]
     dataset = SpeakerCrops(manifest, crop_seconds=crop_seconds, sample_rate_hz=model.sample_rate_hz)
     loader: DataLoader[tuple[Tensor, int]] = DataLoader(
-        dataset,
-        batch_sampler=CropBatches(lists, seed=seed, epoch=0),
-        collate_fn=_waveforms_only,
-        num_workers=num_workers,
+        dataset, batch_sampler=requests, collate_fn=_waveforms_only, num_workers=num_workers
     )
-    embeddings = np.concatenate(list(_embedded(model, loader, device, total=len(chosen), purpose="centroids")))
+    embeddings = _embed_rows(model, loader, batches, device, purpose="centroids", sharded=sharded)
     sums = np.zeros((len(manifest.speakers), embeddings.shape[1]), np.float64)
     np.add.at(sums, manifest.speaker_labels[chosen], embeddings)
     centroids: FloatArray = (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32)
@@ -153,36 +156,56 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def _embedded(
+def _own_share(count: int, sharded: bool) -> npt.NDArray[np.int64]:
+    """Rows that this process embeds."""
+    if not sharded:
+        return np.arange(count)
+    if count < world_size():
+        raise ValueError(f"utterances must be at least one for each of {world_size()} processes, got {count}.")
+    return np.arange(rank(), count, world_size())
+
+
+def _embed_rows(
     model: SpeakerEncoder,
     loader: Iterable[tuple[Tensor, Tensor | None]],
+    batches: Sequence[Sequence[int]],
     device: torch.device | str,
     *,
-    total: int,
     purpose: str,
-) -> Iterator[FloatArray]:
+    sharded: bool,
+) -> FloatArray:
+    """Embed a loader's batches and put the results into the rows that ``batches`` names."""
+    rows = np.array([row for batch in batches for row in batch], np.int64)
+    parts: list[FloatArray] = []
+    hidden = True if sharded and rank() > 0 else None
     with (
         evaluation_mode(model),
         plain_worker_errors(),
-        tqdm(total=total, desc=purpose, unit="utterance", leave=False, disable=None) as progress,
+        tqdm(total=len(rows), desc=purpose, unit="utterance", leave=False, disable=hidden) as progress,
     ):
         for waveforms, lengths in loader:
             embeddings = model(waveforms.to(device), None if lengths is None else lengths.to(device))
             progress.update(len(waveforms))
-            yield embeddings.float().cpu().numpy()
+            parts.append(embeddings.float().cpu().numpy())
+    embedded = np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
+    if sharded:
+        rows, embedded = gather_array(rows, device), gather_array(embedded, device)
+    in_order = np.empty_like(embedded)
+    in_order[rows] = embedded
+    return in_order
 
 
 def _waveforms_only(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, None]:
     return torch.stack([waveform for waveform, _ in items]), None
 
 
-def _batches_of_like_length(durations_seconds: npt.NDArray[np.float64]) -> list[list[int]]:
+def _batches_of_like_length(durations_seconds: npt.NDArray[np.float64], rows: npt.NDArray[np.int64]) -> list[list[int]]:
     """Longest first, so that too large a batch fails at once; every padded batch holds at most so many seconds."""
     batches: list[list[int]] = []
     longest = 0.0
-    for index in np.argsort(-durations_seconds, kind="stable").tolist():
+    for row in rows[np.argsort(-durations_seconds[rows], kind="stable")].tolist():
         if not batches or (len(batches[-1]) + 1) * longest > _BATCH_SECONDS:
             batches.append([])
-            longest = durations_seconds[index]
-        batches[-1].append(index)
+            longest = durations_seconds[row]
+        batches[-1].append(row)
     return batches

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +19,7 @@ from chns.checkpoint import Architecture, save_bundle
 from chns.config import OptimizerSettings, TrainSettings
 from chns.data.dataset import SpeakerCrops
 from chns.data.manifest import Manifest
+from chns.distributed import from_first_process, rank
 from chns.encoders import SpeakerEncoder
 from chns.errors import ConfigError
 from chns.evaluation.metrics import VerificationMetrics
@@ -32,7 +32,15 @@ from chns.validation import Validation
 _log = logging.getLogger(__name__)
 
 # Settings that may differ when a run goes on, because they do not change what it computes.
-_FREE = {"data.num_workers", "train.device", "train.log_every_steps", "train.checkpoint_every_steps"}
+_FREE = {
+    "data.num_workers",
+    "train.device",
+    "train.devices",
+    "train.num_nodes",
+    "train.strategy",
+    "train.log_every_steps",
+    "train.checkpoint_every_steps",
+}
 
 
 def train(settings: TrainSettings, folder: Path) -> dict[str, Any]:
@@ -53,15 +61,13 @@ def train(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         ConfigError: If settings contradict each other or those that the folder was begun with.
         ManifestError, FileNotFoundError: If a manifest is missing or not valid.
     """
-    _require_one_process()
-    _begin(settings, folder)
+    fabric = _launched(settings)
     summary_path = folder / "summary.json"
-    if summary_path.is_file():
+    summary: dict[str, Any] | None = from_first_process(lambda: _begin(settings, folder))
+    if summary is not None:
         _log.info("already trained: %s", folder)
-        summary: dict[str, Any] = json.loads(summary_path.read_text(encoding="utf-8"))
         return summary
     training_manifest, validation_manifest = read_data(settings)
-    fabric = Fabric(accelerator=settings.train.device, devices=1, precision=settings.train.precision)
     torch.manual_seed(settings.seed)
     architecture = Architecture(
         encoder=settings.encoder.factory,
@@ -95,6 +101,7 @@ def train(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         checkpoint_every_steps=settings.train.checkpoint_every_steps,
         validate_every_epochs=settings.train.validate_every_epochs,
         num_workers=settings.data.num_workers,
+        chunk_size=settings.train.chunk_size,
         seed=settings.seed,
         on_validation=progress.save,
     )
@@ -107,7 +114,7 @@ def train(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         settings.batches.utterances_per_speaker,
     )
     run.run()
-    return _write_json(summary_path, {"steps": run.num_steps, **progress.summary()})
+    return from_first_process(lambda: _write_json(summary_path, {"steps": run.num_steps, **progress.summary()}))
 
 
 def read_data(settings: TrainSettings) -> tuple[Manifest, Manifest | None]:
@@ -205,6 +212,8 @@ class _Progress:
     def save(self, metrics: VerificationMetrics | None) -> None:
         """Write ``model``, and ``best_model`` if no earlier validation was better."""
         self._last = metrics
+        if rank() > 0:
+            return
         measured = {} if metrics is None else {"validation": {**metrics.to_json(), "threshold": metrics.threshold}}
         save_bundle(self._folder / "model", self._model, self._architecture, training=self._training, metrics=measured)
         if metrics is not None and metrics.eer < self._best_eer():
@@ -233,27 +242,47 @@ class _Progress:
 def _optimizer_maker(settings: OptimizerSettings) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:
     kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     return lambda parameters: kinds[settings.kind](
-        parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
+        parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
 
 
-def _begin(settings: TrainSettings, folder: Path) -> None:
-    """Write the settings, or make sure that they are those the folder was begun with."""
+def _launched(settings: TrainSettings) -> Fabric:
+    """Start the other processes, if there are to be any, and join them."""
+    fabric = Fabric(
+        accelerator=settings.train.device,
+        strategy=settings.train.strategy,
+        devices=settings.train.devices,
+        num_nodes=settings.train.num_nodes,
+        precision=settings.train.precision,
+    )
+    fabric.launch()
+    if not fabric.is_global_zero:
+        logging.getLogger("chns").setLevel(logging.WARNING)
+    return fabric
+
+
+def _begin(settings: TrainSettings, folder: Path) -> dict[str, Any] | None:
+    """Write the settings, or make sure that they are those the folder was begun with; the summary, if there is one."""
     path = folder / "config.yaml"
     wanted = asdict(settings)
-    if path.is_file():
-        begun = dict(_flat(yaml.safe_load(path.read_text(encoding="utf-8"))))
-        now = dict(_flat(wanted))
-        changed = sorted(k for k in {*begun, *now} - _FREE if begun.get(k) != now.get(k))
-        if changed:
-            name = changed[0]
-            raise ConfigError(
-                f"{name} must be {begun.get(name)} as when the run was begun, got {now.get(name)} "
-                f"(settings that differ: {', '.join(changed)}) in {path}. Use another folder for another run."
-            )
-        return
-    with atomic_path(path) as temporary:
-        temporary.write_text(yaml.safe_dump(wanted, sort_keys=False), encoding="utf-8")
+    if not path.is_file():
+        with atomic_path(path) as temporary:
+            temporary.write_text(yaml.safe_dump(wanted, sort_keys=False), encoding="utf-8")
+        return None
+    begun = dict(_flat(yaml.safe_load(path.read_text(encoding="utf-8"))))
+    now = dict(_flat(wanted))
+    changed = sorted(k for k in {*begun, *now} - _FREE if begun.get(k) != now.get(k))
+    if changed:
+        name = changed[0]
+        raise ConfigError(
+            f"{name} must be {begun.get(name)} as when the run was begun, got {now.get(name)} "
+            f"(settings that differ: {', '.join(changed)}) in {path}. Use another folder for another run."
+        )
+    summary_path = folder / "summary.json"
+    if not summary_path.is_file():
+        return None
+    summary: dict[str, Any] = json.loads(summary_path.read_text(encoding="utf-8"))
+    return summary
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -262,15 +291,6 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
-
-
-def _require_one_process() -> None:
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size > 1:
-        raise ConfigError(
-            f"WORLD_SIZE must be 1, got {world_size}. `chns train` runs in one process so far; the samplers already "
-            "take rank and world_size."
-        )
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from chns.training_step import StepResult
+
 
 class Meter:
     """Averages between two lines of the log."""
@@ -19,8 +21,7 @@ class Meter:
         self._steps = 0
         self._segments = 0
         self._wait_seconds = 0.0
-        self._last_embeddings = torch.zeros(0, 1)
-        self._last_labels = torch.zeros(0)
+        self._last: StepResult | None = None
         self._since = self._idle_since = time.perf_counter()
 
     def restart_clock(self) -> None:
@@ -37,23 +38,26 @@ class Meter:
         """From here on, time is spent waiting for data."""
         self._idle_since = time.perf_counter()
 
-    def add(self, loss: Tensor, embeddings: Tensor, labels: Tensor) -> None:
+    def add(self, result: StepResult) -> None:
         """Count a step; nothing is moved off the device."""
-        self._loss_sum = self._loss_sum.to(loss.device) + loss
+        self._loss_sum = self._loss_sum.to(result.loss.device) + result.loss
         self._steps += 1
-        self._segments += len(labels)
-        self._last_embeddings, self._last_labels = embeddings, labels
+        self._segments += len(result.speaker_labels)
+        self._last = result
 
     def read(self) -> dict[str, float]:
-        """The averages since the last reading, and the negatives of the last batch."""
+        """Averages since the last reading; of the last step, how hard its negatives were and where its time went."""
+        assert self._last is not None
         seconds = time.perf_counter() - self._since
-        mean, p95 = negative_similarity(self._last_embeddings, self._last_labels)
+        mean, p95 = negative_similarity(self._last.embeddings, self._last.speaker_labels)
         values = {
             "loss": float(self._loss_sum) / self._steps,
             "negative_similarity_mean": mean,
             "negative_similarity_p95": p95,
             "segments_per_second": self._segments / seconds,
             "data_wait_share": self._wait_seconds / seconds,
+            "encoder_seconds": self._last.encoder_seconds,
+            "loss_seconds": self._last.loss_seconds,
         }
         self._loss_sum = torch.zeros(())
         self._steps = 0

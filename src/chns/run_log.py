@@ -22,6 +22,8 @@ COLUMNS = (
     "negative_similarity_p95",
     "segments_per_second",
     "data_wait_share",
+    "encoder_seconds",
+    "loss_seconds",
     "validation_eer",
     "validation_min_dcf_0.01",
     "validation_min_dcf_0.05",

@@ -1,19 +1,19 @@
 """The training loop: random warm-up, then centroids, clusters and the hard phase, in one run that can be resumed.
 
 Everything random is a function of the seed and the position in the run, and the position is saved with the weights, so
-a run that was killed and goes on ends with the same weights as one left alone (on the same kind of device).
+a run that was killed and goes on ends with the same weights as one left alone (on the same kind of device). With
+several processes each runs this loop on its slice of every batch; the first one writes the files.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from pickle import UnpicklingError  # what torch.load raises; nothing is unpickled
-from typing import Any, Never
+from typing import Never
 
 import torch
 from lightning_fabric import Fabric
@@ -24,12 +24,15 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from chns.batch_plan import BatchPlan
 from chns.data.dataset import CropBatches, SpeakerCrops, plain_worker_errors
+from chns.distributed import average_buffers
 from chns.encoders import SpeakerEncoder
 from chns.errors import ModelFileError
 from chns.evaluation.metrics import VerificationMetrics
 from chns.files import atomic_path
 from chns.meter import Meter
 from chns.run_log import RunLog
+from chns.stopping import StopRequest
+from chns.training_step import TrainingStep
 from chns.validation import Validation
 
 _log = logging.getLogger(__name__)
@@ -56,9 +59,10 @@ class Training:
         checkpoint_every_steps: Steps between two checkpoints; one more at each epoch's end and when stopped.
         validate_every_epochs: Epochs between two validations; one more at the end.
         num_workers: Processes that decode.
-        seed: Of the crops.
-        on_validation: Called with the metrics after each validation, and with None after the last epoch if there is
-            no validation; the model is to be saved then.
+        chunk_size: Segments embedded at a time, see `chns.training_step`; None for the whole batch.
+        seed: Of crops, dropout and masking.
+        on_validation: Called in every process with the metrics after each validation, and with None after the last
+            epoch if there is no validation; the model is to be saved then.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class Training:
         checkpoint_every_steps: int,
         validate_every_epochs: int,
         num_workers: int,
+        chunk_size: int | None,
         seed: int,
         on_validation: Callable[[VerificationMetrics | None], None],
     ) -> None:
@@ -89,6 +94,7 @@ class Training:
         self._parameters = parameters
         self._peak_rates = [group["lr"] for group in optimizer.param_groups]
         self._model, self._optimizer = fabric.setup(model, optimizer)
+        self._compute_gradients = TrainingStep(fabric, self._model, self._loss, chunk_size=chunk_size, seed=seed)
         self._plan = plan
         self._crops = crops
         self._validation = validation
@@ -103,7 +109,6 @@ class Training:
         self._seed = seed
         self._on_validation = on_validation
         self._step = 0
-        self._stop = False
         self._meter = Meter()
 
     @property
@@ -128,21 +133,31 @@ class Training:
             self._load()
             _log.info("going on from step %d of %d", self._step, self.num_steps)
         with (
-            RunLog(self._folder, first_step=self._step) as log,
+            RunLog(self._folder, first_step=self._step) if self._writes else nullcontext() as log,
             logging_redirect_tqdm(),
-            tqdm(total=self.num_steps, initial=self._step, desc="training", unit="step", disable=None) as progress,
-            self._stopping_on_signals(),
+            self._progress_bar() as progress,
+            StopRequest() as stop,
         ):
             for epoch in range(self._step // self._plan.steps_per_epoch, self._epochs):
-                self._train_epoch(epoch, log, progress)
+                self._train_epoch(epoch, log, progress, stop)
+                average_buffers(self._model)
                 self._validate_if_due(epoch, log)
                 self._save()
-                if self._stop and epoch + 1 < self._epochs:
+                if epoch + 1 < self._epochs and stop.is_made(self._fabric.device):
                     raise KeyboardInterrupt
 
-    def _train_epoch(self, epoch: int, log: RunLog, progress: tqdm[Never]) -> None:
+    @property
+    def _writes(self) -> bool:
+        """Whether this is the process that writes files."""
+        return bool(self._fabric.is_global_zero)
+
+    def _progress_bar(self) -> tqdm[Never]:
+        hidden = None if self._writes else True
+        return tqdm(total=self.num_steps, initial=self._step, desc="training", unit="step", disable=hidden)
+
+    def _train_epoch(self, epoch: int, log: RunLog | None, progress: tqdm[Never], stop: StopRequest) -> None:
         first_step = self._step - epoch * self._plan.steps_per_epoch
-        if first_step == 0 and self._plan.begin(epoch, self._model, self._fabric.device):
+        if first_step == 0 and self._plan.begin(epoch, self._model, self._fabric.device) and self._writes:
             assert self._plan.clusters is not None
             self._plan.clusters.save(self._folder / "clusters" / f"epoch-{epoch:04d}.safetensors")
         self._model.train()
@@ -152,29 +167,37 @@ class Training:
             self._train_step(waveforms, labels)
             progress.update()
             if self._step % self._log_every_steps == 0:
-                values = {**self._meter.read(), **self._settings_now(epoch)}
-                log.write(self._step, epoch, values)
-                progress.set_postfix(epoch=epoch, loss=f"{values['loss']:.3f}")
-                if progress.disable:
-                    _log.info("%s", _line(self._step, self.num_steps, epoch, values))
-            if self._step % self._plan.steps_per_epoch and (
-                self._stop or self._step % self._checkpoint_every_steps == 0
-            ):
-                self._save()
-                if self._stop:
-                    raise KeyboardInterrupt
+                self._write_log(epoch, log, progress)
+            if self._step % self._plan.steps_per_epoch:  # the end of an epoch is saved after its validation
+                self._save_or_stop(stop)
             self._meter.step_done()
+
+    def _write_log(self, epoch: int, log: RunLog | None, progress: tqdm[Never]) -> None:
+        values = {**self._meter.read(), **self._settings_now(epoch)}
+        if log is not None:
+            log.write(self._step, epoch, values)
+        progress.set_postfix(epoch=epoch, loss=f"{values['loss']:.3f}")
+        if progress.disable:
+            _log.info("%s", _line(self._step, self.num_steps, epoch, values))
+
+    def _save_or_stop(self, stop: StopRequest) -> None:
+        if stop.is_made(self._fabric.device):
+            self._save()
+            raise KeyboardInterrupt
+        if self._step % self._checkpoint_every_steps == 0:
+            self._save()
 
     def _batches(self, epoch: int, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
         batches = self._plan.batches(epoch)
         batches.load_state_dict(batches.state_dict(step=first_step))
+        requests = CropBatches(
+            batches, seed=self._seed, epoch=epoch, first_step=first_step, first_place=batches.first_place
+        )
         loader = DataLoader(
             self._crops,
-            batch_sampler=CropBatches(batches, seed=self._seed, epoch=epoch, first_step=first_step),
+            batch_sampler=requests,
             num_workers=self._num_workers,
             pin_memory=self._fabric.device.type == "cuda",
-            # Its own generator: starting workers must not move the random state that the model draws from.
-            generator=torch.Generator().manual_seed(0),
         )
         with plain_worker_errors():
             for waveforms, labels in loader:
@@ -185,14 +208,13 @@ class Training:
         for group, peak in zip(self._optimizer.param_groups, self._peak_rates, strict=True):
             group["lr"] = peak * rate
         self._optimizer.zero_grad()
-        embeddings = self._model(waveforms)
-        loss = self._loss(embeddings, labels)
-        self._fabric.backward(loss)
+        timed = (self._step + 1) % self._log_every_steps == 0
+        result = self._compute_gradients(waveforms, labels, step=self._step, timed=timed)
         if self._clip_norm is not None:
             nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
         self._optimizer.step()
         self._step += 1
-        self._meter.add(loss.detach(), embeddings.detach(), labels)
+        self._meter.add(result)
 
     def _settings_now(self, epoch: int) -> dict[str, float]:
         values = {"learning_rate": self._optimizer.param_groups[0]["lr"], "hard_ratio": self._plan.hard_ratio_at(epoch)}
@@ -201,7 +223,7 @@ class Training:
             values["temperature"] = float(temperature().detach())
         return values
 
-    def _validate_if_due(self, epoch: int, log: RunLog) -> None:
+    def _validate_if_due(self, epoch: int, log: RunLog | None) -> None:
         last = epoch + 1 == self._epochs
         if self._validation is None:
             if last:
@@ -211,28 +233,14 @@ class Training:
             metrics = self._validation.measure(self._model, self._fabric.device)
             values = {"validation_eer": metrics.eer}
             values |= {f"validation_min_dcf_{p}": cost for p, cost in metrics.min_dcf.items()}
-            log.write(self._step, epoch, values)
+            if log is not None:
+                log.write(self._step, epoch, values)
             _log.info("epoch %d: validation EER %.2f %%", epoch, 100 * metrics.eer)
             self._on_validation(metrics)
 
-    @contextmanager
-    def _stopping_on_signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM finish the step and save; the second Ctrl-C stops at once."""
-
-        def request_stop(number: int, frame: Any) -> None:  # noqa: ARG001
-            if self._stop:
-                raise KeyboardInterrupt
-            self._stop = True
-            _log.info("stopping after this step; the same command goes on from here")
-
-        before = {number: signal.signal(number, request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
     def _save(self) -> None:
+        if not self._writes:
+            return
         state = {
             "format": _FORMAT,
             "num_steps": self.num_steps,
@@ -242,8 +250,6 @@ class Training:
             "optimizer": self._optimizer.state_dict(),
             "plan": self._plan.state_dict(),
             "meter": self._meter.state_dict(),
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
         with atomic_path(self.checkpoint) as temporary:
             torch.save(state, temporary)
@@ -261,9 +267,6 @@ class Training:
             self._optimizer.load_state_dict(state["optimizer"])
             self._plan.load_state_dict(state["plan"])
             self._meter.load_state_dict(state["meter"])
-            torch.set_rng_state(state["random"])
-            if state["random_cuda"] and torch.cuda.is_available():
-                torch.cuda.set_rng_state_all(state["random_cuda"])
             self._step = state["step"]
         except (RuntimeError, KeyError, TypeError, EOFError, OSError, UnpicklingError) as error:
             raise ModelFileError(

@@ -52,6 +52,12 @@ class Validation:
     def measure(self, model: SpeakerEncoder, device: torch.device) -> VerificationMetrics:
         """Embed the utterances and score the trials."""
         scores = score_trials(
-            model, self._manifest, self._enrolment, self._test, num_workers=self._num_workers, device=device
+            model,
+            self._manifest,
+            self._enrolment,
+            self._test,
+            num_workers=self._num_workers,
+            device=device,
+            sharded=True,
         )
         return verification_metrics(scores, self._is_target)

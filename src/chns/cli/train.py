@@ -44,11 +44,14 @@ def run(arguments: Namespace) -> None:
     """Train, then print the summary."""
     if arguments.out is None:
         raise ValueError("--out must name the folder of the run, got none.")
+    from chns.distributed import rank
     from chns.experiment import train
 
     settings = build_parser().instantiate(arguments)
     fields = {name: settings[name] for name in TrainSettings.__dataclass_fields__}
     summary = train(TrainSettings(**fields), Path(arguments.out))
+    if rank() > 0:
+        return
     if arguments.json:
         print(json.dumps(summary))
         return

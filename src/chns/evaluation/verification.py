@@ -22,6 +22,7 @@ def score_trials(
     *,
     num_workers: int = 0,
     device: torch.device | str = "cpu",
+    sharded: bool = False,
 ) -> npt.NDArray[np.float32]:
     """Cosine of the whole utterances of each trial; an utterance of several trials is embedded once.
 
@@ -32,10 +33,11 @@ def score_trials(
         test: Row of each trial's test utterance, shape (trials,).
         num_workers: Processes that decode.
         device: Where the model is.
+        sharded: Whether the processes of a run, which all call this, share the embedding.
 
     Returns:
         Scores in [-1, 1], shape (trials,).
     """
     used, rows = np.unique(np.concatenate((enrolment, test)), return_inverse=True)
-    embeddings = embed_utterances(model, manifest.take(used), num_workers=num_workers, device=device)
+    embeddings = embed_utterances(model, manifest.take(used), num_workers=num_workers, device=device, sharded=sharded)
     return cosine_scores(embeddings, rows[: len(enrolment)], rows[len(enrolment) :])

@@ -92,6 +92,11 @@ class _SpeakerBatches(ABC):
         """The epoch that iteration yields."""
         return self._epoch
 
+    @property
+    def first_place(self) -> int:
+        """Place, in the global batch, of the first utterance of this rank's slice."""
+        return self._first_speaker * self.utterances_per_speaker
+
     def __len__(self) -> int:
         """Number of batches the next iteration yields: an epoch, or what a loaded state leaves of it."""
         return self.steps_per_epoch - self._first_step
