@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from chns.encoders.masking import masked_mean
 
@@ -59,15 +60,26 @@ class AttentiveStatisticsPooling(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Pool (batch, channels, frames) to (batch, 2 * channels): means, then standard deviations."""
-        attended = x
-        if self.global_context:
-            mean, deviation = _mean_and_deviation(x, mask)
-            attended = torch.cat([x, mean.expand_as(x), deviation.expand_as(x)], dim=1)
-        hidden = self.norm(self.hidden(attended).relu()).tanh()
+        attended = self._attended(x, mask) if self.global_context else self.hidden(x)
+        hidden = self.norm(attended.relu()).tanh()
         weights = _softmax_over_time(self.score(hidden), mask)
         mean = (weights * x).sum(dim=2)
         variance = (weights * (x - mean[:, :, None]).square()).sum(dim=2)
         return torch.cat([mean, _root(variance)], dim=1)
+
+    def _attended(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """The hidden layer on each frame joined with the utterance's mean and deviation.
+
+        These two are the same for all frames, so their share is computed once an utterance: a third of the work, and
+        no tensor of three times the size.
+        """
+        mean, deviation = _mean_and_deviation(x, mask)
+        channels = x.shape[1]
+        of_frame = self.hidden.weight[:, :channels]
+        of_mean = self.hidden.weight[:, channels : 2 * channels]
+        of_deviation = self.hidden.weight[:, 2 * channels :]
+        context = F.conv1d(mean, of_mean, self.hidden.bias) + F.conv1d(deviation, of_deviation)
+        return F.conv1d(x, of_frame) + context
 
 
 def _softmax_over_time(scores: Tensor, mask: Tensor | None) -> Tensor:
