@@ -18,6 +18,7 @@ LOSSES = {
     "supcon": lambda: SupConLoss(0.3, margin=0.1),
     "hscl": lambda: HSCLLoss(0.3),
     "aam": lambda: AAMSoftmaxLoss(6, 4, scale=5.0),
+    "sampled aam": lambda: AAMSoftmaxLoss(40, 4, scale=5.0, sampled_speakers=12),
 }
 
 

@@ -67,7 +67,7 @@ def average_buffers(module: torch.nn.Module) -> None:
         for buffer in module.buffers():
             if buffer.is_floating_point():
                 dist.all_reduce(buffer)
-                buffer /= world_size()
+                buffer.div_(world_size())
 
 
 def any_process(flag: bool, device: torch.device) -> bool:

@@ -217,3 +217,48 @@ def test_aam_settings_are_checked():
         AAMSoftmaxLoss(1, 4)
     with pytest.raises(ValueError, match=r"margin must be in \[0, pi / 2\), got 1\.6"):
         AAMSoftmaxLoss(2, 4, margin=1.6)
+    with pytest.raises(ValueError, match="sampled_speakers must be at least 2, got 1"):
+        AAMSoftmaxLoss(2, 4, sampled_speakers=1)
+
+
+def test_a_sample_of_all_speakers_is_the_whole_loss():
+    torch.manual_seed(0)
+    whole = AAMSoftmaxLoss(num_speakers=7, embedding_dim=5)
+    sampled = AAMSoftmaxLoss(num_speakers=7, embedding_dim=5, sampled_speakers=7)
+    sampled.weight.data.copy_(whole.weight)
+    labels = torch.tensor([6, 2, 2, 0])
+    x = embeddings_of(labels).float()
+    torch.testing.assert_close(sampled(x, labels), whole(x, labels))
+
+
+def test_a_step_compares_the_batch_with_its_speakers_and_others_that_change():
+    loss = AAMSoftmaxLoss(num_speakers=50, embedding_dim=5, sampled_speakers=10)
+    labels = torch.tensor([41, 3, 3, 7])
+    touched = []
+    for _ in range(3):
+        loss.weight.grad = None
+        loss(embeddings_of(labels).float(), labels).backward()
+        touched.append({int(row) for row in loss.weight.grad.abs().sum(1).nonzero()})
+    assert all(len(rows) == 10 and {3, 7, 41} <= rows for rows in touched)
+    assert touched[0] != touched[1]
+
+
+def test_the_sample_follows_the_step_through_a_checkpoint():
+    labels = torch.tensor([1, 2])
+    x = embeddings_of(labels).float()
+    loss = AAMSoftmaxLoss(num_speakers=50, embedding_dim=5, sampled_speakers=5)
+    loss(x, labels)
+    restored = AAMSoftmaxLoss(num_speakers=50, embedding_dim=5, sampled_speakers=5)
+    restored.load_state_dict(loss.state_dict())
+    assert torch.equal(restored(x, labels), loss(x, labels))
+
+
+def test_a_sample_never_leaves_out_a_speaker_of_the_batch():
+    labels = torch.arange(6)
+    loss = AAMSoftmaxLoss(num_speakers=6, embedding_dim=5, sampled_speakers=2)
+    whole = AAMSoftmaxLoss(num_speakers=6, embedding_dim=5)
+    whole.weight.data.copy_(loss.weight)
+    x = embeddings_of(labels).float()
+    torch.testing.assert_close(loss(x, labels), whole(x, labels))
+    loss.eval()
+    torch.testing.assert_close(loss(x[:1], labels[:1]), whole(x[:1], labels[:1]))

@@ -18,29 +18,46 @@ class AAMSoftmaxLoss(nn.Module):
     m, the cross-entropy of logits ``s * cos(theta_y + m)`` for y and ``s * cos(theta_k)`` for the others. Beyond
     theta_y = pi - m, where cos(theta_y + m) would rise again, its continuation ``cos(theta_y) - m * sin(m)`` is used.
 
-    Its weights, and its cost, grow with the number of speakers; it does not need two utterances of a speaker.
+    Its weights, and its cost, grow with the number of speakers; it does not need two utterances of a speaker. For very
+    many speakers, ``sampled_speakers`` compares each batch with its own speakers and a random sample of the others:
+    the product and the softmax then cost as much as the sample. The weights, their gradients and the optimiser's state
+    still take memory for every speaker, in every process.
 
     Args:
         num_speakers: Number of training speakers; labels are below it.
         embedding_dim: Size of an embedding.
         margin: m, in radians.
         scale: s.
+        sampled_speakers: Speakers compared in a step, those of the batch included; None compares all.
 
     Raises:
-        ValueError: If num_speakers is below 2 or the margin is not in [0, pi / 2).
+        ValueError: If num_speakers is below 2, the margin is not in [0, pi / 2) or sampled_speakers is below 2.
 
     Source:
-        Deng et al., "ArcFace", CVPR 2019, eq. 3.
+        Deng et al., "ArcFace", CVPR 2019, eq. 3; sampling as in An et al., "Partial FC", ICCV workshops 2021.
     """
 
-    def __init__(self, num_speakers: int, embedding_dim: int, margin: float = 0.2, scale: float = 30.0) -> None:
+    steps: Tensor
+
+    def __init__(
+        self,
+        num_speakers: int,
+        embedding_dim: int,
+        margin: float = 0.2,
+        scale: float = 30.0,
+        sampled_speakers: int | None = None,
+    ) -> None:
         super().__init__()
+        if sampled_speakers is not None and sampled_speakers < 2:
+            raise ValueError(f"sampled_speakers must be at least 2, got {sampled_speakers}.")
         if num_speakers < 2:
             raise ValueError(f"num_speakers must be at least 2, got {num_speakers}.")
         if not 0 <= margin < math.pi / 2:
             raise ValueError(f"margin must be in [0, pi / 2), got {margin}.")
         self.margin = margin
         self.scale = scale
+        self.sampled_speakers = sampled_speakers
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.weight = nn.Parameter(torch.empty(num_speakers, embedding_dim))
         nn.init.xavier_normal_(self.weight)
 
@@ -59,7 +76,11 @@ class AAMSoftmaxLoss(nn.Module):
         """
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings = checked_embeddings(embeddings, speaker_labels)
-            cosine = F.linear(F.normalize(embeddings), F.normalize(self.weight))
+            weight: Tensor = self.weight
+            if self.sampled_speakers is not None and self.training:
+                speakers, speaker_labels = self._sample(speaker_labels)
+                weight = weight[speakers]
+            cosine = F.linear(F.normalize(embeddings), F.normalize(weight))
             true = cosine.gather(1, speaker_labels[:, None])
             # The sine's slope is infinite where the cosine is 1: keep a distance that float32 resolves.
             sine = (1.0 - true.square()).clamp_min(1e-7).sqrt()
@@ -67,3 +88,20 @@ class AAMSoftmaxLoss(nn.Module):
             beyond = true - self.margin * math.sin(self.margin)
             shifted = torch.where(true > -math.cos(self.margin), shifted, beyond)
             return F.cross_entropy(self.scale * cosine.scatter(1, speaker_labels[:, None], shifted), speaker_labels)
+
+    def _sample(self, speaker_labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Speakers to compare, and the labels among them.
+
+        The draw depends on the step only, so that all processes of a run, which see the same labels, agree, and a
+        resumed run goes on alike.
+        """
+        assert self.sampled_speakers is not None
+        present, labels = torch.unique(speaker_labels, return_inverse=True)
+        generator = torch.Generator().manual_seed(int(self.steps))
+        self.steps += 1
+        num_speakers = len(self.weight)
+        priority = torch.rand(num_speakers, generator=generator).to(present.device)
+        priority[present] = -1.0
+        count = min(max(self.sampled_speakers, len(present)) - len(present), num_speakers - len(present))
+        others = priority.topk(count).indices
+        return torch.cat([present, others]), labels
