@@ -25,11 +25,17 @@ COMMANDS = {
     "trials": "make a trial list from a manifest",
     "evaluate": "score a trial list with a model",
     "metrics": "error rates of a score file",
+    "verify": "tell whether two recordings are of one speaker",
+    "enrol": "store the voiceprint of a speaker",
+    "identify": "find the enrolled speaker of a recording",
+    "store": "list, show, delete and export voiceprints",
+    "export": "write a model as one graph for other runtimes",
+    "push": "publish a model on the Hugging Face Hub",
     "demo": "the whole job on synthetic speech, in minutes",
 }
 
-# These report which instruction sets and precision they use, on every start.
-_CHATTY = ("faiss.loader", "lightning_fabric.utilities.rank_zero")
+# These report instruction sets, precision and processes on every start.
+_CHATTY = ("faiss.loader", "lightning_fabric.utilities.rank_zero", "lightning_fabric.utilities.distributed")
 
 _EPILOG = """from a folder of recordings to an evaluated model:
   chns prepare voxceleb /data/voxceleb2/dev --out vox2.parquet
@@ -46,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after ``chns``; by default those of this process.
 
     Returns:
-        The exit code: 0, 2 for an error that the message explains, 130 after Ctrl-C.
+        The exit code: what the command returns (0 unless its help says otherwise), 2 for an error that the message
+        explains, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
@@ -62,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = importlib.import_module(f"chns.cli.{chosen.command}")
     arguments = command.build_parser().parse_args(chosen.rest)
     try:
-        command.run(arguments)
+        code: int | None = command.run(arguments)
     except KeyboardInterrupt:
         print("chns: stopped", file=sys.stderr)
         return 130
@@ -71,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"chns: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    return 0
+    return code or 0
 
 
 def _top_parser() -> argparse.ArgumentParser:

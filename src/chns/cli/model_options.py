@@ -9,10 +9,20 @@ if TYPE_CHECKING:
     from chns.checkpoint import Bundle
 
 
+def add_verifier_options(parser: argparse.ArgumentParser) -> None:
+    """Where the model runs, and whose code it may call, for commands that embed a recording or two."""
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: %(default)s)")
+    _add_trust_option(parser)
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Where the model runs, how many processes feed it, and whose code it may call."""
+    """The same for commands that embed a manifest, and how many processes feed them."""
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that decode (default: 2)")
+    _add_trust_option(parser)
+
+
+def _add_trust_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust",
         action="append",

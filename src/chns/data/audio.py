@@ -29,7 +29,7 @@ EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 
 Waveform = npt.NDArray[np.float32]
 
-_MIN_RATE_HZ, _MAX_RATE_HZ = 4_000, 384_000
+MIN_RATE_HZ, MAX_RATE_HZ = 4_000, 384_000
 _MAX_HOURS = 100
 _BLOCK_SAMPLES = 2**26
 _MP3_PREROLL_FRAMES = 4_608
@@ -163,9 +163,9 @@ def _checked_info(file: soundfile.SoundFile, path: Path) -> AudioInfo:
     info = AudioInfo(file.frames, file.samplerate, file.channels)
     if info.num_frames <= 0:
         raise AudioError(f"recording must hold samples, got none in {path}.")
-    if not _MIN_RATE_HZ <= info.sample_rate_hz <= _MAX_RATE_HZ:
+    if not MIN_RATE_HZ <= info.sample_rate_hz <= MAX_RATE_HZ:
         raise AudioError(
-            f"sample rate must be between {_MIN_RATE_HZ} and {_MAX_RATE_HZ} Hz, got {info.sample_rate_hz} in {path}."
+            f"sample rate must be between {MIN_RATE_HZ} and {MAX_RATE_HZ} Hz, got {info.sample_rate_hz} in {path}."
         )
     if info.duration_seconds > _MAX_HOURS * 3600:
         raise AudioError(

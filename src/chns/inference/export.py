@@ -1,0 +1,147 @@
+"""Write a trained model as one graph from waveform to embedding, for runtimes that do not have this package.
+
+The features are inside, so nothing can be computed differently elsewhere; batch and length are free. A file appears
+only if what it computes was checked: it is loaded again and must agree with the model on speech of several lengths.
+TorchScript is traced, not scripted: torch has deprecated both, but runtimes that read it are still about.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch.jit._trace import TracerWarning
+
+from chns.encoders import SpeakerEncoder
+from chns.errors import ChnsError
+from chns.files import atomic_path
+from chns.inference.graph import (
+    FloatArray,
+    Graph,
+    largest_distance,
+    model_graph,
+    onnx_graph,
+    torch_export_graph,
+    torchscript_graph,
+)
+from chns.inference.onnx_file import OPSET, write_onnx
+
+LARGEST_DISTANCE = 1e-4
+
+
+class ExportError(ChnsError, ValueError):
+    """An exported graph does not compute what the model does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A file that was written and checked.
+
+    Attributes:
+        path: The file.
+        num_bytes: Its size.
+        opset: Of ONNX; None for torch's own formats.
+        distance: Largest cosine distance to the model on the speech it was checked with.
+    """
+
+    path: Path
+    num_bytes: int
+    opset: int | None
+    distance: float
+
+
+class _Form(NamedTuple):
+    suffix: str
+    write: Callable[[SpeakerEncoder, torch.Tensor, Path], None]
+    load: Callable[[Path], Graph]
+    opset: int | None = None
+
+
+def export_model(model: SpeakerEncoder, path: Path, *, form: str, check: Sequence[FloatArray]) -> Exported:
+    """Write a model, and check the file before it gets its name.
+
+    Args:
+        model: Waveforms to embeddings; put on the CPU and into evaluation mode.
+        path: The file. One that exists is replaced, but not if the check fails.
+        form: One of `FORMS`: "onnx" (a file in .onnx), "torchscript" (.pt) or "torch-export" (.pt2).
+        check: Waveforms to compare on, each of shape (batch, samples); `chns.inference.check_speech` has some.
+
+    Raises:
+        ValueError: If there is no such form, the path ends otherwise, or there is nothing to check on.
+        ChnsError: If the packages for ONNX are missing.
+        ExportError: If an embedding is further than `LARGEST_DISTANCE` from the model's.
+    """
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}.")
+    chosen = FORMS[form]
+    require_suffix(path, chosen.suffix)
+    model.cpu().eval()
+    example = torch.zeros(2, model.sample_rate_hz)
+    with atomic_path(path) as temporary:
+        chosen.write(model, example, temporary)
+        distance = checked_distance(chosen.load(temporary), model_graph(model), check, limit=LARGEST_DISTANCE)
+    return Exported(path=path, num_bytes=path.stat().st_size, opset=chosen.opset, distance=distance)
+
+
+def require_suffix(path: Path, suffix: str) -> None:
+    """Make sure that a file will be taken for what it is.
+
+    Raises:
+        ValueError: If its name ends in another suffix.
+    """
+    if path.suffix != suffix:
+        raise ValueError(f"name of the exported file must end in {suffix}, got {path}.")
+
+
+def checked_distance(graph: Graph, reference: Graph, check: Sequence[FloatArray], *, limit: float) -> float:
+    """The largest cosine distance of a graph to its reference, if it is small enough.
+
+    Raises:
+        ValueError: If there is nothing to check on.
+        ExportError: If it is not.
+    """
+    if not check:
+        raise ValueError("check must hold at least one batch of waveforms, got none.")
+    distance = largest_distance(graph, reference, check)
+    if not distance < limit:  # also if it is not a number
+        raise ExportError(
+            f"cosine distance of the exported graph to the model must be below {limit:g}, got {distance:.2g}. "
+            f"No file was written; export to another format, or report this."
+        )
+    return distance
+
+
+def _write_onnx(model: SpeakerEncoder, example: torch.Tensor, path: Path) -> None:
+    metadata = {"sample_rate_hz": str(model.sample_rate_hz), "input": "waveforms in [-1, 1]"}
+    write_onnx(model, example, path, input_name="waveforms", axes=("batch", "samples"), metadata=metadata)
+
+
+def _write_torchscript(model: SpeakerEncoder, example: torch.Tensor, path: Path) -> None:
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch would rather have the other format
+        warnings.simplefilter("ignore", TracerWarning)  # the one branch on a size only raises an error
+        torch.jit.trace(model, example, check_trace=False).save(str(path))  # type: ignore[no-untyped-call]
+
+
+def _write_torch_export(model: SpeakerEncoder, example: torch.Tensor, path: Path) -> None:
+    """Two frames at least: with a single one torch would special-case sizes of one."""
+    shortest = model.features.frame_samples + model.features.hop_samples
+    dimensions = {0: torch.export.Dim("batch"), 1: torch.export.Dim("samples", min=shortest)}
+    program = torch.export.export(
+        model,
+        (example,),
+        dynamic_shapes={"waveforms": dimensions},
+        prefer_deferred_runtime_asserts_over_guards=True,  # else every way unfold might be laid out becomes a condition
+    )
+    torch.export.save(program, path)
+
+
+FORMS = {
+    "onnx": _Form(".onnx", _write_onnx, onnx_graph, OPSET),
+    "torchscript": _Form(".pt", _write_torchscript, torchscript_graph),
+    "torch-export": _Form(".pt2", _write_torch_export, torch_export_graph),
+}

@@ -1,0 +1,276 @@
+"""Voiceprints of enrolled people in one SQLite file.
+
+Every utterance's embedding is kept; a voiceprint is their normalised mean, computed when it is needed. What was
+enrolled when the call returns is on the disk, whatever is killed or loses power afterwards, and a deleted person leaves
+no bytes in the store's files. Any number of processes may use a store at once, on a local disk: SQLite's write-ahead
+log does not work over a network.
+
+What it costs, and why it is so: ``docs/decisions/0007-voiceprint-store.md``.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from chns.errors import ModelFileError
+from chns.inference.store_arguments import plain_name, plain_sources, require_plain, unit_length
+from chns.inference.store_content import StoreContent, Utterances, Voiceprint
+from chns.inference.store_encryption import StoredValues, prove, values_for
+from chns.inference.store_file import (
+    LARGEST_DIM,
+    StoreIdentity,
+    create_store_file,
+    open_store_file,
+    scrub,
+    transaction,
+)
+from chns.inference.voiceprint_search import VoiceprintSearch
+
+__all__ = ["Match", "Voiceprint", "VoiceprintStore"]
+
+FloatArray = npt.NDArray[np.float32]
+
+_LONGEST_DIGEST, _LONGEST_NOTE = 200, 2_000
+
+
+class Match(NamedTuple):
+    """How like an enrolled person an utterance is.
+
+    Attributes:
+        name: Who.
+        score: Cosine of utterance and voiceprint, in [-1, 1].
+    """
+
+    name: str
+    score: float
+
+
+class _Loaded(NamedTuple):
+    """What is searched, and the version of the store that it was read from."""
+
+    version: int
+    people: list[tuple[bytes, bytes]]
+    search: VoiceprintSearch
+
+
+class VoiceprintStore:
+    """An open store; close it, or use it in a ``with`` block. Every thread and every forked process opens its own.
+
+    Made by `open`, or by `open_existing` where no model is at hand. Each method raises `TimeoutError` if another
+    process keeps the store locked, `ModelFileError` if the file turns out to be damaged, and `OSError` if the disk
+    fails or is full.
+
+    Attributes:
+        path: The file.
+        model_digest: Identity of the model whose embeddings it holds.
+        dim: Their dimensions.
+        is_encrypted: Whether it has a key.
+    """
+
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, identity: StoreIdentity, values: StoredValues
+    ) -> None:
+        self.path = path
+        self.model_digest = identity.model_digest
+        self.dim = identity.dim
+        self.is_encrypted = identity.proof is not None
+        self._connection = connection
+        self._content = StoreContent(connection, values, dim=identity.dim, path=path)
+        self._loaded: _Loaded | None = None
+
+    @classmethod
+    def open(
+        cls, path: Path | str, *, model_digest: str, dim: int, key: bytes | None = None, create: bool = True
+    ) -> Self:
+        """Open the store of a model, or make it.
+
+        Args:
+            path: The file.
+            model_digest: Identity of the model whose embeddings it holds: the digest of its weights.
+            dim: Dimensions of the embeddings.
+            key: Of at least 16 bytes, for an encrypted store; a store that is made with a key is encrypted.
+            create: Make a store if there is none.
+
+        Raises:
+            FileNotFoundError: If there is no store, and none is to be made.
+            ModelFileError: If the file is no voiceprint store, or one of another model.
+            ValueError: If the key is missing, wrong or not needed, or an argument is no identity of a model.
+        """
+        path = Path(path).absolute()
+        if not 1 <= dim <= LARGEST_DIM:
+            raise ValueError(f"dim must be between 1 and {LARGEST_DIM}, got {dim}.")
+        require_plain("model_digest", model_digest, longest=_LONGEST_DIGEST)
+        if create and not path.exists():
+            proof = None if key is None else prove(key, source=path)
+            create_store_file(path, StoreIdentity(model_digest, dim, proof))
+        store = cls.open_existing(path, key=key)
+        if (store.model_digest, store.dim) != (model_digest, dim):
+            store.close()
+            raise ModelFileError(
+                f"store must be of the model {model_digest[:12]} with {dim} dimensions, got one of "
+                f"{store.model_digest[:12]} with {store.dim} in {path}. Embeddings of two models cannot be compared: "
+                "enrol everybody again into a new store (`chns enrol MODEL NEW_STORE NAME FILES...`; `chns store show` "
+                "tells from which files a person was enrolled)."
+            )
+        return store
+
+    @classmethod
+    def open_existing(cls, path: Path | str, *, key: bytes | None = None) -> Self:
+        """Open a store of any model.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            ModelFileError: If the file is no voiceprint store.
+            ValueError: If the key is missing, wrong or not needed.
+        """
+        path = Path(path).absolute()
+        connection, identity = open_store_file(path)
+        try:
+            values = values_for(key, identity.proof, source=path)
+        except BaseException:
+            connection.close()
+            raise
+        return cls(path, connection, identity, values)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        with self._transaction(writes=False):
+            return self._content.count()
+
+    def enrol(
+        self,
+        name: str,
+        embeddings: FloatArray,
+        *,
+        note: str | None = None,
+        sources: Sequence[str] | None = None,
+        add: bool = False,
+    ) -> None:
+        """Store a person, all or nothing; on the disk when this returns.
+
+        Args:
+            name: Who; printable, on one line. It makes no difference how accents are composed.
+            embeddings: One an utterance, shape (utterances, dim); need not be normalised.
+            note: For example what the person consented to.
+            sources: Where each utterance came from, shape (utterances,).
+            add: If the name is enrolled, add to it (a note replaces the old one). Otherwise that is an error, because
+                two people under one name would become one voiceprint.
+
+        Raises:
+            ValueError: If an argument breaks these rules, or the embeddings of the person cancel out.
+        """
+        name = plain_name(name)
+        units = unit_length(embeddings, (-1, self.dim))
+        if note is not None:
+            require_plain("note", note, longest=_LONGEST_NOTE)
+        utterances = Utterances(units, plain_sources(sources, len(units)))
+        with self._transaction(writes=True):
+            enrolment = self._content.find(name)
+            if enrolment is None:
+                enrolment = self._content.insert(name, note)
+            elif not add:
+                raise ValueError(
+                    f"name must be new, got {name!r}, who is enrolled in {self.path}. "
+                    "Use --add (add=True in Python) to add to a person, or delete the old voiceprint first."
+                )
+            elif note is not None:
+                self._content.set_note(enrolment, name, note)
+            self._content.add(enrolment, name, utterances)
+            self._content.voiceprint(enrolment)  # raises if the embeddings cancel out
+        self._loaded = None
+
+    def names(self) -> list[str]:
+        """Who is enrolled, in alphabetical order."""
+        with self._transaction(writes=False):
+            return sorted(self._content.names())
+
+    def show(self, name: str) -> Voiceprint:
+        """One person.
+
+        Raises:
+            ValueError: If nobody has this name.
+        """
+        with self._transaction(writes=False):
+            return self._content.voiceprint(self._enrolled(name))
+
+    def voiceprints(self) -> list[Voiceprint]:
+        """Everybody, in the order of enrolment."""
+        with self._transaction(writes=False):
+            return self._content.voiceprints()
+
+    def delete(self, name: str) -> int:
+        """Delete a person; afterwards the store's files hold no byte of the embeddings, the name or the note.
+
+        If the process is killed in between, the next one that opens the store finishes this. The whole file is written
+        anew, so it takes time in proportion to the store. Copies and what a disk keeps of blocks that a file no longer
+        uses are beyond its reach.
+
+        Returns:
+            How many utterances were deleted.
+
+        Raises:
+            ValueError: If nobody has this name.
+            TimeoutError: Also if the person is deleted, but others read for so long that bytes are still in the files.
+        """
+        with self._transaction(writes=True):
+            num_utterances = self._content.delete(self._enrolled(name))
+        self._loaded = None
+        scrub(self._connection, self.path)
+        return num_utterances
+
+    def identify(self, embedding: FloatArray, *, top: int = 5) -> list[Match]:
+        """The people whose voiceprints are most like an utterance, the best first.
+
+        Args:
+            embedding: Shape (dim,); need not be normalised.
+            top: How many at most.
+
+        Raises:
+            ValueError: If the embedding has another shape or is zero or not finite, or top is less than 1.
+        """
+        if top < 1:
+            raise ValueError(f"top must be at least 1, got {top}.")
+        unit = unit_length(embedding, (self.dim,))
+        loaded = self._refreshed()
+        rows, scores = loaded.search.best(unit, top)
+        names = [self._content.name(*loaded.people[row]) for row in rows.tolist()]
+        return [Match(name, score) for name, score in zip(names, scores.tolist(), strict=True)]
+
+    def _refreshed(self) -> _Loaded:
+        """Voiceprints in memory, read again if anybody has written since."""
+        with self._transaction(writes=False):
+            version = self._content.version()
+            if self._loaded is None or self._loaded.version != version:
+                people, vectors = self._content.vectors()
+                self._loaded = _Loaded(version, people, VoiceprintSearch(vectors))
+        return self._loaded
+
+    def _enrolled(self, name: str) -> int:
+        enrolment = self._content.find(plain_name(name))
+        if enrolment is None:
+            raise ValueError(
+                f"name must be an enrolled one, got {name!r} for {self.path}. `chns store list` shows who is enrolled."
+            )
+        return enrolment
+
+    def _transaction(self, *, writes: bool) -> AbstractContextManager[None]:
+        return transaction(self._connection, self.path, writes=writes)

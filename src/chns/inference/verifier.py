@@ -1,0 +1,299 @@
+"""Use a trained model: tell whether two recordings are of one speaker.
+
+    verifier = Verifier.load("runs/chns/model")
+    verifier.verify("a.wav", "b.wav").accepted
+
+A recording of up to 30 s is embedded whole, as ``chns evaluate`` does. Of a longer one the unit-length embeddings of
+its windows are averaged, without the silent ones; so an hour takes no more memory than half a minute.
+
+Neither the training nor faiss nor pyarrow is imported, for the first answer is what a user waits for. What remains is
+the import of torch: ``benchmarks/inference.py`` shows its share.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tqdm import tqdm
+
+from chns.checkpoint import Bundle, load_bundle
+from chns.errors import AudioError, ModelFileError
+from chns.inference.quality import (
+    MIN_SECONDS,
+    FloatArray,
+    Quality,
+    array_windows,
+    file_windows,
+    joint_quality,
+    measure_quality,
+)
+
+if TYPE_CHECKING:
+    from chns.inference.store import Match, VoiceprintStore
+
+AudioPath = str | os.PathLike[str]
+AudioArray = npt.NDArray[np.int16] | npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """A recording, as the model sees it.
+
+    Attributes:
+        vector: Unit length, shape (dim,), float32.
+        quality: How good the recording is.
+    """
+
+    vector: FloatArray
+    quality: Quality
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """The answer to whether two recordings are of one speaker.
+
+    Attributes:
+        score: Cosine of the two embeddings, in [-1, 1].
+        log_likelihood_ratio: Natural logarithm of how much likelier this score is from one speaker than from two; None
+            if the model has no calibration.
+        threshold: The lowest score that is accepted.
+        accepted: Whether the score says that the speaker is the same.
+        quality: Of the first and of the second recording; their `warnings` say why the decision may be wrong.
+    """
+
+    score: float
+    log_likelihood_ratio: float | None
+    threshold: float
+    accepted: bool
+    quality: tuple[Quality, Quality]
+
+    def to_json(self) -> dict[str, object]:
+        """All of it as JSON values."""
+        return {**asdict(self), "quality": [quality.to_json() for quality in self.quality]}
+
+
+class EmbeddedFiles(NamedTuple):
+    """What became of many files; each is in one of the two.
+
+    Attributes:
+        embeddings: Those that could be embedded.
+        failures: Why the others could not.
+    """
+
+    embeddings: dict[Path, Embedding]
+    failures: dict[Path, AudioError | OSError]
+
+
+class Verifier:
+    """A trained model, ready for use.
+
+    Args:
+        bundle: The model.
+        device: Where it runs.
+        threshold: The lowest score that is accepted. By default the one that the bundle's metrics state for its
+            validation, or the score at which its calibration finds both answers equally likely.
+
+    Raises:
+        ValueError: If there is no such device, or the threshold is not a cosine.
+        ModelFileError: If the bundle's threshold or calibration is not one.
+    """
+
+    def __init__(self, bundle: Bundle, *, device: str = "cpu", threshold: float | None = None) -> None:
+        if threshold is not None and not -1 <= threshold <= 1:
+            raise ValueError(f"threshold must be a cosine, between -1 and 1, got {threshold}.")
+        self._calibration = _stated_calibration(bundle.metrics)
+        stated = _stated_threshold(bundle.metrics, self._calibration)
+        self._threshold = stated if threshold is None else float(threshold)
+        try:
+            self._model = bundle.model.to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"device must be one that this machine has, got {device!r} ({error}).") from error
+        self._device = device
+        self._min_samples = max(round(MIN_SECONDS * self.sample_rate_hz), bundle.model.features.frame_samples)
+        self.model_digest = bundle.digest
+
+    @classmethod
+    def load(
+        cls,
+        folder: AudioPath,
+        *,
+        device: str = "cpu",
+        threshold: float | None = None,
+        trusted_packages: Collection[str] = (),
+    ) -> Verifier:
+        """Read a bundle. See `chns.checkpoint.load_bundle` and the class for arguments and errors."""
+        bundle = load_bundle(Path(folder), trusted_packages=trusted_packages)
+        return cls(bundle, device=device, threshold=threshold)
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Rate at which the model hears; other rates are resampled to it."""
+        return self._model.sample_rate_hz
+
+    @cached_property
+    def dim(self) -> int:
+        """Size of an embedding, found by making one: the encoder may be a user's own."""
+        return len(self._raw_embedding(np.zeros(self._min_samples, np.float32)))
+
+    @property
+    def threshold(self) -> float:
+        """The lowest score that is accepted.
+
+        Raises:
+            ValueError: If none was given and the model states none.
+        """
+        if self._threshold is None:
+            raise ValueError("threshold must be given for a model without one, got None. `chns evaluate` prints one.")
+        return self._threshold
+
+    def embed(self, audio: AudioPath | AudioArray, sample_rate_hz: int | None = None) -> Embedding:
+        """Embed a recording of any length.
+
+        Args:
+            audio: A file; or samples, int16 or floating point in [-1, 1], of shape (samples,) or (samples, channels),
+                which are averaged.
+            sample_rate_hz: Rate of the samples; a file knows its own.
+
+        Raises:
+            ValueError: If the rate is missing, not sensible or given for a file, or the array is not audio.
+            FileNotFoundError: If there is no such file.
+            AudioError: If the file cannot be decoded, or there is too little sound to embed: less than 0.1 s, or
+                nothing above -60 dBFS.
+            ModelFileError: If the model gives nonsense.
+        """
+        source, windows = self._windows(audio, sample_rate_hz)
+        vectors, qualities = [], []
+        for window in windows:
+            if len(window) < self._min_samples:
+                shortest, seconds = self._min_samples / self.sample_rate_hz, len(window) / self.sample_rate_hz
+                raise AudioError(f"recording must hold at least {shortest:g} s, got {seconds:.3f} s in {source}.")
+            quality = measure_quality(window, sample_rate_hz=self.sample_rate_hz)
+            qualities.append(quality)
+            if not quality.is_silent:
+                vectors.append(_unit(self._raw_embedding(window)))
+        quality = joint_quality(qualities)
+        if not vectors:
+            raise AudioError(f"recording must hold sound, got silence ({quality.level_dbfs:.0f} dBFS) in {source}.")
+        return Embedding(_unit(np.mean(vectors, axis=0)), quality)
+
+    def embed_files(self, paths: Iterable[AudioPath]) -> EmbeddedFiles:
+        """Embed many files, with a progress bar on a terminal; one that fails does not keep the others from it."""
+        result = EmbeddedFiles({}, {})
+        for path in tqdm(list(map(Path, paths)), desc="embedding", unit="file", leave=False, disable=None):
+            try:
+                result.embeddings[path] = self.embed(path)
+            except (AudioError, OSError) as error:
+                result.failures[path] = error
+        return result
+
+    def verify(self, first: AudioPath | Embedding, second: AudioPath | Embedding) -> Decision:
+        """Decide whether two recordings are of one speaker.
+
+        Args:
+            first: A file, or what `embed` made of one or of an array.
+            second: The same; which is which does not matter.
+
+        Raises:
+            ValueError: If there is no threshold; further errors as `embed`.
+        """
+        threshold = self.threshold
+        one, other = self._embedded(first), self._embedded(second)
+        score = float(np.clip(one.vector @ other.vector, -1, 1))
+        return Decision(
+            score=score,
+            log_likelihood_ratio=self._log_likelihood_ratio(score),
+            threshold=threshold,
+            accepted=score >= threshold,
+            quality=(one.quality, other.quality),
+        )
+
+    def enrol(
+        self,
+        store: VoiceprintStore,
+        name: str,
+        utterances: Sequence[AudioPath | Embedding],
+        *,
+        note: str | None = None,
+        add: bool = False,
+    ) -> list[Embedding]:
+        """Store a speaker's voiceprint, made of all utterances; see `VoiceprintStore.enrol` for arguments and errors.
+
+        Returns:
+            What was enrolled; the quality of each utterance is worth a look.
+        """
+        embeddings = [self._embedded(utterance) for utterance in utterances]
+        store.enrol(name, np.stack([embedding.vector for embedding in embeddings]), note=note, add=add)
+        return embeddings
+
+    def identify(self, store: VoiceprintStore, utterance: AudioPath | Embedding, *, top: int = 5) -> list[Match]:
+        """The enrolled speakers who sound most like an utterance, the best first; see `VoiceprintStore.identify`."""
+        return store.identify(self._embedded(utterance).vector, top=top)
+
+    def _embedded(self, recording: AudioPath | Embedding) -> Embedding:
+        if isinstance(recording, np.ndarray):
+            raise ValueError("recording must be a file or an Embedding, got an array. Call `embed` on it first.")
+        return recording if isinstance(recording, Embedding) else self.embed(recording)
+
+    def _windows(self, audio: AudioPath | AudioArray, sample_rate_hz: int | None) -> tuple[str, Iterator[FloatArray]]:
+        """What to call the recording in an error, and its windows at the model's rate."""
+        if isinstance(audio, (str, os.PathLike)):
+            if sample_rate_hz is not None:
+                raise ValueError(f"sample_rate_hz must be left out for a file, got {sample_rate_hz} for {audio}.")
+            return str(audio), file_windows(Path(audio), sample_rate_hz=self.sample_rate_hz)
+        if sample_rate_hz is None:
+            raise ValueError("sample_rate_hz must be given for an array, got None.")
+        return "an array", array_windows(np.asarray(audio), sample_rate_hz, wanted_rate_hz=self.sample_rate_hz)
+
+    def _raw_embedding(self, waveform: FloatArray) -> FloatArray:
+        with torch.inference_mode():
+            output = self._model(torch.from_numpy(waveform)[None].to(self._device))
+        embedding: FloatArray = output[0].float().cpu().numpy()
+        return embedding
+
+    def _log_likelihood_ratio(self, score: float) -> float | None:
+        if self._calibration is None:
+            return None
+        scale, offset = self._calibration
+        return scale * score + offset
+
+
+def _unit(vector: FloatArray) -> FloatArray:
+    norm = np.linalg.norm(vector.astype(np.float64))
+    if not 0 < norm < np.inf:
+        raise ModelFileError(f"embedding must be finite and not zero, got length {norm}. The model may be damaged.")
+    unit: FloatArray = (vector / norm).astype(np.float32)
+    return unit
+
+
+def _stated_calibration(metrics: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Scale and offset that turn a score into a log-likelihood ratio."""
+    stated = metrics.get("calibration")
+    if stated is None:
+        return None
+    scale, offset = (stated.get("scale"), stated.get("offset")) if isinstance(stated, dict) else (None, None)
+    if not _is_number(scale) or not _is_number(offset) or scale < 1e-9:
+        raise ModelFileError(f"calibration must have a positive scale and an offset, got {stated!r} in the metrics.")
+    return float(scale), float(offset)
+
+
+def _stated_threshold(metrics: Mapping[str, Any], calibration: tuple[float, float] | None) -> float | None:
+    """That of the validation, or else the score at which both answers are equally likely."""
+    validation = metrics.get("validation")
+    if isinstance(validation, dict) and "threshold" in validation:
+        stated = validation["threshold"]
+        if not _is_number(stated) or not -1 <= stated <= 1:
+            raise ModelFileError(f"threshold must be a cosine, between -1 and 1, got {stated!r} in the metrics.")
+        return float(stated)
+    return None if calibration is None else -calibration[1] / calibration[0]
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return type(value) in (int, float) and abs(value) < 1e9  # an integer of JSON may be too large for a float

@@ -1,0 +1,102 @@
+"""``chns verify`` as a user and a script see it: what it prints, and its exit code."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from chns.checkpoint import Architecture, save_bundle
+from chns.cli import main
+from chns.data.audio import write_audio
+
+
+@pytest.fixture(scope="module")
+def save_model(tmp_path_factory):
+    torch.manual_seed(0)
+    settings = {"channels": 16, "aggregation_channels": 24, "embedding_dim": 8}
+    architecture = Architecture(encoder="chns.encoders.EcapaTdnn", encoder_settings=settings)
+    network = architecture.build()
+    with torch.no_grad():
+        network(torch.randn(8, 8_000))
+
+    def save(**metrics):
+        folder = tmp_path_factory.mktemp("model") / "model"
+        save_bundle(folder, network, architecture, training={}, metrics=metrics)
+        return str(folder)
+
+    return save
+
+
+@pytest.fixture(scope="module")
+def model(save_model):
+    return save_model(validation={"threshold": 0.999})
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    noise = 0.1 * np.random.default_rng(0).standard_normal(48_000).astype(np.float32)
+    hum = 0.5 * np.sin(np.arange(48_000) / 9).astype(np.float32) + noise / 50
+    for name, waveform in (("noise", noise), ("hum", hum), ("short", noise[:8_000]), ("silent", 0 * noise)):
+        write_audio(tmp_path / f"{name}.wav", waveform, sample_rate_hz=16_000)
+    return {name: str(tmp_path / f"{name}.wav") for name in ("noise", "hum", "short", "silent")}
+
+
+def test_the_same_recording_is_one_speaker_and_exits_with_0(model, recordings, capsys):
+    assert main(["verify", model, recordings["noise"], recordings["noise"]]) == 0
+    assert capsys.readouterr().out == "same speaker: score 1.000, threshold 0.999\n"
+
+
+def test_unlike_recordings_are_different_speakers_and_exit_with_1(model, recordings, capsys):
+    assert main(["verify", model, recordings["noise"], recordings["hum"]]) == 1
+    assert capsys.readouterr().out.startswith("different speakers: score ")
+
+
+def test_the_threshold_decides(model, recordings):
+    words = ["verify", model, recordings["noise"], recordings["hum"], "--threshold"]
+    assert main([*words, "-1"]) == 0
+    assert main([*words, "1"]) == 1
+
+
+def test_warnings_name_the_file(model, recordings, capsys):
+    main(["verify", model, recordings["noise"], recordings["short"]])
+    assert f"warning: {recordings['short']}: 0.5 s of sound" in capsys.readouterr().out
+
+
+def test_json_holds_all_that_is_printed(save_model, recordings, capsys):
+    model = save_model(calibration={"scale": 10.0, "offset": -5.0})
+    code = main(["verify", model, recordings["hum"], recordings["short"], "--json"])
+    decision = json.loads(capsys.readouterr().out)
+    assert decision["files"] == [recordings["hum"], recordings["short"]]
+    assert decision["accepted"] is (code == 0) is (decision["score"] >= decision["threshold"])
+    assert decision["threshold"] == 0.5
+    assert decision["log_likelihood_ratio"] == pytest.approx(10 * decision["score"] - 5)
+    assert [len(quality["warnings"]) for quality in decision["quality"]] == [0, 1]
+    assert main(["verify", model, recordings["hum"], recordings["short"]]) == code
+    assert f"log-likelihood ratio {decision['log_likelihood_ratio']:.2f}\n" in capsys.readouterr().out
+
+
+def test_the_help_states_the_exit_codes(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["verify", "--help"])
+    assert "exit code: 0 same speaker; 1 different speakers; 2 error" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["{model}", "{noise}", "missing.wav"], "recording must be a file, got missing.wav"),
+        (["{model}", "{noise}", "{silent}"], "recording must hold sound, got silence"),
+        (["nowhere", "{noise}", "{hum}"], "model must be a folder with model.json"),
+        (["{model}", "{noise}", "{hum}", "--threshold", "7"], "threshold must be a cosine, between -1 and 1, got 7.0"),
+        (["{model}", "{noise}", "{hum}", "--device", "abacus"], "device must be one that this machine has"),
+        (["{unsure}", "{noise}", "{hum}"], "threshold must be given for a model without one"),
+    ],
+)
+def test_an_error_is_one_line_and_exits_with_2(model, save_model, recordings, capsys, words, message):
+    names = {"model": model, "unsure": save_model(), **recordings}
+    assert main(["verify", *(word.format(**names) for word in words)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert len(captured.err.splitlines()) == 1

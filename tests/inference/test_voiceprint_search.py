@@ -1,0 +1,32 @@
+"""Exact search, by either way."""
+
+import numpy as np
+import pytest
+
+from chns.inference import voiceprint_search
+from chns.inference.voiceprint_search import VoiceprintSearch
+
+
+def units(seed, count, dim=24):
+    vectors = np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("most_by_numpy", [100_000, 0])
+@pytest.mark.parametrize(("count", "top"), [(1, 1), (50, 1), (50, 7), (50, 50), (50, 80)])
+def test_the_best_are_those_of_a_full_sort(monkeypatch, most_by_numpy, count, top):
+    monkeypatch.setattr(voiceprint_search, "MOST_BY_NUMPY", most_by_numpy)
+    vectors = units(0, count)
+    search = VoiceprintSearch(vectors)
+    for query in units(1, 10):
+        rows, scores = search.best(query, top)
+        expected = np.argsort(-(vectors @ query))[:top]
+        np.testing.assert_array_equal(rows, expected)
+        np.testing.assert_allclose(scores, (vectors @ query)[expected], atol=1e-6)
+
+
+def test_scores_are_cosines_whatever_rounding_does():
+    vectors = np.nextafter(units(0, 200), np.float32(np.inf) * np.sign(units(0, 200)))  # a little too long
+    assert (np.einsum("ij,ij->i", vectors, vectors) > 1).any()
+    search = VoiceprintSearch(vectors)
+    assert all(search.best(query, 1)[1][0] <= 1 for query in vectors)
