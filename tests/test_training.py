@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from chns.checkpoint import load_bundle
 from chns.cli import main
 from chns.data.manifest import Manifest
 from chns.meter import negative_similarity
@@ -128,6 +129,26 @@ def assert_same_log(a, b):
         with (folder / "log.csv").open() as file:
             tables.append([{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)])
     assert tables[0] == tables[1]
+
+
+def test_clipped_gradients_move_the_weights_no_further_than_they_are_long(tmp_path, configs, hum_manifest):
+    """Adam divides by the gradients' size, except where they are far below its epsilon."""
+    distances = {}
+    for name, norm in (("clipped", "1e-12"), ("free", "1e6")):
+        words = ["--optimizer.kind", "adamw", "--optimizer.weight_decay", "0", "--optimizer.clip_norm", norm]
+        assert main(command(configs, hum_manifest, tmp_path / name, *words, "--train.epochs", "2")) == 0
+        torch.manual_seed(0)
+        architecture = load_bundle(tmp_path / name / "model").architecture
+        initial = dict(architecture.build().encoder.named_parameters())
+        distances[name] = max(float((weights(tmp_path / name)[n] - p.detach()).abs().max()) for n, p in initial.items())
+    assert distances["clipped"] < 1e-4 < 1e-3 < distances["free"]
+
+
+def test_bf16_trains_float32_weights(tmp_path, configs, hum_manifest):
+    assert main(command(configs, hum_manifest, tmp_path, "--train.precision", "bf16-mixed", "--train.epochs", "2")) == 0
+    trained = weights(tmp_path)
+    assert all(tensor.dtype == torch.float32 for name, tensor in trained.items() if "num_batches" not in name)
+    assert all(torch.isfinite(tensor).all() for tensor in trained.values())
 
 
 def test_chunks_do_not_change_what_is_learnt(tmp_path, configs, hum_manifest):

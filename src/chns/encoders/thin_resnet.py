@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from chns.encoders.masking import frame_mask, masked
@@ -113,6 +114,8 @@ class ThinResNet(nn.Module):
             else AttentiveStatisticsPooling(flat, bottleneck=attention_channels, global_context=False)
         )
         self.embedding = nn.Linear(self.pooling.out_channels, embedding_dim)
+        # A training step in float32 takes four fifths of the time so; in bf16 it makes no difference (on a CPU).
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Embed a batch.

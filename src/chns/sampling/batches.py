@@ -192,7 +192,7 @@ class RandomSpeakerBatches(_SpeakerBatches):
 
     Args:
         speaker_labels: Speaker of each utterance, shape (utterances,), non-negative integers.
-        speakers_per_batch: P, over all ranks.
+        speakers_per_batch: P, over all ranks; the default is the paper's.
         utterances_per_speaker: K. Speakers with fewer utterances are left out and counted in the log.
         steps_per_epoch: Batches an epoch; by default as many as give each utterance one turn on average.
         seed: Same seed and epoch, same batches.
@@ -207,7 +207,7 @@ class RandomSpeakerBatches(_SpeakerBatches):
         self,
         speaker_labels: npt.ArrayLike,
         *,
-        speakers_per_batch: int,
+        speakers_per_batch: int = 650,
         utterances_per_speaker: int = 2,
         steps_per_epoch: int | None = None,
         seed: int = 0,
@@ -251,7 +251,7 @@ class ClusterSpeakerBatches(_SpeakerBatches):
     Args:
         speaker_labels: Speaker of each utterance, shape (utterances,), non-negative integers.
         clusters: Cluster of every speaker label, from `cluster_speakers`.
-        speakers_per_batch: P, over all ranks.
+        speakers_per_batch: P, over all ranks; the default is the paper's.
         utterances_per_speaker: K. Speakers with fewer utterances are left out and counted in the log.
         hard_ratio: h, between 0 (random) and 1 (all speakers from the pool). May be set between epochs.
         pooling: How clusters after the first are chosen: "random", or "nearest" to the first by their centres.
@@ -279,7 +279,7 @@ class ClusterSpeakerBatches(_SpeakerBatches):
         speaker_labels: npt.ArrayLike,
         clusters: SpeakerClusters,
         *,
-        speakers_per_batch: int,
+        speakers_per_batch: int = 650,
         utterances_per_speaker: int = 2,
         hard_ratio: float = 1.0,
         pooling: Pooling = "random",
