@@ -24,7 +24,8 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from chns.data.audio import EXTENSIONS, AudioInfo, audio_info
-from chns.data.manifest import CONTROL_CHARACTER, UNSAFE_PATH, Manifest
+from chns.data.manifest import Manifest
+from chns.data.manifest_checks import CONTROL_CHARACTER, UNSAFE_PATH
 from chns.errors import AudioError, ManifestError
 from chns.files import atomic_path
 

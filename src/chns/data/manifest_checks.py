@@ -1,0 +1,117 @@
+"""What makes a table a manifest: its columns, their types and the rules for their values."""
+
+from __future__ import annotations
+
+import math
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from chns.errors import ManifestError
+
+REQUIRED_COLUMNS = {
+    "utterance": pa.string(),
+    "speaker": pa.string(),
+    "path": pa.string(),
+    "offset_seconds": pa.float64(),
+    "duration_seconds": pa.float64(),
+    "sample_rate_hz": pa.int32(),
+}
+UNSAFE_PATH = r"^/|(^|/)\.\.(/|$)|\\"
+CONTROL_CHARACTER = r"[\x00-\x1f\x7f]"
+
+
+def with_types(table: pa.Table, source: str) -> pa.Table:
+    """The table with each required column in its type and all others as text.
+
+    Raises:
+        ManifestError: If a column is missing or doubled, or a value does not fit its type.
+    """
+    missing = [name for name in REQUIRED_COLUMNS if name not in table.column_names]
+    if missing:
+        raise ManifestError(
+            f"columns must include {', '.join(REQUIRED_COLUMNS)}; {', '.join(missing)} not found in {source}."
+        )
+    if len(set(table.column_names)) < table.num_columns:
+        raise ManifestError(f"columns must have different names, got {', '.join(table.column_names)} in {source}.")
+    columns = {
+        name: _cast(table[name], REQUIRED_COLUMNS.get(name, pa.string()), name, source) for name in table.column_names
+    }
+    return pa.table(columns)
+
+
+def _cast(column: pa.ChunkedArray, wanted: pa.DataType, name: str, source: str) -> pa.ChunkedArray:
+    if pa.types.is_binary(column.type) and wanted != pa.string():
+        column = _cast(column, pa.string(), name, source)
+    try:
+        return column.cast(wanted)
+    except pa.ArrowException as error:
+        row = _first_row_that_does_not_cast(column, wanted)
+        value = column[row].as_py() if len(column) else column.type
+        raise ManifestError(f"{name} must be of type {wanted}, got {value!r} in {_place(source, row)}.") from error
+
+
+def _first_row_that_does_not_cast(column: pa.ChunkedArray, wanted: pa.DataType) -> int:
+    """Bisect: the cast of a slice fails exactly if the slice holds a bad row."""
+    low, high = 0, len(column)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            column.slice(low, middle - low).cast(wanted)
+            low = middle
+        except pa.ArrowException:
+            high = middle
+    return low
+
+
+def require_valid(table: pa.Table, source: str) -> None:
+    """Check every value.
+
+    Raises:
+        ManifestError: If one breaks its rule; names the source and the row.
+    """
+    for name in REQUIRED_COLUMNS:
+        _require(pc.is_valid(table[name]), f"{name} must not be empty", table[name], source)
+    for name in ("utterance", "speaker", "path"):
+        _require(pc.greater(pc.utf8_length(table[name]), 0), f"{name} must not be empty", table[name], source)
+    offset, duration, rate = table["offset_seconds"], table["duration_seconds"], table["sample_rate_hz"]
+    at_least_zero = pc.and_(pc.greater_equal(offset, 0.0), pc.less(offset, math.inf))
+    _require(at_least_zero, "offset_seconds must be a number from 0", offset, source)
+    positive = pc.and_(pc.greater(duration, 0.0), pc.less(duration, math.inf))
+    _require(positive, "duration_seconds must be a positive number", duration, source)
+    _require(pc.greater(rate, 0), "sample_rate_hz must be positive", rate, source)
+    for name in table.column_names:
+        if table[name].type == pa.string():
+            rule = f"{name} must hold no line break or other control character"
+            _require_no_match(CONTROL_CHARACTER, rule, table[name], source)
+    _require_no_match(UNSAFE_PATH, "path must be relative and stay inside the root", table["path"], source)
+    if pc.count_distinct(table["utterance"]).as_py() != table.num_rows:
+        row = _first_duplicate(table["utterance"])
+        raise ManifestError(
+            f"utterance must be unique, got {table['utterance'][row].as_py()!r} again in {_place(source, row)}."
+        )
+
+
+def _require(valid: pa.ChunkedArray, rule: str, column: pa.ChunkedArray, source: str) -> None:
+    if not pc.all(valid, min_count=0).as_py():
+        row = pc.index(valid, False).as_py()
+        raise ManifestError(f"{rule}, got {column[row].as_py()!r} in {_place(source, row)}.")
+
+
+def _require_no_match(pattern: str, rule: str, column: pa.ChunkedArray, source: str) -> None:
+    matches = pc.fill_null(pc.match_substring_regex(column, pattern), False)
+    _require(pc.invert(matches), rule, column, source)
+
+
+def _first_duplicate(column: pa.ChunkedArray) -> int:
+    seen: set[str] = set()
+    for row, value in enumerate(column.to_pylist()):
+        if value in seen:
+            return row
+        seen.add(value)
+    raise AssertionError("called only when a duplicate exists")
+
+
+def _place(source: str, row: int) -> str:
+    """``file.csv:LINE`` (the header is line 1), or the row counted from 1 where there are no lines."""
+    return f"{source}:{row + 2}" if source.endswith(".csv") else f"{source}, row {row + 1}"
