@@ -1,4 +1,8 @@
-"""What the contrastive losses share: the temperature, and which pairs of a batch are of one speaker."""
+"""What the contrastive losses share: the temperature, and which pairs of a batch are of one speaker.
+
+Only similarities are a matrix of all pairs with a gradient; what concerns positive pairs works on their list, which is
+short.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 class Temperature(nn.Module):
@@ -32,48 +35,39 @@ class Temperature(nn.Module):
         return self.log.exp()
 
 
-class Contrast(NamedTuple):
-    """Every utterance of a batch against every other.
+class Pairs(NamedTuple):
+    """Which utterances of a batch are of one speaker.
 
     Attributes:
-        similarities: Cosine similarities, shape (N, N), at least float32.
-        same: True where two *different* utterances are of one speaker, shape (N, N).
-        other: True where the speakers differ, shape (N, N).
-        positives: Number of other utterances of an anchor's speaker, shape (N,).
+        same: True where both are of one speaker, the utterance itself included, shape (N, N).
+        anchors: First utterance of every pair of two different ones of one speaker, shape (pairs,).
+        positives: Second utterance of these pairs, shape (pairs,).
+        weights: What each pair counts: first the mean over an anchor's positives, then over the anchors that have any.
     """
 
-    similarities: Tensor
     same: Tensor
-    other: Tensor
+    anchors: Tensor
     positives: Tensor
+    weights: Tensor
 
     @classmethod
-    def of(cls, embeddings: Tensor, speaker_labels: Tensor) -> Contrast:
-        """Compare all embeddings of a batch.
+    def of(cls, speaker_labels: Tensor) -> Pairs:
+        """Find the pairs.
 
         Raises:
-            ValueError: If shapes do not fit, or no anchor has a positive.
+            ValueError: If there is none.
         """
-        embeddings = checked_embeddings(embeddings, speaker_labels)
-        normalised = F.normalize(embeddings, dim=1)
-        same_speaker = speaker_labels[:, None] == speaker_labels[None, :]
-        same = same_speaker.clone().fill_diagonal_(False)
-        positives = same.sum(dim=1)
-        if not positives.any():
+        same = speaker_labels[:, None] == speaker_labels[None, :]
+        anchors, positives = same.nonzero(as_tuple=True)
+        different = anchors != positives
+        anchors, positives = anchors[different], positives[different]
+        if not len(anchors):
             raise ValueError(
                 "speaker_labels must hold some speaker twice, got only different ones. "
                 "Draw at least two utterances a speaker into every batch."
             )
-        return cls(normalised @ normalised.T, same, ~same_speaker, positives)
-
-    def mean_over_anchors(self, sums: Tensor) -> Tensor:
-        """Average over the positives of each anchor, then over the anchors that have any.
-
-        Args:
-            sums: For each anchor, its terms added up over its positives, shape (N,).
-        """
-        has_positive = self.positives > 0
-        return (sums[has_positive] / self.positives[has_positive]).mean()
+        per_anchor = torch.bincount(anchors, minlength=len(speaker_labels))
+        return cls(same, anchors, positives, 1.0 / (per_anchor[anchors] * (per_anchor > 0).sum()))
 
 
 def checked_embeddings(embeddings: Tensor, speaker_labels: Tensor) -> Tensor:

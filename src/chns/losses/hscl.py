@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from chns.losses.contrast import Contrast, Temperature
+from chns.losses.contrast import Pairs, Temperature, checked_embeddings
 
 
 class HSCLLoss(nn.Module):
@@ -67,16 +67,25 @@ class HSCLLoss(nn.Module):
             ValueError: If shapes do not fit, no speaker occurs twice, or there is only one speaker.
         """
         with torch.autocast(embeddings.device.type, enabled=False):
-            contrast = Contrast.of(embeddings, speaker_labels)
-            negatives = contrast.other.sum(dim=1)
-            if not negatives.all():
-                raise ValueError("speaker_labels must hold at least two speakers, got one. Draw more into every batch.")
-            log_c = self.similarity_scale * contrast.similarities / self.temperature()
-            log_c_negative = log_c.masked_fill(~contrast.other, -torch.inf)
-            log_weight = (self.beta * log_c).detach()
-            log_weight_negative = log_weight.masked_fill(~contrast.other, -torch.inf)
-            log_mean = (log_c_negative + log_weight).logsumexp(dim=1) - log_weight_negative.logsumexp(dim=1)
-            log_negative = negatives.log() + log_mean
+            normalised = F.normalize(checked_embeddings(embeddings, speaker_labels))
+            pairs = Pairs.of(speaker_labels)
+            num_negatives = (~pairs.same).sum(dim=1)
+            if not num_negatives.all():
+                raise ValueError("speaker_labels must hold at least two speakers, got one. Draw more a batch.")
+            # w c = c ** (1 + beta): one matrix serves both; dividing its gradient by 1 + beta keeps w a constant.
+            power = 1.0 + self.beta
+            log_weighted = (power * self.similarity_scale / self.temperature() * normalised) @ normalised.T
+            log_c_positive = log_weighted[pairs.anchors, pairs.positives] / power
+            log_weighted = log_weighted.masked_fill_(pairs.same, -torch.inf)
+            log_sum = log_weighted.logsumexp(dim=1)
+            log_sum = log_sum.detach() + (log_sum - log_sum.detach()) / power
+            log_negative = num_negatives.log() + log_sum - self._log_weights(log_weighted.detach())
             # -log(c / (c + n)) = log(1 + n / c) = softplus(log n - log c)
-            terms = F.softplus(log_negative[:, None] - log_c) * contrast.same
-            return contrast.mean_over_anchors(terms.sum(dim=1))
+            loss: Tensor = (pairs.weights * F.softplus(log_negative[pairs.anchors] - log_c_positive)).sum()
+            return loss
+
+    def _log_weights(self, log_weighted: Tensor) -> Tensor:
+        """Logarithm of the sum of the negatives' weights; those that are not negatives are at minus infinity."""
+        if self.beta == 0:
+            return log_weighted.isfinite().sum(dim=1).log()
+        return (self.beta / (1.0 + self.beta) * log_weighted).logsumexp(dim=1)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from chns.losses.contrast import Contrast, Temperature
+from chns.losses.contrast import Pairs, Temperature, checked_embeddings
 
 
 class SupConLoss(nn.Module):
@@ -54,9 +55,12 @@ class SupConLoss(nn.Module):
             ValueError: If shapes do not fit, or no speaker occurs twice.
         """
         with torch.autocast(embeddings.device.type, enabled=False):
-            contrast = Contrast.of(embeddings, speaker_labels)
-            logits = (contrast.similarities - self.margin * contrast.same) / self.temperature()
-            others = logits.clone().fill_diagonal_(-torch.inf)
-            log_total = others.logsumexp(dim=1)
-            sums = contrast.positives * log_total - (logits * contrast.same).sum(dim=1)
-            return contrast.mean_over_anchors(sums)
+            normalised = F.normalize(checked_embeddings(embeddings, speaker_labels))
+            pairs = Pairs.of(speaker_labels)
+            temperature = self.temperature()
+            logits = (normalised / temperature) @ normalised.T
+            if self.margin:
+                logits = logits - self.margin / temperature * pairs.same
+            log_shares = logits.fill_diagonal_(-torch.inf).log_softmax(dim=1)
+            loss: Tensor = -(pairs.weights * log_shares[pairs.anchors, pairs.positives]).sum()
+            return loss
