@@ -1,24 +1,50 @@
-"""What a batch costs as the number of speakers grows, against a plain version of the paper's procedure.
+"""What a batch costs as the number of speakers grows, against other ways to draw one.
 
-Batches of 650 speakers x 2 utterances, hard ratio 1, one cluster for every 120 speakers, ten utterances a speaker. The
-plain version pours Python lists of speakers together, as one writes it first. Prints a table and writes JSON.
+Batches of 650 speakers x 2 utterances, hard ratio 1, one cluster for every 120 speakers, ten utterances a speaker. Ours
+at all sizes take turns, so that the growth is measured on one machine. The plain version pours Python lists of
+speakers together, as one writes it first; pytorch-metric-learning's MPerClassSampler draws speakers at random only.
 
-    python benchmarks/sampler.py [--out sampler.json]
+    python benchmarks/sampler.py [--speakers 6000 120000 1000000] [--out sampler.json]
 """
 
-import argparse
-import json
-import platform
 import random
-import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
+from report import Ratio, Timing, parser, peer, publish, seconds_of, take_turns
 
 from chns.sampling import ClusterSpeakerBatches, RandomSpeakerBatches, SpeakerClusters
 
-SPEAKERS_PER_BATCH, UTTERANCES_EACH = 650, 10
+SPEAKERS_PER_BATCH, UTTERANCES_EACH, SPEAKERS_PER_CLUSTER = 650, 10, 120
+PLAIN, PEER = "plain Python", "MPerClassSampler"
+PEER_BATCHES = 4
+
+
+def labels_of(num_speakers: int) -> np.ndarray:
+    """Speaker of every utterance."""
+    return np.repeat(np.arange(num_speakers), UTTERANCES_EACH)
+
+
+def clusters_of(num_speakers: int) -> SpeakerClusters:
+    """Random clusters of 120 speakers on average."""
+    rng = np.random.default_rng(0)
+    num_clusters = num_speakers // SPEAKERS_PER_CLUSTER
+    return SpeakerClusters(
+        labels=rng.integers(0, num_clusters, num_speakers),
+        centres=rng.normal(size=(num_clusters, 192)).astype(np.float32),
+        seed=0,
+    )
+
+
+def our_samplers(num_speakers: int) -> dict[str, Callable[[], object]]:
+    """Calls that draw one batch."""
+    labels, clusters = labels_of(num_speakers), clusters_of(num_speakers)
+    shape = {"speakers_per_batch": SPEAKERS_PER_BATCH, "steps_per_epoch": 10**9}
+    return {
+        "random": iter(RandomSpeakerBatches(labels, **shape)).__next__,
+        "random pooling": iter(ClusterSpeakerBatches(labels, clusters, **shape)).__next__,
+        "nearest pooling": iter(ClusterSpeakerBatches(labels, clusters, pooling="nearest", **shape)).__next__,
+    }
 
 
 def plain_batches(members: list[list[int]], utterances: list[list[int]], seed: int) -> Iterator[list[int]]:
@@ -37,54 +63,55 @@ def plain_batches(members: list[list[int]], utterances: list[list[int]], seed: i
         yield [utterance for speaker in chosen for utterance in rng.sample(utterances[speaker], 2)]
 
 
-def milliseconds(make_batch: Callable[[], object], *, seconds: float = 1.0) -> float:
-    """Median time of a call, over so many seconds after a warm-up."""
-    make_batch()
-    times = []
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times) < 5:
-        start = time.perf_counter()
-        make_batch()
-        times.append(time.perf_counter() - start)
-    return 1e3 * float(np.median(times))
+def plain_python(num_speakers: int, *, repeats: int) -> Timing:
+    """Time the plain version."""
+    clusters = clusters_of(num_speakers)
+    by_cluster = np.split(np.argsort(clusters.labels, kind="stable"), np.cumsum(clusters.sizes)[:-1])
+    utterances = np.arange(num_speakers * UTTERANCES_EACH).reshape(-1, UTTERANCES_EACH).tolist()
+    batches = plain_batches([members.tolist() for members in by_cluster], utterances, 0)
+    return take_turns({PLAIN: batches.__next__}, repeats=repeats)[PLAIN]
 
 
-def measure(num_speakers: int) -> dict[str, float]:
-    """Milliseconds a batch, by sampler."""
-    rng = np.random.default_rng(0)
-    labels = np.repeat(np.arange(num_speakers), UTTERANCES_EACH)
-    num_clusters = num_speakers // 120
-    clusters = SpeakerClusters(
-        labels=rng.integers(0, num_clusters, num_speakers),
-        centres=rng.normal(size=(num_clusters, 192)).astype(np.float32),
-        seed=0,
-    )
-    shape = {"speakers_per_batch": SPEAKERS_PER_BATCH, "steps_per_epoch": 10**6}
-    samplers = {
-        "random": iter(RandomSpeakerBatches(labels, **shape)),
-        "clusters, random pooling": iter(ClusterSpeakerBatches(labels, clusters, **shape)),
-        "clusters, nearest pooling": iter(ClusterSpeakerBatches(labels, clusters, pooling="nearest", **shape)),
-    }
-    results = {name: milliseconds(sampler.__next__) for name, sampler in samplers.items()}
-    members = [np.flatnonzero(clusters.labels == cluster).tolist() for cluster in range(min(num_clusters, 10_000))]
-    utterances = np.arange(len(labels)).reshape(-1, UTTERANCES_EACH).tolist()
-    results["plain Python"] = milliseconds(plain_batches(members, utterances, 0).__next__)
-    return results
+def metric_learning(num_speakers: int, *, repeats: int) -> Timing | None:
+    """Time the peer, which draws all batches of an epoch at once; a turn is one of several."""
+    samplers = peer("pytorch_metric_learning.samplers")
+    if samplers is None:
+        return None
+    size = 2 * SPEAKERS_PER_BATCH
+    sampler = samplers.MPerClassSampler(labels_of(num_speakers), 2, size, length_before_new_iter=PEER_BATCHES * size)
+    times = [seconds_of(lambda: iter(sampler)) / PEER_BATCHES for _ in range(repeats)]
+    return Timing(float(np.median(times)), min(times))
 
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("sampler.json"))
-    parser.add_argument("--speakers", type=int, nargs="+", default=[6_000, 120_000, 1_000_000])
-    arguments = parser.parse_args()
-    table = {num_speakers: measure(num_speakers) for num_speakers in arguments.speakers}
-    names = list(next(iter(table.values())))
-    print(f"{'ms a batch':>12}" + "".join(f"{name:>28}" for name in names))
-    for num_speakers, results in table.items():
-        print(f"{num_speakers:>12,}" + "".join(f"{results[name]:>28.3f}" for name in names))
-    versions = {"python": platform.python_version(), "numpy": np.__version__, "machine": platform.processor()}
-    arguments.out.write_text(json.dumps({"versions": versions, "milliseconds": table}, indent=2) + "\n")
+    options = parser(__doc__, out="sampler.json", repeats=1_000)
+    options.add_argument("--speakers", type=int, nargs="+", default=[6_000, 120_000, 1_000_000])
+    options.add_argument("--peer-repeats", type=int, default=5, help="turns of the others, which are slow")
+    arguments = options.parse_args()
+
+    sides = {
+        (name, num_speakers): call
+        for num_speakers in arguments.speakers
+        for name, call in our_samplers(num_speakers).items()
+    }
+    timings = take_turns(sides, repeats=arguments.repeats)
+    rows: dict[str, dict[str, float]] = {}
+    for (name, num_speakers), timing in timings.items():
+        rows.setdefault(f"{num_speakers:,} speakers", {})[f"{name}, ms"] = 1e3 * timing.median
+    del sides
+    for num_speakers in arguments.speakers:
+        for name, measure in ((PLAIN, plain_python), (PEER, metric_learning)):
+            others = measure(num_speakers, repeats=arguments.peer_repeats)
+            if others is not None:
+                rows[f"{num_speakers:,} speakers"][f"{name}, ms"] = 1e3 * others.median
+    smallest, largest = min(arguments.speakers), max(arguments.speakers)
+    growth = f"{largest:,} / {smallest:,} speakers"
+    ratios = [
+        Ratio(f"{name}: {growth}", timings[name, largest].median / timings[name, smallest].median, at_most=2.0)
+        for name in ("random", "random pooling", "nearest pooling")
+    ]
+    publish(arguments.out, "a batch of 650 x 2, median of the turns", rows, ratios, speakers=arguments.speakers)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The examples and benchmarks run as their docstrings say."""
+"""The examples run as their docstrings say."""
 
 import os
 import re
@@ -22,9 +22,3 @@ def test_hard_batches_are_harder_and_are_learnt_in_a_loop_of_ones_own():
     assert losses[3] < losses[0]
     assert losses[4] > losses[3]
     assert losses[7] < losses[4]
-
-
-def test_the_sampler_benchmark_prints_and_writes_its_table(tmp_path):
-    words = ("--speakers", 1_200, "--out", tmp_path / "s.json")
-    assert "clusters, nearest pooling" in output_of(ROOT / "benchmarks" / "sampler.py", *words)
-    assert (tmp_path / "s.json").is_file()

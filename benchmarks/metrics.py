@@ -1,0 +1,72 @@
+"""What EER and minDCF at two priors cost, against reading them off the curves of scikit-learn and torchmetrics.
+
+All sides get the same scores and must agree on the EER to 1e-4 and on minDCF to 1e-5.
+
+    python benchmarks/metrics.py [--trials 580000] [--out metrics.json]
+"""
+
+import numpy as np
+import torch
+from report import Ratio, milliseconds, parser, peer, publish, take_turns
+
+from chns.evaluation.metrics import REPORTED_P_TARGETS, verification_metrics
+
+OURS, SCIKIT, TORCHMETRICS = "chns verification_metrics", "scikit-learn roc_curve", "torchmetrics binary_roc"
+TARGET_SECONDS = 0.3
+
+Metrics = tuple[float, ...]
+
+
+def off_a_curve(false_alarm: np.ndarray, hit: np.ndarray) -> Metrics:
+    """EER at the crossing of both rates, and minDCF at each prior."""
+    miss = 1 - hit
+    crossing = int(np.argmin(np.abs(miss - false_alarm)))
+    costs = (np.min(p * miss + (1 - p) * false_alarm) / min(p, 1 - p) for p in REPORTED_P_TARGETS)
+    return float(miss[crossing] + false_alarm[crossing]) / 2, *map(float, costs)
+
+
+def main() -> None:
+    """Measure, print, write."""
+    options = parser(__doc__, out="metrics.json", repeats=15)
+    options.add_argument("--trials", type=int, default=580_000)
+    arguments = options.parse_args()
+    rng = np.random.default_rng(0)
+    is_target = rng.permutation(arguments.trials) % 2 == 0
+    scores = np.clip(0.5 + 0.08 * rng.standard_normal(arguments.trials) + 0.3 * is_target, 0, 1)
+
+    def ours() -> Metrics:
+        metrics = verification_metrics(scores, is_target)
+        return metrics.eer, *metrics.min_dcf.values()
+
+    sides = {OURS: ours}
+    scikit = peer("sklearn.metrics")
+    if scikit is not None:
+        sides[SCIKIT] = lambda: off_a_curve(*scikit.roc_curve(is_target, scores, drop_intermediate=False)[:2])
+    torchmetrics = peer("torchmetrics.functional.classification")
+    if torchmetrics is not None:
+        predictions, labels = torch.from_numpy(scores), torch.from_numpy(is_target.astype(np.int64))
+
+        def theirs() -> Metrics:
+            false_alarm, hit, _ = torchmetrics.binary_roc(predictions, labels)
+            return off_a_curve(false_alarm.double().numpy(), hit.double().numpy())
+
+        sides[TORCHMETRICS] = theirs
+
+    expected = ours()
+    for name, side in sides.items():
+        eer, *costs = side()
+        assert abs(eer - expected[0]) < max(1e-4, 2 / arguments.trials), f"{name} has an EER of {eer}"
+        assert np.allclose(costs, expected[1:], atol=1e-5), f"{name} has costs of {costs}"
+    timings = take_turns(sides, repeats=arguments.repeats)
+    ratios = [Ratio("seconds, chns", timings[OURS].median, at_most=TARGET_SECONDS)]
+    ratios += [
+        Ratio(f"{OURS} / {name}", timings[OURS].median / timing.median)
+        for name, timing in timings.items()
+        if name != OURS
+    ]
+    title = f"EER and minDCF at {REPORTED_P_TARGETS} of {arguments.trials:,} trials"
+    publish(arguments.out, title, milliseconds(timings), ratios, trials=arguments.trials)
+
+
+if __name__ == "__main__":
+    main()
