@@ -1,15 +1,20 @@
-"""What EER and minDCF at two priors cost, against reading them off the curves of scikit-learn and torchmetrics.
+"""What EER and minDCF cost, against the curves of scikit-learn and torchmetrics; then every other metric alone.
 
-All sides get the same scores and must agree on the EER to 1e-4 and on minDCF to 1e-5.
+All sides get the same scores and must agree on the EER to 1e-4 and on minDCF to 1e-5. The scores are log-likelihood
+ratios, so that all metrics mean something. A metric alone includes the sort that it needs.
 
     python benchmarks/metrics.py [--trials 580000] [--out metrics.json]
 """
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from report import Ratio, milliseconds, parser, peer, publish, take_turns
 
-from chns.evaluation.metrics import REPORTED_P_TARGETS, verification_metrics
+from chns.evaluation.calibration_metrics import actual_dcf, cllr, min_cllr
+from chns.evaluation.det import det_curve
+from chns.evaluation.metrics import REPORTED_P_TARGETS, error_rates, min_dcf, verification_metrics
 
 OURS, SCIKIT, TORCHMETRICS = "chns verification_metrics", "scikit-learn roc_curve", "torchmetrics binary_roc"
 TARGET_SECONDS = 0.3
@@ -25,6 +30,20 @@ def off_a_curve(false_alarm: np.ndarray, hit: np.ndarray) -> Metrics:
     return float(miss[crossing] + false_alarm[crossing]) / 2, *map(float, costs)
 
 
+def each_alone(scores: np.ndarray, is_target: np.ndarray) -> dict[str, Callable[[], object]]:
+    """Every metric by its name."""
+    return {
+        "EER": lambda: error_rates(scores, is_target).equal_error_rate(),
+        "EER, convex hull": lambda: error_rates(scores, is_target).rocch_equal_error_rate(),
+        "EER, nearest threshold": lambda: error_rates(scores, is_target).nearest_equal_error_rate(),
+        "minDCF": lambda: min_dcf(scores, is_target, p_target=0.05),
+        "actual DCF": lambda: actual_dcf(scores, is_target, p_target=0.05),
+        "Cllr": lambda: cllr(scores, is_target),
+        "minCllr": lambda: min_cllr(scores, is_target),
+        "DET curve": lambda: det_curve(scores, is_target),
+    }
+
+
 def main() -> None:
     """Measure, print, write."""
     options = parser(__doc__, out="metrics.json", repeats=15)
@@ -32,7 +51,7 @@ def main() -> None:
     arguments = options.parse_args()
     rng = np.random.default_rng(0)
     is_target = rng.permutation(arguments.trials) % 2 == 0
-    scores = np.clip(0.5 + 0.08 * rng.standard_normal(arguments.trials) + 0.3 * is_target, 0, 1)
+    scores = 4 * (rng.standard_normal(arguments.trials) + np.where(is_target, 2, -2))
 
     def ours() -> Metrics:
         metrics = verification_metrics(scores, is_target)
@@ -58,14 +77,16 @@ def main() -> None:
         assert abs(eer - expected[0]) < max(1e-4, 2 / arguments.trials), f"{name} has an EER of {eer}"
         assert np.allclose(costs, expected[1:], atol=1e-5), f"{name} has costs of {costs}"
     timings = take_turns(sides, repeats=arguments.repeats)
+    alone = take_turns(each_alone(scores, is_target), repeats=arguments.repeats)
     ratios = [Ratio("seconds, chns", timings[OURS].median, at_most=TARGET_SECONDS)]
+    ratios.append(Ratio("seconds, slowest metric alone", max(t.median for t in alone.values()), at_most=TARGET_SECONDS))
     ratios += [
         Ratio(f"{OURS} / {name}", timings[OURS].median / timing.median)
         for name, timing in timings.items()
         if name != OURS
     ]
-    title = f"EER and minDCF at {REPORTED_P_TARGETS} of {arguments.trials:,} trials"
-    publish(arguments.out, title, milliseconds(timings), ratios, trials=arguments.trials)
+    title = f"EER and minDCF at {REPORTED_P_TARGETS}, then each metric alone, of {arguments.trials:,} trials"
+    publish(arguments.out, title, milliseconds(timings | alone), ratios, trials=arguments.trials)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ MEASURED = (
     "numpy",
     "pytorch-metric-learning",
     "scikit-learn",
+    "scipy",
     "soundfile",
     "speechbrain",
     "torch",

@@ -104,17 +104,77 @@ def speaker_centroids(
         Masztalski et al., Interspeech 2025: 10 utterances, crops of 3 s, the average of embeddings, normalised.
     """
     chosen = draw_per_speaker(manifest.speaker_labels, utterances_per_speaker, np.random.default_rng(seed))
+    embeddings = embed_crops(
+        model,
+        manifest,
+        chosen,
+        crop_seconds=crop_seconds,
+        seed=seed,
+        num_workers=num_workers,
+        device=device,
+        sharded=sharded,
+        purpose="centroids",
+    )
+    return centroids_of(embeddings, manifest.speaker_labels[chosen], len(manifest.speakers))
+
+
+def embed_crops(
+    model: SpeakerEncoder,
+    manifest: Manifest,
+    utterances: npt.NDArray[np.int64],
+    *,
+    crop_seconds: float = 3.0,
+    seed: int = 0,
+    num_workers: int = 0,
+    device: torch.device | str = "cpu",
+    sharded: bool = False,
+    purpose: str = "embedding",
+) -> FloatArray:
+    """Embed a random crop of each of some utterances.
+
+    Args:
+        model: Waveforms to embeddings; put into evaluation mode meanwhile.
+        manifest: Holds the utterances.
+        utterances: Which of them, shape (utterances,).
+        crop_seconds: Length of the crop of each.
+        seed: Together with the place in ``utterances``, it decides a crop.
+        num_workers: Processes that decode.
+        device: Where the model is.
+        sharded: Whether the processes of a run, which all call this, share the work; each gets the whole result.
+        purpose: What the progress bar says.
+
+    Returns:
+        Shape (utterances, dim), not normalised.
+
+    Raises:
+        ValueError: If sharded, and there are fewer utterances than processes.
+        FileNotFoundError: If a recording is gone.
+        AudioError: If a recording cannot be decoded.
+    """
     per_batch = max(1, int(_BATCH_SECONDS / crop_seconds))
-    own = _own_share(len(chosen), sharded).tolist()
+    own = _own_share(len(utterances), sharded).tolist()
     batches = [own[first : first + per_batch] for first in range(0, len(own), per_batch)]
-    requests = [[CropRequest(int(chosen[row]), (seed, row)) for row in batch] for batch in batches]
+    requests = [[CropRequest(int(utterances[row]), (seed, row)) for row in batch] for batch in batches]
     dataset = SpeakerCrops(manifest, crop_seconds=crop_seconds, sample_rate_hz=model.sample_rate_hz)
     loader: DataLoader[tuple[Tensor, int]] = DataLoader(
         dataset, batch_sampler=requests, collate_fn=_waveforms_only, num_workers=num_workers
     )
-    embeddings = _embed_rows(model, loader, batches, device, purpose="centroids", sharded=sharded)
-    sums = np.zeros((len(manifest.speakers), embeddings.shape[1]), np.float64)
-    np.add.at(sums, manifest.speaker_labels[chosen], embeddings)
+    return _embed_rows(model, loader, batches, device, purpose=purpose, sharded=sharded)
+
+
+def centroids_of(embeddings: FloatArray, speaker_labels: npt.NDArray[np.int64], num_speakers: int) -> FloatArray:
+    """The mean embedding of each speaker, normalised.
+
+    Args:
+        embeddings: Not normalised, shape (utterances, dim).
+        speaker_labels: Speaker of each, shape (utterances,); every speaker has one at least.
+        num_speakers: Number of speakers.
+
+    Returns:
+        Shape (num_speakers, dim).
+    """
+    sums = np.zeros((num_speakers, embeddings.shape[1]), np.float64)
+    np.add.at(sums, speaker_labels, embeddings)
     centroids: FloatArray = (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32)
     return centroids
 

@@ -52,3 +52,59 @@ def test_an_unusable_file_is_one_line_and_exit_code_2(tmp_path, capsys, content,
 def test_a_missing_file_is_one_line_and_exit_code_2(tmp_path, capsys):
     assert main(["metrics", str(tmp_path / "absent.txt")]) == 2
     assert "score file must be a file" in capsys.readouterr().err
+
+
+def test_costs_are_printed_at_the_wished_priors_in_place_of_the_usual(tmp_path, capsys):
+    (tmp_path / "scores.txt").write_text(SCORES)
+    assert main(["metrics", str(tmp_path / "scores.txt"), "--p-target", "0.9", "--p-target", "0.001"]) == 0
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "minDCF (p_target 0.9)   0.5000",
+        "minDCF (p_target 0.001) 0.3333",
+    ]
+    assert main(["metrics", str(tmp_path / "scores.txt"), "--p-target", "0.9", "--llr", "--json"]) == 0
+    metrics = json.loads(capsys.readouterr().out)
+    assert metrics["min_dcf"].keys() == metrics["actual_dcf"].keys() == {"0.9"}
+
+
+def test_all_adds_what_other_toolkits_report(tmp_path, capsys):
+    (tmp_path / "scores.txt").write_text(SCORES)
+    assert main(["metrics", str(tmp_path / "scores.txt"), "--all"]) == 0
+    assert capsys.readouterr().out.splitlines()[4:] == [
+        "EER, convex hull        20.000%",
+        "EER, nearest threshold  50.000%",
+        "minCllr                 0.4046",
+    ]
+    assert main(["metrics", str(tmp_path / "scores.txt"), "--all", "--json"]) == 0
+    metrics = json.loads(capsys.readouterr().out)
+    assert metrics["eer"] == pytest.approx(1 / 3)
+    assert metrics["rocch_eer"] == pytest.approx(1 / 5)
+    assert metrics["nearest_eer"] == pytest.approx(1 / 2)
+    assert metrics["min_cllr"] == pytest.approx(0.4046, abs=1e-4)
+
+
+def test_log_likelihood_ratios_are_also_judged_by_their_values(tmp_path, capsys):
+    (tmp_path / "scores.txt").write_text(SCORES)
+    assert main(["metrics", str(tmp_path / "scores.txt"), "--llr"]) == 0
+    # Thresholds log 99 = 4.6 and log 19 = 2.9: nothing accepted; then one target of three missed.
+    # Targets at 4, 3 and 1 cost 0.026, 0.070 and 0.452 bits, non-targets at 2 and 0 cost 3.069 and 1.
+    assert capsys.readouterr().out.splitlines()[4:] == [
+        "actDCF (p_target 0.01)  1.0000",
+        "actDCF (p_target 0.05)  0.3333",
+        "Cllr                    1.1085, at best 0.4046 (minCllr)",
+    ]
+
+
+def test_det_points_are_written_beside_the_metrics(tmp_path, capsys):
+    (tmp_path / "scores.txt").write_text(SCORES)
+    assert main(["metrics", str(tmp_path / "scores.txt"), "--json", "--det", str(tmp_path / "new" / "det.csv")]) == 0
+    assert json.loads(capsys.readouterr().out)["target_trials"] == 3
+    header, *points = (tmp_path / "new" / "det.csv").read_text().splitlines()
+    assert header == "thresholds,miss,false_alarm,probit_miss,probit_false_alarm"
+    assert len(points) == 6
+    assert points[0].startswith("0.0,0.0,1.0,-0.967")
+
+
+def test_an_impossible_prior_is_one_line_and_exit_code_2(tmp_path, capsys):
+    (tmp_path / "scores.txt").write_text(SCORES)
+    assert main(["metrics", str(tmp_path / "scores.txt"), "--p-target", "5"]) == 2
+    assert capsys.readouterr().err == "chns: error: p_target must be between 0 and 1, both excluded, got 5.0.\n"

@@ -1,11 +1,15 @@
-"""EER and minDCF against hand-worked cases, slow re-implementations and scikit-learn."""
+"""EER by several conventions, and minDCF, against hand-worked cases, slow re-implementations and scikit-learn."""
 
+import subprocess
+import sys
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.interpolate import interp1d
+from scipy.optimize import brentq
 from sklearn.metrics import roc_curve
 
 from chns.evaluation.metrics import (
@@ -45,6 +49,19 @@ def eer_by_walking(miss, false_alarm):
     raise AssertionError("the curve starts on one side of the diagonal and ends on the other")
 
 
+def eer_of_voxsrc(scores, is_target):
+    """The root of 1 - x - hit(x) on the interpolated ROC curve, as the script of the challenges has it."""
+    false_alarm, hit, _ = roc_curve(is_target, scores)
+    return brentq(lambda x: 1 - x - interp1d(false_alarm, hit)(x), 0, 1)
+
+
+def eer_of_voxceleb_trainer(scores, is_target):
+    """The larger rate at the point of scikit-learn's ROC curve where both are nearest, rounding errors apart."""
+    false_alarm, hit, _ = roc_curve(is_target, scores)
+    nearest = np.argmin(np.round(np.abs(1 - hit - false_alarm), 12))
+    return max(1 - hit[nearest], false_alarm[nearest])
+
+
 def test_rates_of_a_hand_worked_list():
     thresholds, miss, false_alarm = error_rates([0.9, 0.4, 0.6, 0.1], [True, True, False, False])
     assert thresholds.tolist() == [0.1, 0.4, 0.6, 0.9, np.inf]
@@ -58,6 +75,36 @@ def test_eer_is_interpolated_between_the_thresholds_where_the_rates_cross():
     assert equal_error_rate([1, 3, 4, 0, 2], [True, True, True, False, False]) == pytest.approx(1 / 3)
     # Target 1; non-targets 1, 0: from (0, 1/2) to (1, 0), crossing the diagonal at 1/3.
     assert equal_error_rate([1, 1, 0], [True, False, False]) == pytest.approx(1 / 3)
+
+
+def test_conventions_for_the_eer_of_a_hand_worked_list():
+    # Targets 1, 3, 4; non-targets 0, 2. Miss and false alarm: (0, 1), (0, 1/2), (1/3, 1/2), (1/3, 0), (2/3, 0), (1, 0).
+    rates = error_rates([1, 3, 4, 0, 2], [True, True, True, False, False])
+    assert rates.equal_error_rate() == pytest.approx(1 / 3)
+    # The least difference is 1/6, at (1/3, 1/2).
+    assert rates.nearest_equal_error_rate() == pytest.approx(1 / 2)
+    # The hull leaves (1/3, 1/2) out; from (0, 1/2) to (1/3, 0) it crosses the diagonal at 1/5.
+    hull = rates.convex_hull()
+    assert hull.thresholds.tolist() == [0, 1, 3, np.inf]
+    assert hull.miss == pytest.approx([0, 0, 1 / 3, 1])
+    assert hull.false_alarm == pytest.approx([1, 1 / 2, 0, 0])
+    assert rates.rocch_equal_error_rate() == pytest.approx(1 / 5)
+
+
+def test_of_equally_near_thresholds_the_strictest_counts():
+    # Targets 1, 1, 3; non-targets 0, 0, 2. Miss and false alarm differ by 1/3 at (0, 1/3) and at (2/3, 1/3).
+    rates = error_rates([0, 0, 1, 1, 2, 3], [False, False, True, True, False, True])
+    assert rates.nearest_equal_error_rate() == pytest.approx(2 / 3)
+
+
+def test_the_nearest_eer_skips_what_scikit_learn_leaves_out():
+    # All targets at or above all non-targets but for one tied at 2: (0, 1), (0, 3/4), (0, 2/4), (0, 1/4), (1, 0).
+    rates = error_rates([0, 1, 1.5, 2, 2], [False, False, False, False, True])
+    assert rates.nearest_equal_error_rate() == pytest.approx(1 / 4)
+    # Three targets in a row, (0, 1/2) to (3/4, 1/2): (2/4, 1/2), where both are equal, is half-way and left out.
+    rates = error_rates([0, 1, 2, 3, 5, 4], [False, True, True, True, True, False])
+    assert rates.equal_error_rate() == 0.5
+    assert rates.nearest_equal_error_rate() == pytest.approx(3 / 4)
 
 
 def test_min_dcf_of_a_hand_worked_list():
@@ -80,12 +127,18 @@ def test_min_dcf_of_a_hand_worked_list():
 def test_perfect_scores_have_no_error():
     scores, is_target = [0.1, 0.2, 0.8, 0.9], [False, False, True, True]
     assert equal_error_rate(scores, is_target) == 0
+    assert error_rates(scores, is_target).nearest_equal_error_rate() == 0
+    assert error_rates(scores, is_target).rocch_equal_error_rate() == 0
     assert min_dcf(scores, is_target, p_target=0.05) == 0
 
 
 def test_inverted_scores_are_always_wrong_and_cost_as_much_as_no_system():
     scores, is_target = [0.9, 0.8, 0.2, 0.1], [False, False, True, True]
     assert equal_error_rate(scores, is_target) == 1
+    assert error_rates(scores, is_target).nearest_equal_error_rate() == 1
+    # The hull knows better than to use them: it tosses a coin.
+    assert error_rates(scores, is_target).convex_hull().thresholds.tolist() == [0.1, np.inf]
+    assert error_rates(scores, is_target).rocch_equal_error_rate() == 0.5
     assert min_dcf(scores, is_target, p_target=0.05) == 1
 
 
@@ -93,6 +146,8 @@ def test_equal_scores_are_one_threshold():
     scores, is_target = np.zeros(10), np.arange(10) < 3
     assert error_rates(scores, is_target).thresholds.tolist() == [0, np.inf]
     assert equal_error_rate(scores, is_target) == 0.5
+    assert error_rates(scores, is_target).nearest_equal_error_rate() == 1
+    assert error_rates(scores, is_target).rocch_equal_error_rate() == 0.5
     assert min_dcf(scores, is_target, p_target=0.01) == 1
 
 
@@ -112,12 +167,72 @@ def test_only_the_order_of_the_scores_matters(trials):
         metrics = verification_metrics(mapped, is_target)
         assert metrics.to_json() == expected.to_json()
         assert metrics.threshold == mapped[np.flatnonzero(scores == expected.threshold)[0]]
+        rates, expected_rates = error_rates(mapped, is_target), error_rates(scores, is_target)
+        assert rates.nearest_equal_error_rate() == expected_rates.nearest_equal_error_rate()
+        assert rates.rocch_equal_error_rate() == expected_rates.rocch_equal_error_rate()
 
 
 @given(scored_trials())
 def test_swapping_labels_and_negating_scores_keeps_the_eer(trials):
     scores, is_target = trials
-    assert equal_error_rate(-scores, ~is_target) == pytest.approx(equal_error_rate(scores, is_target), abs=1e-12)
+    swapped, rates = error_rates(-scores, ~is_target), error_rates(scores, is_target)
+    assert swapped.equal_error_rate() == pytest.approx(rates.equal_error_rate(), abs=1e-12)
+    assert swapped.rocch_equal_error_rate() == pytest.approx(rates.rocch_equal_error_rate(), abs=1e-12)
+
+
+@given(scored_trials())
+@settings(max_examples=200, deadline=None)
+def test_the_eer_on_the_hull_is_the_worst_prior_at_its_best_threshold(trials):
+    rates = error_rates(*trials)
+    points = np.stack((rates.miss, rates.false_alarm))
+    # The lowest total error rate is concave in the prior; its greatest value is where two thresholds are equally good.
+    steps = points[:, :, None] - points[:, None, :]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        priors = steps[1] / (steps[1] - steps[0])
+    priors = np.unique(priors[(priors >= 0) & (priors <= 1)])
+    worst = max(np.min(prior * rates.miss + (1 - prior) * rates.false_alarm) for prior in priors)
+    assert rates.rocch_equal_error_rate() == pytest.approx(worst, abs=1e-12)
+
+
+@given(scored_trials())
+def test_the_hull_is_convex_and_below_every_point_of_the_curve(trials):
+    rates = error_rates(*trials)
+    hull = rates.convex_hull()
+    assert (hull.miss[0], hull.false_alarm[0], hull.miss[-1], hull.false_alarm[-1]) == (0, 1, 1, 0)
+    assert set(zip(*hull, strict=True)) <= set(zip(*rates, strict=True))
+    miss_steps, false_alarm_steps = np.diff(hull.miss), np.diff(hull.false_alarm)
+    turns = miss_steps[:-1] * false_alarm_steps[1:] - miss_steps[1:] * false_alarm_steps[:-1]
+    assert (turns >= -1e-12).all()
+    for step in range(len(miss_steps)):
+        right = miss_steps[step] * (rates.false_alarm - hull.false_alarm[step])
+        assert (right - false_alarm_steps[step] * (rates.miss - hull.miss[step]) >= -1e-12).all()
+
+
+@given(scored_trials(), st.floats(0.001, 0.999))
+def test_min_dcf_is_the_same_on_the_hull(trials, p_target):
+    rates = error_rates(*trials)
+    assert rates.convex_hull().min_dcf(p_target=p_target) == pytest.approx(rates.min_dcf(p_target=p_target), abs=1e-12)
+
+
+@given(scored_trials())
+def test_conventions_for_the_eer_keep_their_order(trials):
+    rates = error_rates(*trials)
+    assert 0 <= rates.rocch_equal_error_rate() <= 0.5
+    assert rates.rocch_equal_error_rate() <= rates.equal_error_rate() + 1e-12
+    assert rates.equal_error_rate() <= rates.nearest_equal_error_rate() + 1e-12
+    assert rates.nearest_equal_error_rate() <= 1
+
+
+@given(scored_trials())
+@settings(max_examples=200, deadline=None)
+def test_the_eer_is_that_of_the_script_of_voxsrc(trials):
+    assert equal_error_rate(*trials) == pytest.approx(eer_of_voxsrc(*trials), abs=1e-11)
+
+
+@given(scored_trials())
+@settings(max_examples=200, deadline=None)
+def test_the_nearest_eer_is_that_of_voxceleb_trainer(trials):
+    assert error_rates(*trials).nearest_equal_error_rate() == pytest.approx(eer_of_voxceleb_trainer(*trials), abs=1e-12)
 
 
 @given(scored_trials(), st.floats(0.001, 0.999), st.floats(0.1, 20), st.floats(0.1, 20))
@@ -147,6 +262,9 @@ def test_eer_is_that_of_scikit_learns_roc_curve():
     grid = np.linspace(0, 1, 2_000_001)
     crossing = grid[np.argmin(np.abs(1 - np.interp(grid, false_alarm, hit) - grid))]
     assert equal_error_rate(scores, is_target) == pytest.approx(crossing, abs=1e-6)
+    assert equal_error_rate(scores, is_target) == pytest.approx(eer_of_voxsrc(scores, is_target), abs=1e-11)
+    nearest = error_rates(scores, is_target).nearest_equal_error_rate()
+    assert nearest == pytest.approx(eer_of_voxceleb_trainer(scores, is_target))
     cost = np.min(0.01 * (1 - hit) + 0.99 * false_alarm) / 0.01
     assert min_dcf(scores, is_target, p_target=0.01) == pytest.approx(cost)
 
@@ -170,6 +288,17 @@ def test_reported_metrics_name_their_p_target():
     assert "EER                     33.333%" in text
     assert "p_target 0.01)  0.3333" in text
     assert "p_target 0.05)  0.3333" in text
+
+
+def test_min_dcf_is_reported_at_the_wished_priors():
+    scores, is_target = [1, 3, 4, 0, 2], [True, True, True, False, False]
+    metrics = verification_metrics(scores, is_target, p_targets=[0.9, 0.5])
+    assert metrics.min_dcf == {0.9: pytest.approx(1 / 2), 0.5: pytest.approx(1 / 3)}
+
+
+def test_importing_the_metrics_imports_no_scipy():
+    code = "import sys, chns.evaluation.metrics; print('scipy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 @pytest.mark.parametrize(

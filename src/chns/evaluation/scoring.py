@@ -34,21 +34,30 @@ def cosine_scores(embeddings: npt.ArrayLike, enrolment_rows: IntArray, test_rows
             row.
     """
     unit = unit_embeddings(embeddings)
-    if len(enrolment_rows) != len(test_rows):
-        raise ValueError(
-            f"enrolment_rows and test_rows must be equally many, got {len(enrolment_rows)} and {len(test_rows)}."
-        )
-    for name, rows in (("enrolment_rows", enrolment_rows), ("test_rows", test_rows)):
-        if len(rows) and not 0 <= rows.min() <= rows.max() < len(unit):
-            raise ValueError(
-                f"{name} must be between 0 and {len(unit) - 1}, the rows of embeddings, "
-                f"got {rows.min()} to {rows.max()}."
-            )
+    require_rows(len(unit), enrolment_rows, test_rows)
     scores = np.empty(len(enrolment_rows), np.float32)
     for start in range(0, len(scores), _TRIALS_AT_ONCE):
         some = slice(start, start + _TRIALS_AT_ONCE)
         np.einsum("td,td->t", unit[enrolment_rows[some]], unit[test_rows[some]], out=scores[some])
     return np.clip(scores, -1, 1)
+
+
+def require_rows(num_embeddings: int, enrolment_rows: IntArray, test_rows: IntArray) -> None:
+    """Check that rows name two embeddings for each trial.
+
+    Raises:
+        ValueError: If the two kinds of rows differ in number, or there is no such row.
+    """
+    if len(enrolment_rows) != len(test_rows):
+        raise ValueError(
+            f"enrolment_rows and test_rows must be equally many, got {len(enrolment_rows)} and {len(test_rows)}."
+        )
+    for name, rows in (("enrolment_rows", enrolment_rows), ("test_rows", test_rows)):
+        if len(rows) and not 0 <= rows.min() <= rows.max() < num_embeddings:
+            raise ValueError(
+                f"{name} must be between 0 and {num_embeddings - 1}, the rows of embeddings, "
+                f"got {rows.min()} to {rows.max()}."
+            )
 
 
 def write_scores(path: Path | str, trials: Trials, scores: npt.NDArray[np.floating]) -> None:

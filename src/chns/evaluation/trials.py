@@ -6,7 +6,7 @@ Read and write the lists that the field has, and find their utterances in a mani
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -236,12 +236,7 @@ def require_plain_names(trials: Trials) -> None:
 
 
 def resolve(trials: Trials, manifest: Manifest) -> tuple[IntArray, IntArray]:
-    """Find the utterances of the trials in a manifest.
-
-    A trial's name is matched, in this order, with the manifest's utterance names, its paths, its paths without suffix
-    (lists say ``.wav`` where the corpus may be FLAC), and the ends of its paths (a list names
-    ``id10270/x/00001.wav``, the path may be ``test/wav/id10270/x/00001.flac``). A match counts only if it is the
-    only one.
+    """Find the utterances of the trials in a manifest, by name as `find_utterances` does.
 
     Returns:
         Row of the enrolment and of the test utterance of each trial, both of shape (trials,), int64.
@@ -249,14 +244,45 @@ def resolve(trials: Trials, manifest: Manifest) -> tuple[IntArray, IntArray]:
     Raises:
         TrialError: If a name matches no utterance or several: how many such names, and the first of them.
     """
-    names = set(trials.enrolment).union(trials.test)
-    found = _matching_rows(names, manifest)
-    if len(found) < len(names):
-        raise TrialError(_unknown_message(trials, names - found.keys()))
-    enrolment, test = (
-        np.fromiter(map(found.__getitem__, column), np.int64, len(trials)) for column in (trials.enrolment, trials.test)
-    )
+    names = [name for pair in zip(trials.enrolment, trials.test, strict=True) for name in pair]
+    rows = find_utterances(names, manifest, listed="trials", place=lambda position: trials.place(position // 2))
+    enrolment, test = rows.reshape(-1, 2).T.copy()
     return enrolment, test
+
+
+def find_utterances(names: Sequence[str], manifest: Manifest, *, listed: str, place: Callable[[int], str]) -> IntArray:
+    """Find utterances that a list names in a manifest.
+
+    A name is matched, in this order, with the manifest's utterance names, its paths, its paths without suffix
+    (lists say ``.wav`` where the corpus may be FLAC), and the ends of its paths (a list names
+    ``id10270/x/00001.wav``, the path may be ``test/wav/id10270/x/00001.flac``). A match counts only if it is the
+    only one.
+
+    Args:
+        names: Any of them may be there several times.
+        manifest: Where they are looked for.
+        listed: What names them, for error messages.
+        place: Where the name at a position stands, as ``file:line``.
+
+    Returns:
+        Row of each name, shape (names,), int64.
+
+    Raises:
+        TrialError: If a name matches no utterance or several: how many such names, and the first of them.
+    """
+    wanted = set(names)
+    found = _matching_rows(wanted, manifest)
+    if len(found) == len(wanted):
+        return np.fromiter(map(found.__getitem__, names), np.int64, len(names))
+    unknown: dict[str, int] = {}
+    for position, name in enumerate(names):
+        if name not in found:
+            unknown.setdefault(name, position)
+    shown = ", ".join(f"{name!r} in {place(position)}" for name, position in islice(unknown.items(), 3))
+    raise TrialError(
+        f"{listed} must name one utterance of the manifest each time, got {len(unknown)} names that match none or "
+        f"several: {shown}{', ...' if len(unknown) > 3 else ''}. Check that list and manifest are of one corpus."
+    )
 
 
 def _matching_rows(names: set[str], manifest: Manifest) -> dict[str, int]:
@@ -289,20 +315,3 @@ def _match(keys: dict[str, str], candidates: Iterable[str]) -> dict[str, int]:
 
 def _without_suffix(path: str) -> str:
     return posixpath.splitext(path)[0]
-
-
-def _unknown_message(trials: Trials, unknown: set[str]) -> str:
-    named = (
-        (name, trial)
-        for trial, pair in enumerate(zip(trials.enrolment, trials.test, strict=True))
-        for name in pair
-        if name in unknown
-    )
-    first_places: dict[str, int] = {}
-    for name, trial in named:
-        first_places.setdefault(name, trial)
-    shown = ", ".join(f"{name!r} in {trials.place(trial)}" for name, trial in islice(first_places.items(), 3))
-    return (
-        f"trials must name one utterance of the manifest each time, got {len(unknown)} names that match none or "
-        f"several: {shown}{', ...' if len(unknown) > 3 else ''}. Check that list and manifest are of one corpus."
-    )

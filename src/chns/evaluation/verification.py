@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from chns.data.manifest import Manifest
-from chns.embedding import embed_utterances
+from chns.embedding import centroids_of, embed_utterances
 from chns.encoders import SpeakerEncoder
+from chns.evaluation.enrolment import Averaged, EnrolmentModels, score_enrolment
+from chns.evaluation.normalisation import CohortNormalisation, normalise
+from chns.evaluation.pairs import unit_embeddings
 from chns.evaluation.scoring import cosine_scores
 
 IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float32]
 
 
 def score_trials(
@@ -20,24 +27,87 @@ def score_trials(
     enrolment: IntArray,
     test: IntArray,
     *,
+    enrolment_models: EnrolmentModels | None = None,
+    averaged: Averaged = "embeddings",
+    normalisation: CohortNormalisation | None = None,
     num_workers: int = 0,
     device: torch.device | str = "cpu",
     sharded: bool = False,
-) -> npt.NDArray[np.float32]:
+) -> FloatArray:
     """Cosine of the whole utterances of each trial; an utterance of several trials is embedded once.
 
     Args:
         model: Waveforms to embeddings.
         manifest: Where the utterances are.
-        enrolment: Row of each trial's enrolment utterance, shape (trials,).
+        enrolment: Row of each trial's enrolment utterance, or number of its enrolment model, shape (trials,).
         test: Row of each trial's test utterance, shape (trials,).
+        enrolment_models: The rows of each model, where enrolment is from several utterances.
+        averaged: How those are put together; see `chns.evaluation.enrolment.score_enrolment`.
+        normalisation: The cohort to embed as well, and what to do to the scores with it; by default they stay as they
+            are.
         num_workers: Processes that decode.
         device: Where the model is.
         sharded: Whether the processes of a run, which all call this, share the embedding.
 
     Returns:
-        Scores in [-1, 1], shape (trials,).
+        Scores, shape (trials,); in [-1, 1] unless they are normalised.
+
+    Raises:
+        FileNotFoundError: If a recording is gone.
+        AudioError: If a recording cannot be decoded or is too short.
+        ManifestError: If the cohort has a speaker of the trials.
+        ValueError: If ``averaged`` is neither way, or the embeddings do not permit a score.
     """
-    used, rows = np.unique(np.concatenate((enrolment, test)), return_inverse=True)
-    embeddings = embed_utterances(model, manifest.take(used), num_workers=num_workers, device=device, sharded=sharded)
-    return cosine_scores(embeddings, rows[: len(enrolment)], rows[len(enrolment) :])
+    utterances = enrolment if enrolment_models is None else enrolment_models.rows
+    used, rows = np.unique(np.concatenate((utterances, test)), return_inverse=True)
+    if normalisation is not None:
+        normalisation.require_other_speakers(manifest, used)
+    embed = partial(embed_utterances, model, num_workers=num_workers, device=device, sharded=sharded)
+    embeddings, score = embed(manifest.take(used)), cosine_scores
+    if normalisation is not None:
+        cohort = _cohort(embed(normalisation.cohort), normalisation)
+        embeddings = embeddings - cohort.mean
+        score = partial(_normalised_scores, cohort=cohort.embeddings, normalisation=normalisation)
+    utterance_rows, test_rows = rows[: len(utterances)], rows[len(utterances) :]
+    if enrolment_models is None:
+        return score(embeddings, utterance_rows, test_rows)
+    models = enrolment_models._replace(rows=utterance_rows)
+    return score_enrolment(embeddings, models, enrolment, test_rows, score=score, averaged=averaged)
+
+
+class _Cohort(NamedTuple):
+    """Embeddings of the cohort, shape (cohort, dim), and what is to be subtracted from all others, shape (dim,)."""
+
+    embeddings: FloatArray
+    mean: FloatArray
+
+
+def _cohort(embeddings: FloatArray, normalisation: CohortNormalisation) -> _Cohort:
+    """The mean is that of the embeddings as the encoder gives them, over utterances, as in WeSpeaker."""
+    mean = np.zeros(embeddings.shape[1], np.float32)
+    if normalisation.subtract_mean:
+        mean = embeddings.mean(axis=0, dtype=np.float64).astype(np.float32)
+    unit = unit_embeddings(embeddings - mean)
+    if normalisation.cohort_of == "speakers":
+        unit = centroids_of(unit, normalisation.cohort.speaker_labels, normalisation.size)
+    return _Cohort(unit, mean)
+
+
+def _normalised_scores(
+    embeddings: FloatArray,
+    enrolment_rows: IntArray,
+    test_rows: IntArray,
+    *,
+    cohort: FloatArray,
+    normalisation: CohortNormalisation,
+) -> FloatArray:
+    scores = cosine_scores(embeddings, enrolment_rows, test_rows)
+    return normalise(
+        scores,
+        enrolment_rows,
+        test_rows,
+        embeddings,
+        cohort,
+        kind=normalisation.kind,
+        top_k=normalisation.top_k,
+    )
