@@ -36,7 +36,8 @@ def test_a_loaded_model_computes_what_the_saved_one_did(tmp_path):
     loaded = load_model(tmp_path / "model")
     assert not loaded.training
     with torch.no_grad():
-        assert torch.equal(loaded(waveforms, lengths), model(waveforms, lengths))
+        # Where a tensor lies in memory decides in which order its products are summed.
+        torch.testing.assert_close(loaded(waveforms, lengths), model(waveforms, lengths), atol=1e-6, rtol=0)
 
 
 def test_what_is_known_of_the_model_comes_back(bundle):

@@ -1,8 +1,11 @@
 """The model bundle: a folder that holds a trained model and everything needed to use it.
 
 ``model.safetensors`` holds the weights, ``model.json`` the architecture, the features, and what is known of training
-and quality. Loading needs no configuration. A bundle is untrusted input: nothing is unpickled, only factories of
-trusted packages are called, and the network is laid out without memory until its size is known to match the weights.
+and quality. Loading needs no configuration; a bundle on the Hugging Face Hub is named by ``hf://owner/name``.
+
+A bundle is untrusted input: nothing is unpickled, only our encoders and features and those of trusted packages are
+built, and the network is laid out without memory until its size is known to match the weights. Tests
+damage bundles in many ways.
 """
 
 from __future__ import annotations
@@ -10,8 +13,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from reprlib import repr as short_repr
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,13 +28,16 @@ from chns import __version__
 from chns.encoders import SpeakerEncoder
 from chns.errors import ConfigError, ModelFileError
 from chns.factory import make
-from chns.features import LogMel
-from chns.files import atomic_folder
+from chns.files import atomic_folder, atomic_path
+from chns.hub_download import SCHEME, downloaded_folder
 
 _FORMAT = "chns-model-1"
 _WEIGHTS = "model.safetensors"
 _DESCRIPTION = "model.json"
 _LARGEST_DESCRIPTION_BYTES = 2**20
+_LARGEST_DOWNLOAD_BYTES = {_DESCRIPTION: _LARGEST_DESCRIPTION_BYTES, _WEIGHTS: 2**31}
+_OUR_FACTORIES = ("chns.encoders.", "chns.features.")
+_DEFAULT_FEATURES = "chns.features.LogMel"  # also of the bundles that do not name any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,21 +47,30 @@ class Architecture:
     Attributes:
         encoder: Import path of the encoder's class or function.
         encoder_settings: Its keyword arguments.
-        feature_settings: Keyword arguments of `chns.features.LogMel`.
+        features: Import path of the features' class or function; they have no weights of their own.
+        feature_settings: Its keyword arguments.
     """
 
     encoder: str
     encoder_settings: Mapping[str, Any] = field(default_factory=dict)
+    features: str = _DEFAULT_FEATURES
     feature_settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def build(self) -> SpeakerEncoder:
+    def build(self, *, empty: bool = False) -> SpeakerEncoder:
         """A model with fresh weights.
 
+        Args:
+            empty: Lay the encoder out on the meta device instead, which takes no memory, to adopt weights.
+
         Raises:
-            ConfigError: If the encoder cannot be made from its settings.
+            ConfigError: If the features or the encoder cannot be made from their settings.
         """
-        features = make("chns.features.LogMel", self.feature_settings)
-        return SpeakerEncoder(features, make(self.encoder, self.encoder_settings, num_mels=features.num_mels))
+        features = make(self.features, self.feature_settings)
+        if not hasattr(features, "frame_lengths"):
+            raise ConfigError(f"features must name a module such as chns.features.LogMel, got {self.features!r}.")
+        with torch.device("meta") if empty else nullcontext():
+            encoder = make(self.encoder, self.encoder_settings, num_mels=features.num_mels)
+        return SpeakerEncoder(features, encoder)
 
 
 class Bundle(NamedTuple):
@@ -103,42 +120,88 @@ def save_bundle(
             "training": dict(training),
             "metrics": dict(metrics),
         }
-        (temporary / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        _write_description(temporary / _DESCRIPTION, description)
 
 
-def load_bundle(folder: Path | str, *, trusted_packages: Collection[str] = ()) -> Bundle:
-    """Read a bundle.
+def add_metrics(folder: Path | str, metrics: Mapping[str, Any], *, digest: str) -> None:
+    """Put metrics into a bundle that exists, atomically. Its weights, and so its identity, stay as they are.
 
     Args:
         folder: What `save_bundle` wrote.
-        trusted_packages: Further packages whose encoders may be built, which runs their code; `chns` is trusted.
+        metrics: Anything JSON holds; what the bundle has under the same name is replaced.
+        digest: That of the weights that were measured.
+
+    Raises:
+        ValueError: If the model is one on the Hub.
+        FileNotFoundError: If the folder or one of its files is missing.
+        ModelFileError: If the bundle is damaged, of another format, or by now holds other weights.
+    """
+    if _is_on_hub(folder):
+        raise ValueError(
+            f"model must be a folder, to write metrics into it, got {folder}. Make one with "
+            f"`hf download {str(folder).removeprefix(SCHEME)} --local-dir FOLDER`."
+        )
+    folder = Path(folder)
+    _require_files(folder)
+    description = _read_description(folder / _DESCRIPTION)
+    if description["weights_sha256"] != digest:
+        raise ModelFileError(
+            f"weights must be those that were measured, got others in {folder}. "
+            f"The model was replaced in the meantime; measure again."
+        )
+    description["metrics"].update(metrics)
+    with atomic_path(folder / _DESCRIPTION) as temporary:
+        _write_description(temporary, description)
+
+
+def bundle_folder(model: Path | str) -> Path:
+    """The folder of a bundle; one on the Hub is downloaded first, unless it is in the Hub's cache.
+
+    Args:
+        model: A folder, or ``hf://owner/name[@revision]``.
 
     Raises:
         FileNotFoundError: If the folder or one of its files is missing.
-        ModelFileError: If the bundle is damaged, of another format, or names an encoder of a package not trusted.
+        ValueError, ChnsError, HubError, ModelFileError: As `chns.hub_download.downloaded_folder`.
     """
-    folder = Path(folder)
-    for name in (_DESCRIPTION, _WEIGHTS):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"model must be a folder with {_DESCRIPTION} and {_WEIGHTS}, got {folder}.")
+    if _is_on_hub(model):
+        return downloaded_folder(str(model), largest_bytes=_LARGEST_DOWNLOAD_BYTES)
+    _require_files(Path(model))
+    return Path(model)
+
+
+def load_bundle(model: Path | str, *, trusted_packages: Collection[str] = ()) -> Bundle:
+    """Read a bundle.
+
+    Args:
+        model: A folder that `save_bundle` wrote, or ``hf://owner/name[@revision]``.
+        trusted_packages: Packages whose encoders and features may be built too, which runs their code.
+
+    Raises:
+        ModelFileError: If the bundle is damaged, of another format, or names code of a package not trusted.
+        FileNotFoundError, ValueError, ChnsError, HubError: As `bundle_folder`.
+    """
+    folder = bundle_folder(model)
     description = _read_description(folder / _DESCRIPTION)
     architecture = Architecture(**{name: description[name] for name in Architecture.__dataclass_fields__})
-    package = architecture.encoder.partition(".")[0]
-    if package != "chns" and package not in trusted_packages:
-        raise ModelFileError(
-            f"encoder must come from a trusted package, got {architecture.encoder!r} in {folder}. "
-            f"If you know its code, add {package!r} to the trusted packages."
-        )
-    model = _with_weights(architecture, folder / _WEIGHTS)
-    digest = weights_digest(model.encoder)
+    for part in ("encoder", "features"):
+        factory: str = getattr(architecture, part)
+        package = factory.partition(".")[0]
+        if not factory.startswith(_OUR_FACTORIES) and package not in trusted_packages:
+            raise ModelFileError(
+                f"{part} must come from a trusted package, got {factory!r} in {folder}. "
+                f"If you know its code, add {package!r} to the trusted packages."
+            )
+    encoder = _with_weights(architecture, folder / _WEIGHTS)
+    digest = weights_digest(encoder.encoder)
     if digest != description["weights_sha256"]:
         raise ModelFileError(f"weights must have the digest that {_DESCRIPTION} states, got another in {folder}.")
-    return Bundle(model.eval(), architecture, digest, description["training"], description["metrics"])
+    return Bundle(encoder.eval(), architecture, digest, description["training"], description["metrics"])
 
 
-def load_model(folder: Path | str, *, trusted_packages: Collection[str] = ()) -> SpeakerEncoder:
+def load_model(model: Path | str, *, trusted_packages: Collection[str] = ()) -> SpeakerEncoder:
     """The model of a bundle, in evaluation mode. See `load_bundle`."""
-    return load_bundle(folder, trusted_packages=trusted_packages).model
+    return load_bundle(model, trusted_packages=trusted_packages).model
 
 
 def weights_digest(module: torch.nn.Module) -> str:
@@ -150,6 +213,20 @@ def weights_digest(module: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
+def _is_on_hub(model: Path | str) -> bool:
+    return isinstance(model, str) and model.startswith(SCHEME)
+
+
+def _require_files(folder: Path) -> None:
+    for name in (_DESCRIPTION, _WEIGHTS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"model must be a folder with {_DESCRIPTION} and {_WEIGHTS}, got {folder}.")
+
+
+def _write_description(path: Path, description: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+
 def _read_description(path: Path) -> dict[str, Any]:
     if path.stat().st_size > _LARGEST_DESCRIPTION_BYTES:
         raise ModelFileError(f"description must be at most {_LARGEST_DESCRIPTION_BYTES} bytes, got more in {path}.")
@@ -159,9 +236,11 @@ def _read_description(path: Path) -> dict[str, Any]:
         raise ModelFileError(f"description must be JSON, got something else in {path} ({error}).") from error
     if not isinstance(description, dict) or description.get("format") != _FORMAT:
         raise ModelFileError(f"model must be of format {_FORMAT}, got another in {path}.")
+    description.setdefault("features", _DEFAULT_FEATURES)
     wanted = {
         "encoder": str,
         "encoder_settings": dict,
+        "features": str,
         "feature_settings": dict,
         "weights_sha256": str,
         "training": dict,
@@ -169,18 +248,18 @@ def _read_description(path: Path) -> dict[str, Any]:
     }
     for name, kind in wanted.items():
         if not isinstance(description.get(name), kind):
-            raise ModelFileError(f"{name} must be of type {kind.__name__}, got {description.get(name)!r} in {path}.")
+            raise ModelFileError(
+                f"{name} must be of type {kind.__name__}, got {short_repr(description.get(name))} in {path}."
+            )
     return description
 
 
 def _with_weights(architecture: Architecture, path: Path) -> SpeakerEncoder:
-    """Lay the encoder out on the meta device, which takes no memory, then let it adopt the file's tensors."""
+    """An empty model that adopts the file's tensors."""
     try:
         weights = load_file(path)
-        features: LogMel = make("chns.features.LogMel", architecture.feature_settings)
-        with torch.device("meta"):
-            encoder = make(architecture.encoder, architecture.encoder_settings, num_mels=features.num_mels)
-        encoder.load_state_dict(weights, assign=True)
+        model = architecture.build(empty=True)
+        model.encoder.load_state_dict(weights, assign=True)
     except (SafetensorError, ConfigError, RuntimeError, TypeError) as error:
         raise ModelFileError(f"weights must fit the described encoder, got an error in {path} ({error}).") from error
-    return SpeakerEncoder(features, encoder)
+    return model

@@ -125,6 +125,7 @@ class TrainingSettings:
         checkpoint_every_steps: Steps between two checkpoints; one more is written at each epoch's end and on Ctrl-C.
         validate_every_epochs: Epochs between two validations; the last epoch always ends with one.
         validation_trials: Trials of a validation, half of them targets.
+        start_from: Model whose weights training starts from; its encoder and features are taken too.
     """
 
     epochs: int = 200
@@ -138,6 +139,7 @@ class TrainingSettings:
     checkpoint_every_steps: int = 500
     validate_every_epochs: int = 1
     validation_trials: int = 10_000
+    start_from: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

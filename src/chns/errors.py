@@ -27,3 +27,7 @@ class ModelFileError(ChnsError, ValueError):
 
 class ConfigError(ChnsError, ValueError):
     """A setting is unknown, missing or contradicts another."""
+
+
+class RunFolderError(ChnsError, ValueError):
+    """A file of a training run is damaged."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,22 +25,16 @@ from chns.errors import ConfigError
 from chns.evaluation.metrics import VerificationMetrics
 from chns.factory import make
 from chns.files import atomic_path
+from chns.run_folder import RunFolder
 from chns.sampling import HardPhaseSchedule
+from chns.starting_model import starting_model
 from chns.training import Training
 from chns.validation import Validation
 
 _log = logging.getLogger(__name__)
 
-# Settings that may differ when a run goes on, because they do not change what it computes.
-_FREE = {
-    "data.num_workers",
-    "train.device",
-    "train.devices",
-    "train.num_nodes",
-    "train.strategy",
-    "train.log_every_steps",
-    "train.checkpoint_every_steps",
-}
+# What a bundle tells by itself, or does not tell.
+_TOLD_ELSEWHERE = ("data", "encoder", "features")
 
 
 def train(settings: TrainSettings, folder: Path) -> dict[str, Any]:
@@ -69,12 +63,7 @@ def train(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         return summary
     training_manifest, validation_manifest = read_data(settings)
     torch.manual_seed(settings.seed)
-    architecture = Architecture(
-        encoder=settings.encoder.factory,
-        encoder_settings=settings.encoder.settings,
-        feature_settings=settings.features,
-    )
-    model = architecture.build()
+    architecture, model = starting_model(settings)
     progress = _Progress(settings, folder, architecture, model, training_manifest)
     run = Training(
         fabric=fabric,
@@ -197,7 +186,7 @@ class _Progress:
         self._folder = folder
         self._architecture = architecture
         self._model = model
-        kept = {name: value for name, value in asdict(settings).items() if name != "data"}
+        kept = {name: value for name, value in asdict(settings).items() if name not in _TOLD_ELSEWHERE}
         self._training = {
             "manifest": Path(settings.data.train).name,
             "speakers": len(manifest.speakers),
@@ -269,13 +258,11 @@ def _begin(settings: TrainSettings, folder: Path) -> dict[str, Any] | None:
         with atomic_path(path) as temporary:
             temporary.write_text(yaml.safe_dump(wanted, sort_keys=False), encoding="utf-8")
         return None
-    begun = dict(_flat(yaml.safe_load(path.read_text(encoding="utf-8"))))
-    now = dict(_flat(wanted))
-    changed = sorted(k for k in {*begun, *now} - _FREE if begun.get(k) != now.get(k))
+    changed = RunFolder.open(folder).differences(settings)
     if changed:
-        name = changed[0]
+        name, (before, now) = next(iter(changed.items()))
         raise ConfigError(
-            f"{name} must be {begun.get(name)} as when the run was begun, got {now.get(name)} "
+            f"{name} must be {before} as when the run was begun, got {now} "
             f"(settings that differ: {', '.join(changed)}) in {path}. Use another folder for another run."
         )
     summary_path = folder / "summary.json"
@@ -283,14 +270,6 @@ def _begin(settings: TrainSettings, folder: Path) -> dict[str, Any] | None:
         return None
     summary: dict[str, Any] = json.loads(summary_path.read_text(encoding="utf-8"))
     return summary
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> dict[str, Any]:

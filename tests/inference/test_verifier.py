@@ -18,6 +18,8 @@ from chns.inference.store import VoiceprintStore
 from chns.inference.verifier import Verifier
 
 RATE = 16_000
+CALIBRATED = {"scale": 10, "offset": -4.0, "threshold": 3.0, "score_threshold": 0.7}
+DURATION = {"duration": {"smaller": -2.0, "larger": 0.5, "lowest": 0.1, "highest": 100.0}}
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,7 @@ def test_an_embedding_is_the_models_at_unit_length(bundle, verifier, hums):
     with torch.no_grad():
         expected = bundle.model(torch.from_numpy(read_audio(hums[0]))[None])[0].numpy()
     np.testing.assert_allclose(embedding.vector, expected / np.linalg.norm(expected), atol=1e-6)
+    assert embedding.magnitude == pytest.approx(np.linalg.norm(expected))
     assert embedding.vector.dtype == np.float32
     assert embedding.vector.shape == (verifier.dim,) == (8,)
     assert (verifier.sample_rate_hz, verifier.model_digest) == (RATE, "d" * 64)
@@ -76,8 +79,10 @@ def test_another_rate_changes_a_real_voice_little(verifier, shared_data):
 def test_a_long_recording_is_the_mean_of_its_windows(verifier, tmp_path):
     first, second = noise(20, 1), np.convolve(noise(20, 2), np.ones(4), "same")
     whole = verifier.embed(np.concatenate([first, second]), RATE)
-    mean = verifier.embed(first, RATE).vector + verifier.embed(second, RATE).vector
+    parts = [verifier.embed(part, RATE) for part in (first, second)]
+    mean = parts[0].vector + parts[1].vector
     np.testing.assert_allclose(whole.vector, mean / np.linalg.norm(mean), atol=1e-6)
+    assert whole.magnitude == pytest.approx((parts[0].magnitude + parts[1].magnitude) / 2)
     assert whole.quality.duration_seconds == 40
     write_audio(tmp_path / "long.flac", np.concatenate([first, second]), sample_rate_hz=RATE)
     assert cosine(verifier.embed(tmp_path / "long.flac"), whole) > 0.9999
@@ -181,6 +186,53 @@ def test_a_calibration_gives_the_ratio_and_a_threshold_where_there_is_no_other(b
     assert both.verify(hums[0], hums[7]).log_likelihood_ratio == decision.log_likelihood_ratio
 
 
+def test_of_several_thresholds_the_callers_decides_then_the_calibrations_then_the_validations(bundle, hums):
+    metrics = {**bundle.metrics, "calibration": CALIBRATED}
+    given = Verifier(bundle._replace(metrics=metrics), threshold=0.5)
+    calibrated = Verifier(bundle._replace(metrics=metrics))
+    assert (given.threshold, calibrated.threshold, Verifier(bundle).threshold) == (0.5, 0.7, 0.25)
+    decisions = [verifier.verify(hums[0], hums[7]) for verifier in (given, calibrated)]
+    assert [decision.threshold for decision in decisions] == [0.5, 0.7]
+    assert decisions[0].log_likelihood_ratio == decisions[1].log_likelihood_ratio is not None
+
+
+def test_a_calibration_for_duration_gives_every_pair_its_own_threshold(bundle, hums):
+    calibration = {**CALIBRATED, "quality": DURATION}
+    verifier = Verifier(bundle._replace(metrics={"calibration": calibration}))
+    one, other = verifier.embed(hums[0]), verifier.embed(np.tile(soundfile.read(hums[7])[0], 10), RATE)
+    for pair in ((one, other), (other, one)):
+        decision = verifier.verify(*pair)
+        shorter, longer = one.quality.duration_seconds, other.quality.duration_seconds
+        expected = 10 * decision.score - 4 - 2 * np.log(shorter) + 0.5 * np.log(longer)
+        assert decision.log_likelihood_ratio == pytest.approx(expected)
+        assert decision.threshold == pytest.approx(decision.score + (3 - expected) / 10)
+        assert decision.accepted == (expected >= 3)
+    assert verifier.threshold == 0.7
+    fixed = Verifier(bundle._replace(metrics={"calibration": calibration}), threshold=0.5).verify(one, other)
+    assert fixed.threshold == 0.5
+    assert fixed.log_likelihood_ratio == pytest.approx(expected)
+
+
+def test_a_calibration_for_magnitude_uses_the_length_of_the_raw_embeddings(bundle, hums):
+    term = {"smaller": 0.3, "larger": -0.1, "lowest": 1e-3, "highest": 1e3}
+    calibration = {"scale": 10, "offset": -4.0, "quality": {"magnitude": term}}
+    verifier = Verifier(bundle._replace(metrics={"calibration": calibration}))
+    decision = verifier.verify(hums[0], hums[7])
+    smaller, larger = sorted(verifier.embed(file).magnitude for file in (hums[0], hums[7]))
+    assert decision.log_likelihood_ratio == pytest.approx(10 * decision.score - 4 + 0.3 * smaller - 0.1 * larger)
+    assert decision.accepted == (decision.log_likelihood_ratio >= 0)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"threshold": None}, {"threshold": "3"}, {"threshold": float("nan")}, {"score_threshold": 10**400},
+     {"score_threshold": None}],
+)  # fmt: skip
+def test_a_calibrations_thresholds_that_are_no_numbers_are_refused(bundle, changed):
+    with pytest.raises(ModelFileError, match="threshold and score_threshold must be finite numbers, got"):
+        Verifier(bundle._replace(metrics={"calibration": {**CALIBRATED, **changed}}))
+
+
 def test_without_any_threshold_verifying_is_an_error_and_embedding_is_not(bundle, hums):
     for metrics in ({}, {"validation": None}, {"validation": {"eer": 0.1}}):
         uncertain = Verifier(bundle._replace(metrics=metrics))
@@ -265,11 +317,11 @@ def test_a_saved_bundle_is_loaded_and_only_trusted_code_is_run(bundle, tmp_path,
         Verifier.load(tmp_path / "m", trusted_packages=["chns_test_encoders"])
 
 
-def test_verifying_imports_neither_the_training_nor_faiss_nor_pyarrow(bundle, tmp_path, hums):
-    save_bundle(tmp_path / "m", bundle.model, bundle.architecture, training={}, metrics=bundle.metrics)
+def test_verifying_imports_neither_the_training_nor_faiss_nor_pyarrow_nor_scipy(bundle, tmp_path, hums):
+    save_bundle(tmp_path / "m", bundle.model, bundle.architecture, training={}, metrics={"calibration": CALIBRATED})
     code = (
         "import sys\n"
-        "unwanted = {'lightning_fabric', 'faiss', 'pyarrow', 'jsonargparse', 'chns.training'}\n"
+        "unwanted = {'lightning_fabric', 'faiss', 'pyarrow', 'scipy', 'jsonargparse', 'chns.training'}\n"
         "from chns.cli import main\n"
         f"code = main(['verify', {str(tmp_path / 'm')!r}, {str(hums[0])!r}, {str(hums[1])!r}])\n"
         "print(code, sorted(unwanted & set(sys.modules)))"

@@ -1,32 +1,48 @@
 """ECAPA-TDNN.
 
-Shapes below: B utterances, T frames, C channels. Convolutions pad with zeros, so that the end of an utterance looks the
-same alone and in a padded batch.
+Shapes below: B utterances, T frames, C channels. Convolutions see zeros beyond the ends of an utterance, or the
+utterance mirrored; alone or in a padded batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from chns.encoders.masking import frame_mask, masked, masked_mean
+from chns.encoders.masking import frame_mask, masked, masked_mean, mirrored
 from chns.encoders.pooling import AttentiveStatisticsPooling
+
+Padding = Literal["zeros", "reflect"]
 
 
 class TdnnBlock(nn.Module):
     """Dilated convolution, rectifier, batch normalisation: (B, in_channels, T) -> (B, out_channels, T)."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, kernel: int = 1, dilation: int = 1) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel: int = 1,
+        dilation: int = 1,
+        padding: Padding = "zeros",
+        norm: bool = True,
+    ) -> None:
         super().__init__()
+        self.reach = dilation * (kernel - 1) // 2
+        self.mirrors = padding == "reflect"
         self.conv = nn.Conv1d(
-            in_channels, out_channels, kernel, dilation=dilation, padding=dilation * (kernel - 1) // 2
+            in_channels, out_channels, kernel, dilation=dilation, padding=0 if self.mirrors else self.reach
         )
-        self.norm = nn.BatchNorm1d(out_channels)
+        self.norm: nn.Module = nn.BatchNorm1d(out_channels) if norm else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Padding of the input must be zero if the kernel is wider than one frame."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mask of shape (B, 1, T) or None."""
+        if self.reach:
+            x = mirrored(x, mask, self.reach) if self.mirrors else masked(x, mask)
         normalised: Tensor = self.norm(self.conv(x).relu())
         return normalised
 
@@ -34,18 +50,20 @@ class TdnnBlock(nn.Module):
 class Res2NetBlock(nn.Module):
     """Split the channels into `scale` groups; each group after the first sees the one before it: (B, C, T) -> same."""
 
-    def __init__(self, channels: int, *, kernel: int, dilation: int, scale: int) -> None:
+    def __init__(self, channels: int, *, kernel: int, dilation: int, scale: int, padding: Padding) -> None:
         super().__init__()
         width = channels // scale
         self.scale = scale
-        self.blocks = nn.ModuleList(TdnnBlock(width, width, kernel=kernel, dilation=dilation) for _ in range(scale - 1))
+        self.blocks = nn.ModuleList(
+            TdnnBlock(width, width, kernel=kernel, dilation=dilation, padding=padding) for _ in range(scale - 1)
+        )
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Mask of shape (B, 1, T) or None."""
         first, *groups = x.chunk(self.scale, dim=1)
         outputs = [first]
         for number, (group, block) in enumerate(zip(groups, self.blocks, strict=True)):
-            outputs.append(block(masked(group if number == 0 else group + outputs[-1], mask)))
+            outputs.append(block(group if number == 0 else group + outputs[-1], mask))
         return torch.cat(outputs, dim=1)
 
 
@@ -66,10 +84,12 @@ class SqueezeExcitation(nn.Module):
 class SERes2NetBlock(nn.Module):
     """Pointwise, Res2Net, pointwise, squeeze-excitation, plus the input: (B, C, T) -> same."""
 
-    def __init__(self, channels: int, *, kernel: int, dilation: int, scale: int, se_bottleneck: int) -> None:
+    def __init__(
+        self, channels: int, *, kernel: int, dilation: int, scale: int, se_bottleneck: int, padding: Padding
+    ) -> None:
         super().__init__()
         self.before = TdnnBlock(channels, channels)
-        self.res2net = Res2NetBlock(channels, kernel=kernel, dilation=dilation, scale=scale)
+        self.res2net = Res2NetBlock(channels, kernel=kernel, dilation=dilation, scale=scale, padding=padding)
         self.after = TdnnBlock(channels, channels)
         self.se = SqueezeExcitation(channels, bottleneck=se_bottleneck)
 
@@ -92,9 +112,14 @@ class EcapaTdnn(nn.Module):
         se_bottleneck: Hidden size of the squeeze-excitation.
         attention_channels: Hidden size of the pooling's attention.
         embedding_dim: Size of an embedding.
+        padding: What convolutions see beyond the ends of an utterance: "zeros", or the utterance mirrored ("reflect"),
+            as in SpeechBrain's models.
+        global_context: Whether the pooling's attention sees the whole utterance.
+        plain_head: Whether there is no batch normalisation after the aggregation and in the attention, as in
+            WeSpeaker's models.
 
     Raises:
-        ValueError: If channels is not divisible by res2net_scale.
+        ValueError: If channels is not divisible by res2net_scale, a kernel is even, or there is no such padding.
 
     Source:
         Desplanques, Thienpondt, Demuynck, "ECAPA-TDNN", Interspeech 2020.
@@ -112,18 +137,34 @@ class EcapaTdnn(nn.Module):
         se_bottleneck: int = 128,
         attention_channels: int = 128,
         embedding_dim: int = 192,
+        padding: Padding = "zeros",
+        global_context: bool = True,
+        plain_head: bool = False,
     ) -> None:
         super().__init__()
         if channels % res2net_scale:
             raise ValueError(f"channels must be divisible by res2net_scale = {res2net_scale}, got {channels}.")
+        if any(kernel % 2 == 0 for kernel in kernels):
+            raise ValueError(f"kernels must be odd, got {list(kernels)}.")
+        if padding not in ("zeros", "reflect"):
+            raise ValueError(f"padding must be 'zeros' or 'reflect', got {padding!r}.")
         self.embedding_dim = embedding_dim
-        self.first = TdnnBlock(num_mels, channels, kernel=kernels[0], dilation=dilations[0])
+        self.first = TdnnBlock(num_mels, channels, kernel=kernels[0], dilation=dilations[0], padding=padding)
         self.blocks = nn.ModuleList(
-            SERes2NetBlock(channels, kernel=kernel, dilation=dilation, scale=res2net_scale, se_bottleneck=se_bottleneck)
+            SERes2NetBlock(
+                channels,
+                kernel=kernel,
+                dilation=dilation,
+                scale=res2net_scale,
+                se_bottleneck=se_bottleneck,
+                padding=padding,
+            )
             for kernel, dilation in zip(kernels[1:], dilations[1:], strict=True)
         )
-        self.aggregation = TdnnBlock(channels * len(self.blocks), aggregation_channels)
-        self.pooling = AttentiveStatisticsPooling(aggregation_channels, bottleneck=attention_channels)
+        self.aggregation = TdnnBlock(channels * len(self.blocks), aggregation_channels, norm=not plain_head)
+        self.pooling = AttentiveStatisticsPooling(
+            aggregation_channels, bottleneck=attention_channels, global_context=global_context, plain=plain_head
+        )
         self.pooling_norm = nn.BatchNorm1d(self.pooling.out_channels)
         self.embedding = nn.Linear(self.pooling.out_channels, embedding_dim)
 
@@ -139,7 +180,7 @@ class EcapaTdnn(nn.Module):
         """
         x = features.transpose(1, 2)
         mask = frame_mask(lengths, x)
-        x = self.first(masked(x, mask))
+        x = self.first(x, mask)
         outputs = []
         for block in self.blocks:
             x = block(x, mask)

@@ -42,3 +42,24 @@ def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return x.mean(dim=2, keepdim=True)
     return (x * mask).sum(dim=2, keepdim=True) / mask.sum(dim=2, keepdim=True)
+
+
+def mirrored(x: Tensor, mask: Tensor | None, reach: int) -> Tensor:
+    """Prolong each utterance by mirroring it at its first and its own last frame, so that padding does not matter.
+
+    Unlike `torch.nn.functional.pad`, also an utterance shorter than the reach is prolonged: its ends are repeated.
+
+    Args:
+        x: Shape (batch, channels, frames).
+        mask: Shape (batch, 1, frames), or None.
+        reach: Frames to add at either end.
+
+    Returns:
+        Shape (batch, channels, frames + 2 * reach).
+    """
+    places = torch.arange(-reach, x.shape[-1] + reach, device=x.device)
+    last = x.shape[-1] - 1 if mask is None else mask.sum(dim=2, dtype=torch.int64) - 1
+    places = (last - (last - places.abs()).abs()).clamp_min(0)
+    if mask is None:
+        return x.index_select(2, places)
+    return x.gather(2, places[:, None].expand(-1, x.shape[1], -1))

@@ -1,4 +1,4 @@
-"""Pooling over time: from a sequence of any length to one vector, with learnt weights for its frames."""
+"""Pooling over time: from a sequence of any length to one vector, mostly with learnt weights for its frames."""
 
 from __future__ import annotations
 
@@ -7,6 +7,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chns.encoders.masking import masked_mean
+
+
+class StatisticsPooling(nn.Module):
+    """Mean and standard deviation over time, every frame alike.
+
+    Args:
+        channels: Channels of the input.
+
+    Source:
+        Snyder et al., "X-vectors: robust DNN embeddings for speaker recognition", ICASSP 2018; with the deviation over
+        frames - 1 and the floor of WeSpeaker's models.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.out_channels = 2 * channels
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Pool (batch, channels, frames) to (batch, 2 * channels): means, then standard deviations."""
+        mean, variance = _mean_and_variance(x, mask, unbiased=True)
+        return torch.cat([mean, (variance + 1e-7).sqrt()], dim=1).squeeze(2)
 
 
 class SelfAttentivePooling(nn.Module):
@@ -44,28 +65,33 @@ class AttentiveStatisticsPooling(nn.Module):
         channels: Channels of the input.
         bottleneck: Size of the attention's hidden layer.
         global_context: Whether the attention sees the whole utterance.
+        plain: Whether the attention is without rectifier and batch normalisation, its context's deviation over
+            frames - 1, and the floor under variances higher, as in WeSpeaker's models.
 
     Source:
         Okabe, Koshinaka, Shinoda, "Attentive statistics pooling for deep speaker embedding", Interspeech 2018; with
         weights a channel and context as in Desplanques et al., "ECAPA-TDNN", Interspeech 2020, section 3.1.
     """
 
-    def __init__(self, channels: int, *, bottleneck: int, global_context: bool = True) -> None:
+    def __init__(self, channels: int, *, bottleneck: int, global_context: bool = True, plain: bool = False) -> None:
         super().__init__()
         self.global_context = global_context
+        self.plain = plain
+        self.variance_floor = 1e-7 if plain else 1e-12  # keeps the slope finite where a channel is constant
         self.hidden = nn.Conv1d(3 * channels if global_context else channels, bottleneck, kernel_size=1)
-        self.norm = nn.BatchNorm1d(bottleneck)
+        if not plain:
+            self.norm = nn.BatchNorm1d(bottleneck)
         self.score = nn.Conv1d(bottleneck, channels, kernel_size=1)
         self.out_channels = 2 * channels
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Pool (batch, channels, frames) to (batch, 2 * channels): means, then standard deviations."""
         attended = self._attended(x, mask) if self.global_context else self.hidden(x)
-        hidden = self.norm(attended.relu()).tanh()
+        hidden = (attended if self.plain else self.norm(attended.relu())).tanh()
         weights = _softmax_over_time(self.score(hidden), mask)
         mean = (weights * x).sum(dim=2)
         variance = (weights * (x - mean[:, :, None]).square()).sum(dim=2)
-        return torch.cat([mean, _root(variance)], dim=1)
+        return torch.cat([mean, self._deviation(variance)], dim=1)
 
     def _attended(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """The hidden layer on each frame joined with the utterance's mean and deviation.
@@ -73,13 +99,16 @@ class AttentiveStatisticsPooling(nn.Module):
         These two are the same for all frames, so their share is computed once an utterance: a third of the work, and
         no tensor of three times the size.
         """
-        mean, deviation = _mean_and_deviation(x, mask)
+        mean, variance = _mean_and_variance(x, mask, unbiased=self.plain)
         channels = x.shape[1]
         of_frame = self.hidden.weight[:, :channels]
         of_mean = self.hidden.weight[:, channels : 2 * channels]
         of_deviation = self.hidden.weight[:, 2 * channels :]
-        context = F.conv1d(mean, of_mean, self.hidden.bias) + F.conv1d(deviation, of_deviation)
+        context = F.conv1d(mean, of_mean, self.hidden.bias) + F.conv1d(self._deviation(variance), of_deviation)
         return F.conv1d(x, of_frame) + context
+
+    def _deviation(self, variance: Tensor) -> Tensor:
+        return variance.clamp_min(self.variance_floor).sqrt()
 
 
 def _softmax_over_time(scores: Tensor, mask: Tensor | None) -> Tensor:
@@ -88,11 +117,11 @@ def _softmax_over_time(scores: Tensor, mask: Tensor | None) -> Tensor:
     return scores.softmax(dim=2)
 
 
-def _mean_and_deviation(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def _mean_and_variance(x: Tensor, mask: Tensor | None, *, unbiased: bool) -> tuple[Tensor, Tensor]:
+    """Of each channel over time, shape (batch, channels, 1); a single frame varies by 0."""
     mean = masked_mean(x, mask)
-    return mean, _root(masked_mean((x - mean).square(), mask))
-
-
-def _root(variance: Tensor) -> Tensor:
-    """The floor keeps the slope finite where a channel is constant."""
-    return variance.clamp_min(1e-12).sqrt()
+    variance = masked_mean((x - mean).square(), mask)
+    if unbiased:
+        num_frames = (torch.ones_like(x[:, :1]) if mask is None else mask).sum(dim=2, keepdim=True)
+        variance = variance * num_frames / (num_frames - 1).clamp_min(1.0)
+    return mean, variance

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from chns.features import LogMel
+from chns.features import DecibelMel, LogMel
 
 
 class SpeakerEncoder(nn.Module):
@@ -13,12 +13,15 @@ class SpeakerEncoder(nn.Module):
     Args:
         features: Waveforms to features.
         encoder: Features, and the number of frames that are not padding, to embeddings.
+        masking: Features to features, such as `chns.features.spec_augment.SpecAugment`; while training only, and no
+            part of what is saved or exported.
     """
 
-    def __init__(self, features: LogMel, encoder: nn.Module) -> None:
+    def __init__(self, features: LogMel | DecibelMel, encoder: nn.Module, *, masking: nn.Module | None = None) -> None:
         super().__init__()
         self.features = features
         self.encoder = encoder
+        self.masking = masking
 
     @property
     def sample_rate_hz(self) -> int:
@@ -36,5 +39,8 @@ class SpeakerEncoder(nn.Module):
             Shape (batch, embedding_dim), not normalised.
         """
         frames = None if lengths is None else self.features.frame_lengths(lengths)
-        embeddings: Tensor = self.encoder(self.features(waveforms, lengths), frames)
+        features = self.features(waveforms, lengths)
+        if self.training and self.masking is not None:
+            features = self.masking(features)
+        embeddings: Tensor = self.encoder(features, frames)
         return embeddings

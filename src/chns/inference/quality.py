@@ -1,20 +1,16 @@
-"""What a model hears of a recording, window by window, and how good it is: length, level, clipping, silence.
+"""What a model hears of a recording, window by window.
 
 A recording of up to 30 s is one window. A longer one is cut into equal windows of 15 to 30 s, so that there is no short
 rest, and decoded as they are asked for. Seeking costs little: an hour of FLAC, Vorbis, Opus or MP3 takes 1.3, 1.6, 7.4
 or 10.5 s in windows, 3.4, 3.0, 8.1 or 2.7 s as a whole.
 
-Levels are those of 10 ms frames without their mean, so an offset of the sound card does not pass for sound. The limits
-were looked up in real speech: of 142 VoxCeleb2 excerpts none is below -42 dBFS or has more than 0.001 % of its samples
-at full scale, and none of 898 words from Speech Commands is silent throughout. There is no speech detector here: noise
-counts as sound.
+How good each window is, ``chns.data.quality`` measures.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,98 +18,28 @@ import numpy.typing as npt
 import soxr
 
 from chns.data.audio import MAX_RATE_HZ, MIN_RATE_HZ, audio_info, read_audio
+from chns.data.quality import LARGEST_SAMPLE, Quality, joint_quality, measure_quality
 from chns.errors import AudioError
+
+__all__ = [
+    "MIN_SECONDS",
+    "WINDOW_SECONDS",
+    "FloatArray",
+    "Quality",
+    "array_windows",
+    "as_waveform",
+    "checked_rate",
+    "file_windows",
+    "joint_quality",
+    "measure_quality",
+]
 
 FloatArray = npt.NDArray[np.float32]
 
 WINDOW_SECONDS = 30.0
 MIN_SECONDS = 0.1
-RELIABLE_SECONDS = 2.0
-SILENCE_DBFS = -60.0
-QUIET_DBFS = -50.0
-CLIPPED_SHARE = 0.001
 
-_FRAME_SECONDS = 0.01
-_FULL_SCALE = 0.999
-_LOWEST_DBFS = -100.0
-_LARGEST_SAMPLE = 8.0
 _MOST_CHANNELS = 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quality:
-    """How good a recording is.
-
-    Attributes:
-        duration_seconds: Its length.
-        level_dbfs: Its mean level, where 0 is a square wave at full scale; -100 stands for anything below.
-        clipped_share: Share of the samples at full scale.
-        silent_share: Share of the 10 ms frames below -60 dBFS.
-    """
-
-    duration_seconds: float
-    level_dbfs: float
-    clipped_share: float
-    silent_share: float
-
-    @property
-    def sounding_seconds(self) -> float:
-        """Length of what is not silent."""
-        return self.duration_seconds * (1 - self.silent_share)
-
-    @property
-    def is_silent(self) -> bool:
-        """Whether no frame holds sound."""
-        return self.silent_share == 1.0
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """Why a decision about this recording may be wrong, in words; empty for a good one."""
-        found = []
-        if self.sounding_seconds < RELIABLE_SECONDS:
-            found.append(f"{self.sounding_seconds:.1f} s of sound; less than {RELIABLE_SECONDS:g} s is unreliable")
-        if self.level_dbfs < QUIET_DBFS:
-            found.append(f"nearly silent, {self.level_dbfs:.0f} dBFS; noise may drown the voice")
-        if self.clipped_share > CLIPPED_SHARE:
-            found.append(f"clipped, {self.clipped_share:.1%} of the samples are at full scale; the voice is distorted")
-        return tuple(found)
-
-    def to_json(self) -> dict[str, object]:
-        """The measures and the warnings as JSON values."""
-        return {**asdict(self), "warnings": list(self.warnings)}
-
-
-def measure_quality(waveform: FloatArray, *, sample_rate_hz: int) -> Quality:
-    """Measure a recording, or a part of it.
-
-    Args:
-        waveform: Samples in [-1, 1], shape (samples,), at least one.
-        sample_rate_hz: Their rate.
-    """
-    frame_samples = min(len(waveform), round(_FRAME_SECONDS * sample_rate_hz))
-    num_frames = len(waveform) // frame_samples
-    powers = waveform[: num_frames * frame_samples].reshape(num_frames, frame_samples).var(axis=1, dtype=np.float64)
-    return Quality(
-        duration_seconds=len(waveform) / sample_rate_hz,
-        level_dbfs=_decibels(powers.mean()),
-        clipped_share=float(np.mean(np.abs(waveform) >= _FULL_SCALE)),
-        silent_share=float(np.mean(powers < 10 ** (SILENCE_DBFS / 10))),
-    )
-
-
-def joint_quality(parts: Sequence[Quality]) -> Quality:
-    """The quality of a recording from that of its parts, at least one."""
-    seconds = np.array([part.duration_seconds for part in parts])
-
-    def mean(values: list[float]) -> float:
-        return float(np.average(values, weights=seconds))
-
-    return Quality(
-        duration_seconds=float(seconds.sum()),
-        level_dbfs=_decibels(mean([10 ** (part.level_dbfs / 10) for part in parts])),
-        clipped_share=mean([part.clipped_share for part in parts]),
-        silent_share=mean([part.silent_share for part in parts]),
-    )
 
 
 def as_waveform(samples: npt.NDArray[np.generic]) -> FloatArray:
@@ -202,12 +128,8 @@ def _num_windows(seconds: float) -> int:
 def _require_full_scale_at_one(waveform: FloatArray, *, source: str) -> None:
     """Refuse what is not audio with full scale at 1; filters and mixes may overshoot that somewhat."""
     peak = float(np.abs(waveform).max(initial=0.0))
-    if not peak <= _LARGEST_SAMPLE:  # also true of NaN
+    if not peak <= LARGEST_SAMPLE:  # also true of NaN
         raise AudioError(
             f"samples must be finite and in [-1, 1], got a peak of {peak:g} in {source}. "
             "Divide by full scale, or give an array as int16."
         )
-
-
-def _decibels(power: float) -> float:
-    return max(_LOWEST_DBFS, 10 * math.log10(max(power, 1e-30)))

@@ -13,11 +13,11 @@ the import of torch: ``benchmarks/inference.py`` shows its share.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from chns.checkpoint import Bundle, load_bundle
 from chns.errors import AudioError, ModelFileError
+from chns.inference.decision_rule import DecisionRule
 from chns.inference.quality import (
     MIN_SECONDS,
     FloatArray,
@@ -49,10 +50,12 @@ class Embedding:
 
     Attributes:
         vector: Unit length, shape (dim,), float32.
+        magnitude: Length of what the model gave, before it was made unit length; the mean over a recording's windows.
         quality: How good the recording is.
     """
 
     vector: FloatArray
+    magnitude: float
     quality: Quality
 
 
@@ -64,7 +67,8 @@ class Decision:
         score: Cosine of the two embeddings, in [-1, 1].
         log_likelihood_ratio: Natural logarithm of how much likelier this score is from one speaker than from two; None
             if the model has no calibration.
-        threshold: The lowest score that is accepted.
+        threshold: The lowest score that is accepted. With a calibration for the quality of the recordings it is these
+            recordings' own, and may lie beyond what a cosine can be.
         accepted: Whether the score says that the speaker is the same.
         quality: Of the first and of the second recording; their `warnings` say why the decision may be wrong.
     """
@@ -98,8 +102,8 @@ class Verifier:
     Args:
         bundle: The model.
         device: Where it runs.
-        threshold: The lowest score that is accepted. By default the one that the bundle's metrics state for its
-            validation, or the score at which its calibration finds both answers equally likely.
+        threshold: The lowest score that is accepted, whatever the quality of the recordings. By default what the bundle
+            states: the threshold of its calibration (`chns calibrate`); without one, that of its validation.
 
     Raises:
         ValueError: If there is no such device, or the threshold is not a cosine.
@@ -109,9 +113,7 @@ class Verifier:
     def __init__(self, bundle: Bundle, *, device: str = "cpu", threshold: float | None = None) -> None:
         if threshold is not None and not -1 <= threshold <= 1:
             raise ValueError(f"threshold must be a cosine, between -1 and 1, got {threshold}.")
-        self._calibration = _stated_calibration(bundle.metrics)
-        stated = _stated_threshold(bundle.metrics, self._calibration)
-        self._threshold = stated if threshold is None else float(threshold)
+        self._rule = DecisionRule.of_bundle(bundle.metrics, threshold=threshold)
         try:
             self._model = bundle.model.to(device)
         except (RuntimeError, AssertionError) as error:
@@ -145,14 +147,15 @@ class Verifier:
 
     @property
     def threshold(self) -> float:
-        """The lowest score that is accepted.
+        """The lowest score that is accepted where only the score is known, as in `identify`.
 
         Raises:
             ValueError: If none was given and the model states none.
         """
-        if self._threshold is None:
-            raise ValueError("threshold must be given for a model without one, got None. `chns evaluate` prints one.")
-        return self._threshold
+        threshold = self._rule.score_threshold
+        if threshold is None:
+            raise ValueError("threshold must be given for a model without one, got None. `chns calibrate` finds one.")
+        return threshold
 
     def embed(self, audio: AudioPath | AudioArray, sample_rate_hz: int | None = None) -> Embedding:
         """Embed a recording of any length.
@@ -170,7 +173,7 @@ class Verifier:
             ModelFileError: If the model gives nonsense.
         """
         source, windows = self._windows(audio, sample_rate_hz)
-        vectors, qualities = [], []
+        vectors, magnitudes, qualities = [], [], []
         for window in windows:
             if len(window) < self._min_samples:
                 shortest, seconds = self._min_samples / self.sample_rate_hz, len(window) / self.sample_rate_hz
@@ -178,11 +181,13 @@ class Verifier:
             quality = measure_quality(window, sample_rate_hz=self.sample_rate_hz)
             qualities.append(quality)
             if not quality.is_silent:
-                vectors.append(_unit(self._raw_embedding(window)))
+                vector, magnitude = _unit(self._raw_embedding(window))
+                vectors.append(vector)
+                magnitudes.append(magnitude)
         quality = joint_quality(qualities)
         if not vectors:
             raise AudioError(f"recording must hold sound, got silence ({quality.level_dbfs:.0f} dBFS) in {source}.")
-        return Embedding(_unit(np.mean(vectors, axis=0)), quality)
+        return Embedding(_unit(np.mean(vectors, axis=0))[0], float(np.mean(magnitudes)), quality)
 
     def embed_files(self, paths: Iterable[AudioPath]) -> EmbeddedFiles:
         """Embed many files, with a progress bar on a terminal; one that fails does not keep the others from it."""
@@ -204,12 +209,17 @@ class Verifier:
         Raises:
             ValueError: If there is no threshold; further errors as `embed`.
         """
-        threshold = self.threshold
+        default = self.threshold
         one, other = self._embedded(first), self._embedded(second)
         score = float(np.clip(one.vector @ other.vector, -1, 1))
+        measures = {
+            "duration": (one.quality.duration_seconds, other.quality.duration_seconds),
+            "magnitude": (one.magnitude, other.magnitude),
+        }
+        threshold = self._rule.lowest_accepted(measures, default=default)
         return Decision(
             score=score,
-            log_likelihood_ratio=self._log_likelihood_ratio(score),
+            log_likelihood_ratio=self._rule.log_likelihood_ratio(score, measures),
             threshold=threshold,
             accepted=score >= threshold,
             quality=(one.quality, other.quality),
@@ -258,42 +268,11 @@ class Verifier:
         embedding: FloatArray = output[0].float().cpu().numpy()
         return embedding
 
-    def _log_likelihood_ratio(self, score: float) -> float | None:
-        if self._calibration is None:
-            return None
-        scale, offset = self._calibration
-        return scale * score + offset
 
-
-def _unit(vector: FloatArray) -> FloatArray:
-    norm = np.linalg.norm(vector.astype(np.float64))
+def _unit(vector: FloatArray) -> tuple[FloatArray, float]:
+    """The vector at unit length, and the length that it had."""
+    norm = float(np.linalg.norm(vector.astype(np.float64)))
     if not 0 < norm < np.inf:
         raise ModelFileError(f"embedding must be finite and not zero, got length {norm}. The model may be damaged.")
     unit: FloatArray = (vector / norm).astype(np.float32)
-    return unit
-
-
-def _stated_calibration(metrics: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Scale and offset that turn a score into a log-likelihood ratio."""
-    stated = metrics.get("calibration")
-    if stated is None:
-        return None
-    scale, offset = (stated.get("scale"), stated.get("offset")) if isinstance(stated, dict) else (None, None)
-    if not _is_number(scale) or not _is_number(offset) or scale < 1e-9:
-        raise ModelFileError(f"calibration must have a positive scale and an offset, got {stated!r} in the metrics.")
-    return float(scale), float(offset)
-
-
-def _stated_threshold(metrics: Mapping[str, Any], calibration: tuple[float, float] | None) -> float | None:
-    """That of the validation, or else the score at which both answers are equally likely."""
-    validation = metrics.get("validation")
-    if isinstance(validation, dict) and "threshold" in validation:
-        stated = validation["threshold"]
-        if not _is_number(stated) or not -1 <= stated <= 1:
-            raise ModelFileError(f"threshold must be a cosine, between -1 and 1, got {stated!r} in the metrics.")
-        return float(stated)
-    return None if calibration is None else -calibration[1] / calibration[0]
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return type(value) in (int, float) and abs(value) < 1e9  # an integer of JSON may be too large for a float
+    return unit, norm

@@ -7,18 +7,23 @@ one matrix: a frame costs one product with a 400 x 512 matrix, exports to any ru
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from chns.features.utterance_mean import without_padding
+
+Window = Literal["povey", "hamming"]
 
 
 class LogMel(nn.Module):
     """Waveforms to log-mel filterbank features, as Kaldi computes them (without dither).
 
-    Each frame of 25 ms: subtract its mean, pre-emphasise, apply the "povey" window, take the power spectrum of 512
-    points, sum it in triangular mel filters, take the logarithm. Then the mean over the utterance's frames is
-    subtracted from each mel. Only whole frames count (``snip_edges``); samples are scaled to 16 bits first, so the
-    floor under the logarithm is never reached by speech.
+    Each frame of 25 ms: subtract its mean, pre-emphasise, apply a window, take the power spectrum of 512 points, sum it
+    in triangular mel filters, take the logarithm. Then the mean over the utterance's frames is subtracted from each
+    mel. Only whole frames count (``snip_edges``); samples are scaled to 16 bits first, so the floor under the logarithm
+    is never reached by speech.
 
     Args:
         num_mels: Number of mel filters.
@@ -28,13 +33,15 @@ class LogMel(nn.Module):
         low_hz: Lower edge of the lowest filter.
         high_hz: Upper edge of the highest filter; by default half the sample rate.
         preemphasis: Coefficient of the pre-emphasis.
+        window: "povey", Kaldi's default, or "hamming", which WeSpeaker's models are trained with.
         subtract_mean: Whether each utterance's mean is subtracted.
 
     Raises:
-        ValueError: If a frequency or a length is out of range.
+        ValueError: If a frequency or a length is out of range, or there is no such window.
 
     Source:
-        Kaldi's ``compute-fbank-feats``: mel(f) = 1127 ln(1 + f / 700), window (0.5 - 0.5 cos(2 pi n / (N - 1)))^0.85.
+        Kaldi's ``compute-fbank-feats``: mel(f) = 1127 ln(1 + f / 700), windows (0.5 - 0.5 cos(2 pi n / (N - 1)))^0.85
+        and 0.54 - 0.46 cos(2 pi n / (N - 1)).
     """
 
     spectrum: Tensor
@@ -50,6 +57,7 @@ class LogMel(nn.Module):
         low_hz: float = 20.0,
         high_hz: float | None = None,
         preemphasis: float = 0.97,
+        window: Window = "povey",
         subtract_mean: bool = True,
     ) -> None:
         super().__init__()
@@ -69,12 +77,15 @@ class LogMel(nn.Module):
                 f"frame_seconds must give frames of at most 8192 samples and num_mels at most one mel a frequency, got "
                 f"{frame_seconds} s at {sample_rate_hz} Hz and {num_mels} mels."
             )
+        if window not in ("povey", "hamming"):
+            raise ValueError(f"window must be 'povey' or 'hamming', got {window!r}.")
         self.num_mels = num_mels
         self.sample_rate_hz = sample_rate_hz
         self.frame_samples = round(frame_seconds * sample_rate_hz)
         self.hop_samples = round(hop_seconds * sample_rate_hz)
+        self.window = window
         self.subtract_mean = subtract_mean
-        spectrum = _spectrum_matrix(self.frame_samples, points, preemphasis)
+        spectrum = _spectrum_matrix(self.frame_samples, points, preemphasis, window)
         filters = _mel_filters(num_mels, points, sample_rate_hz, low_hz, high_hz)
         self.register_buffer("spectrum", spectrum, persistent=False)
         self.register_buffer("filters", filters, persistent=False)
@@ -106,20 +117,11 @@ class LogMel(nn.Module):
             real, imaginary = (frames @ self.spectrum).chunk(2, dim=-1)
             power = real.square() + imaginary.square()
             features = (power @ self.filters).clamp_min(torch.finfo(torch.float32).eps).log()
-            if lengths is None:
-                return features - features.mean(1, keepdim=True) if self.subtract_mean else features
-            return self._masked(features, self.frame_lengths(lengths))
-
-    def _masked(self, features: Tensor, num_frames: Tensor) -> Tensor:
-        inside = torch.arange(features.shape[1], device=features.device) < num_frames[:, None]
-        features = features * inside[:, :, None]
-        if not self.subtract_mean:
-            return features
-        mean = features.sum(1, keepdim=True) / num_frames[:, None, None]
-        return (features - mean) * inside[:, :, None]
+            num_frames = None if lengths is None else self.frame_lengths(lengths)
+            return without_padding(features, num_frames, subtract_mean=self.subtract_mean)
 
 
-def _spectrum_matrix(frame_samples: int, points: int, preemphasis: float) -> Tensor:
+def _spectrum_matrix(frame_samples: int, points: int, preemphasis: float, window: Window) -> Tensor:
     """Matrix M such that ``frame @ M`` is the real, then the imaginary part of the prepared frame's spectrum.
 
     Shape (frame_samples, 2 * (points // 2)): without the highest bin, which lies under no filter.
@@ -130,11 +132,12 @@ def _spectrum_matrix(frame_samples: int, points: int, preemphasis: float) -> Ten
         torch.ones(frame_samples - 1, dtype=torch.float64), 1
     )
     emphasise[0, 0] = 1.0 - preemphasis
-    window = (0.5 - 0.5 * torch.cos(2 * math.pi * n / (frame_samples - 1))).pow(0.85)
+    cosine = torch.cos(2 * math.pi * n / (frame_samples - 1))
+    weights = (0.5 - 0.5 * cosine).pow(0.85) if window == "povey" else 0.54 - 0.46 * cosine
     angles = 2 * math.pi / points * n[:, None] * torch.arange(points // 2, dtype=torch.float64)
     fourier = torch.cat([angles.cos(), -angles.sin()], dim=1)
     scale_to_16_bits = 2.0**15
-    return (scale_to_16_bits * remove_mean @ emphasise @ (window[:, None] * fourier)).float()
+    return (scale_to_16_bits * remove_mean @ emphasise @ (weights[:, None] * fourier)).float()
 
 
 def _mel_filters(num_mels: int, points: int, sample_rate_hz: int, low_hz: float, high_hz: float) -> Tensor:

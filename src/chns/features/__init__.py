@@ -1,0 +1,15 @@
+"""Features: waveforms to what an encoder sees, as torch modules that are part of the exported model.
+
+All are called as ``features(waveforms, lengths=None)`` and give (batch, frames, num_mels). One of your own needs the
+same call, `num_mels`, `sample_rate_hz`, `frame_samples`, `hop_samples` and `frame_lengths(lengths)`.
+
+| features | as computed by |
+|---|---|
+| `LogMel` | Kaldi, and WeSpeaker with ``window="hamming"`` |
+| `DecibelMel` | SpeechBrain |
+"""
+
+from chns.features.decibel_mel import DecibelMel
+from chns.features.log_mel import LogMel
+
+__all__ = ["DecibelMel", "LogMel"]

@@ -1,0 +1,195 @@
+"""State dicts with the names and shapes of other toolkits' models, and what those models compute, written anew.
+
+The references are functions over a state dict of the toolkit's own names, so they share nothing with our modules.
+"""
+
+import torch
+from torch.nn import functional as F
+
+
+class State(dict):
+    """A state dict of random weights; norms have moved, as after training."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def normal(self, *shape, scale=1.0):
+        return scale * torch.randn(shape, generator=self.generator)
+
+    def layer(self, name, *shape, bias=True):
+        fan_in = torch.Size(shape[1:]).numel()
+        self[f"{name}.weight"] = self.normal(*shape, scale=fan_in**-0.5)
+        if bias:
+            self[f"{name}.bias"] = self.normal(shape[0], scale=0.1)
+
+    def norm(self, name, channels):
+        for part, scale in (("weight", 0.2), ("bias", 0.3), ("running_mean", 0.3), ("running_var", 0.1)):
+            centre = 1.0 if part in ("weight", "running_var") else 0.0
+            self[f"{name}.{part}"] = (centre + self.normal(channels, scale=scale)).clamp_min(
+                0.3 if part == "running_var" else -9.0
+            )
+        self[f"{name}.num_batches_tracked"] = torch.tensor(7)
+
+
+def normed(state, name, x):
+    parts = [state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")]
+    return F.batch_norm(x, *parts)
+
+
+def conv(state, name, x, **settings):
+    return F.conv1d(x, state[f"{name}.weight"], state[f"{name}.bias"], **settings)
+
+
+def speechbrain_state(channels=32, aggregation=48, dim=16, attention=12, squeezed=10, global_context=True, scale=4):
+    state = State()
+
+    def block(name, out, into, kernel=1):
+        state.layer(f"{name}.conv.conv", out, into, kernel)
+        state.norm(f"{name}.norm.norm", out)
+
+    block("blocks.0", channels, 80, 5)
+    for number in (1, 2, 3):
+        block(f"blocks.{number}.tdnn1", channels, channels)
+        for group in range(scale - 1):
+            block(f"blocks.{number}.res2net_block.blocks.{group}", channels // scale, channels // scale, 3)
+        block(f"blocks.{number}.tdnn2", channels, channels)
+        state.layer(f"blocks.{number}.se_block.conv1.conv", squeezed, channels, 1)
+        state.layer(f"blocks.{number}.se_block.conv2.conv", channels, squeezed, 1)
+    block("mfa", aggregation, 3 * channels)
+    block("asp.tdnn", attention, (3 if global_context else 1) * aggregation)
+    state.layer("asp.conv.conv", aggregation, attention, 1)
+    state.norm("asp_bn.norm", 2 * aggregation)
+    state.layer("fc.conv", dim, 2 * aggregation, 1)
+    return state
+
+
+def speechbrain_embedding(state, features, *, global_context=True, scale=4):
+    """Convolutions see the utterance mirrored."""
+
+    def block(name, x, dilation=1):
+        reach = dilation * (state[f"{name}.conv.conv.weight"].shape[2] - 1) // 2
+        x = conv(state, f"{name}.conv.conv", F.pad(x, (reach, reach), mode="reflect"), dilation=dilation)
+        return normed(state, f"{name}.norm.norm", x.relu())
+
+    x = block("blocks.0", features.transpose(1, 2))
+    outputs = []
+    for number in (1, 2, 3):
+        groups = block(f"blocks.{number}.tdnn1", x).chunk(scale, dim=1)
+        done = [groups[0]]
+        for place in range(1, scale):
+            seen = groups[place] if place == 1 else groups[place] + done[-1]
+            done.append(block(f"blocks.{number}.res2net_block.blocks.{place - 1}", seen, number + 1))
+        y = block(f"blocks.{number}.tdnn2", torch.cat(done, dim=1))
+        gate = conv(state, f"blocks.{number}.se_block.conv1.conv", y.mean(2, keepdim=True)).relu()
+        x = x + y * conv(state, f"blocks.{number}.se_block.conv2.conv", gate).sigmoid()
+        outputs.append(x)
+    x = block("mfa", torch.cat(outputs, dim=1))
+    mean, deviation = x.mean(2, keepdim=True).expand_as(x), x.std(2, keepdim=True, unbiased=False).expand_as(x)
+    hidden = block("asp.tdnn", torch.cat([x, mean, deviation], dim=1) if global_context else x).tanh()
+    pooled = weighted_statistics(x, conv(state, "asp.conv.conv", hidden), floor=1e-12)
+    return conv(state, "fc.conv", normed(state, "asp_bn.norm", pooled)[:, :, None])[:, :, 0]
+
+
+def weighted_statistics(x, scores, *, floor):
+    """In float64: a variance as the difference of two large numbers."""
+    weights, x = scores.double().softmax(dim=2), x.double()
+    mean = (weights * x).sum(2)
+    deviation = ((weights * x.square()).sum(2) - mean.square()).clamp_min(floor).sqrt()
+    return torch.cat([mean, deviation], dim=1).to(scores.dtype)
+
+
+def wespeaker_ecapa_state(channels=32, aggregation=48, dim=16, global_context=True, scale=4):
+    state = State()
+
+    def block(name, out, into, kernel=1):
+        state.layer(f"{name}.conv", out, into, kernel)
+        state.norm(f"{name}.bn", out)
+
+    block("layer1", channels, 80, 5)
+    for number in (2, 3, 4):
+        inside = f"layer{number}.se_res2block"
+        block(f"{inside}.0", channels, channels)
+        for group in range(scale - 1):
+            state.layer(f"{inside}.1.convs.{group}", channels // scale, channels // scale, 3)
+            state.norm(f"{inside}.1.bns.{group}", channels // scale)
+        block(f"{inside}.2", channels, channels)
+        state.layer(f"{inside}.3.linear1", 10, channels)
+        state.layer(f"{inside}.3.linear2", channels, 10)
+    state.layer("conv", aggregation, 3 * channels, 1)
+    state.layer("pool.linear1", 12, (3 if global_context else 1) * aggregation, 1)
+    state.layer("pool.linear2", aggregation, 12, 1)
+    state.norm("bn", 2 * aggregation)
+    state.layer("linear", dim, 2 * aggregation)
+    state["projection.weight"] = state.normal(100, dim)
+    return state
+
+
+def wespeaker_ecapa_embedding(state, features, *, global_context=True, scale=4):
+    """The last group of channels passes a Res2Net block as it is; no norm after the aggregation or in the attention."""
+
+    def block(name, x, reach=0):
+        return normed(state, f"{name}.bn", conv(state, f"{name}.conv", x, padding=reach).relu())
+
+    x = block("layer1", features.transpose(1, 2), 2)
+    outputs = []
+    for number in (2, 3, 4):
+        inside = f"layer{number}.se_res2block"
+        *groups, last = block(f"{inside}.0", x).chunk(scale, dim=1)
+        done = []
+        for place, group in enumerate(groups):
+            seen = group if place == 0 else group + done[-1]
+            seen = conv(state, f"{inside}.1.convs.{place}", seen, padding=number, dilation=number).relu()
+            done.append(normed(state, f"{inside}.1.bns.{place}", seen))
+        y = block(f"{inside}.2", torch.cat([*done, last], dim=1))
+        gate = F.linear(y.mean(2), state[f"{inside}.3.linear1.weight"], state[f"{inside}.3.linear1.bias"]).relu()
+        gate = F.linear(gate, state[f"{inside}.3.linear2.weight"], state[f"{inside}.3.linear2.bias"]).sigmoid()
+        x = x + y * gate[:, :, None]
+        outputs.append(x)
+    x = conv(state, "conv", torch.cat(outputs, dim=1)).relu()
+    context = [x.mean(2, keepdim=True).expand_as(x), (x.var(2, keepdim=True) + 1e-7).sqrt().expand_as(x)]
+    hidden = conv(state, "pool.linear1", torch.cat([x, *context], dim=1) if global_context else x).tanh()
+    pooled = normed(state, "bn", weighted_statistics(x, conv(state, "pool.linear2", hidden), floor=1e-7))
+    return F.linear(pooled, state["linear.weight"], state["linear.bias"])
+
+
+def wespeaker_resnet_state(channels=8, blocks=(3, 4, 6, 3), num_mels=80, dim=16):
+    state = State()
+    state.layer("conv1", channels, 1, 3, 3, bias=False)
+    state.norm("bn1", channels)
+    into = channels
+    for stage, num_blocks in enumerate(blocks):
+        out = channels * 2**stage
+        for number in range(num_blocks):
+            name = f"layer{stage + 1}.{number}"
+            state.layer(f"{name}.conv1", out, into, 3, 3, bias=False)
+            state.norm(f"{name}.bn1", out)
+            state.layer(f"{name}.conv2", out, out, 3, 3, bias=False)
+            state.norm(f"{name}.bn2", out)
+            if into != out:
+                state.layer(f"{name}.shortcut.0", out, into, 1, 1, bias=False)
+                state.norm(f"{name}.shortcut.1", out)
+            into = out
+    state.layer("seg_1", dim, 2 * into * num_mels // 8)
+    state["projection.weight"] = state.normal(100, dim)
+    return state
+
+
+def wespeaker_resnet_embedding(state, features, *, blocks=(3, 4, 6, 3)):
+    """Mean and deviation over time of every channel and band."""
+
+    def convolved(name, x, stride=1):
+        weight = state[f"{name}.weight"]
+        return F.conv2d(x, weight, stride=stride, padding=weight.shape[2] // 2)
+
+    x = normed(state, "bn1", convolved("conv1", features.transpose(1, 2)[:, None])).relu()
+    for stage, num_blocks in enumerate(blocks):
+        for number in range(num_blocks):
+            name, stride = f"layer{stage + 1}.{number}", 2 if stage > 0 and number == 0 else 1
+            y = normed(state, f"{name}.bn1", convolved(f"{name}.conv1", x, stride)).relu()
+            y = normed(state, f"{name}.bn2", convolved(f"{name}.conv2", y))
+            if f"{name}.shortcut.0.weight" in state:
+                x = normed(state, f"{name}.shortcut.1", convolved(f"{name}.shortcut.0", x, stride))
+            x = (x + y).relu()
+    pooled = torch.cat([x.mean(3).flatten(1), (x.var(3) + 1e-7).sqrt().flatten(1)], dim=1)
+    return F.linear(pooled, state["seg_1.weight"], state["seg_1.bias"])
