@@ -20,16 +20,20 @@ COMMANDS = {
     "merge": "put manifests together",
     "split": "split a manifest by speaker",
     "train": "train an encoder with random or clustered batches",
+    "compare": "train several strategies with several seeds and tell which is better",
+    "report": "draw and explain what runs came to, in one HTML file",
     "cluster": "group the speakers of a manifest by voice",
     "embed": "write the embedding of every utterance",
     "trials": "make a trial list from a manifest",
     "evaluate": "score a trial list with a model",
+    "calibrate": "turn scores into log-likelihood ratios, and set the threshold",
     "metrics": "error rates of a score file",
     "verify": "tell whether two recordings are of one speaker",
     "enrol": "store the voiceprint of a speaker",
     "identify": "find the enrolled speaker of a recording",
     "store": "list, show, delete and export voiceprints",
     "export": "write a model as one graph for other runtimes",
+    "import": "take over published weights of another toolkit",
     "push": "publish a model on the Hugging Face Hub",
     "demo": "the whole job on synthetic speech, in minutes",
 }
@@ -66,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         top.print_help()
         return 0
     chosen = top.parse_args(words)
-    command = importlib.import_module(f"chns.cli.{chosen.command}")
+    command = importlib.import_module(f"chns.cli.{chosen.command.replace('-', '_')}")
     arguments = command.build_parser().parse_args(chosen.rest)
     try:
         code: int | None = command.run(arguments)
@@ -99,9 +103,10 @@ def _top_parser() -> argparse.ArgumentParser:
 
 def command_parser(name: str, *, examples: str) -> argparse.ArgumentParser:
     """A parser for one subcommand whose ``--help`` ends with examples."""
+    purpose = COMMANDS[name.split()[0]]
     return argparse.ArgumentParser(
         prog=f"chns {name}",
-        description=COMMANDS[name.split()[0]].capitalize() + ".",
+        description=f"{purpose[0].upper()}{purpose[1:]}.",
         epilog=f"examples:\n{examples}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -34,16 +34,26 @@ def _add_trust_option(parser: argparse.ArgumentParser) -> None:
 
 def load_on_device(model: str, arguments: argparse.Namespace) -> tuple[Bundle, str]:
     """The bundle at ``model``, moved to the wished device, and that device."""
-    import torch
-
     from chns.checkpoint import load_bundle
 
-    device = arguments.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = resolve_device(arguments.device)
     bundle = load_bundle(model, trusted_packages=arguments.trust)
-    try:
-        bundle.model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device must be one that this machine has, got {device!r} ({error}).") from error
+    bundle.model.to(device)
     return bundle, device
+
+
+def resolve_device(name: str) -> str:
+    """The device that ``--device`` means, which this machine has.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device must be one that this machine has, got {name!r} ({error}).") from error
+    return name

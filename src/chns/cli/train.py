@@ -8,7 +8,6 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
-from chns.cli import COMMANDS
 from chns.config import TrainSettings
 
 _EXAMPLES = """examples:
@@ -29,7 +28,7 @@ def build_parser() -> ArgumentParser:
     """The options, from the fields of `TrainSettings`; later ``--config`` files win over earlier ones."""
     parser = ArgumentParser(
         prog="chns train",
-        description=COMMANDS["train"].capitalize() + ".",
+        description="Train an encoder with random or clustered batches.",
         epilog=_EXAMPLES,
         formatter_class=_Formatter,
     )

@@ -18,9 +18,10 @@ DIFFERENT_SPEAKERS = 1
 _EXAMPLES = """  chns verify runs/chns/model anna-1.wav anna-2.wav
   chns verify runs/chns/model anna-1.wav somebody.mp3 --threshold 0.45 --json
 
-The score is the cosine of the recordings' embeddings; from the threshold on, the speaker is taken to be the same. The
-model's own threshold is the one at which its validation misses as often as it accepts falsely: for other speech, or
-where one error costs more than the other, find yours with `chns evaluate`.
+The score is the cosine of the recordings' embeddings; from the threshold on, the speaker is taken to be the same.
+Without --threshold, the model's calibration decides; if it has none, the threshold at which its validation misses as
+often as it accepts falsely. `chns calibrate` finds the right one for your speech and your costs, and adds the natural
+logarithm of how much likelier the score is from one speaker than from two.
 
 exit code: 0 same speaker; 1 different speakers; 2 error"""
 

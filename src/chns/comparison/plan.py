@@ -1,0 +1,125 @@
+"""Which runs a comparison consists of, and whether comparing them is fair: checked before any of them trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from chns.comparison.settings import Comparison
+from chns.config import TrainSettings
+from chns.data.manifest import Manifest
+from chns.errors import ConfigError
+from chns.experiment import make_loss, make_plan, read_data
+from chns.run_folder import RunFolder
+from chns.starting_model import starting_model
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PlannedRun:
+    """One training of a comparison.
+
+    Attributes:
+        strategy: Its name.
+        settings: Complete, with the seed.
+        folder: ``OUT/STRATEGY/seed-N``.
+    """
+
+    strategy: str
+    settings: TrainSettings
+    folder: Path
+
+    def __str__(self) -> str:
+        return f"{self.strategy}, seed {self.settings.seed}"
+
+    @property
+    def opened(self) -> RunFolder | None:
+        """What is already there; None if the run was never begun."""
+        return RunFolder.open(self.folder) if (self.folder / "config.yaml").is_file() else None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has been trained to its end."""
+        return self.opened is not None and self.opened.is_finished
+
+
+@dataclass(frozen=True)
+class Length:
+    """What a run costs, and what all runs of a comparison have in common.
+
+    Attributes:
+        segments_per_step: Speakers times utterances of a batch.
+        num_steps: Of the whole run.
+    """
+
+    segments_per_step: int
+    num_steps: int
+
+    def __str__(self) -> str:
+        return f"{self.num_steps} steps of {self.segments_per_step} segments"
+
+
+def plan_runs(comparison: Comparison, out: Path) -> list[PlannedRun]:
+    """All runs, seed by seed, so that every strategy has been trained once before one is trained twice."""
+    return [
+        PlannedRun(strategy=name, settings=replace(settings, seed=seed), folder=out / name / f"seed-{seed}")
+        for seed in comparison.seeds
+        for name, settings in comparison.strategies.items()
+    ]
+
+
+def check_runs(runs: Sequence[PlannedRun]) -> Length:
+    """Build what each run would train with, and make sure that all see equally many segments.
+
+    Returns:
+        How long every run is.
+
+    Raises:
+        ConfigError: If settings do not suit a factory or each other, a folder holds a run with other settings, or runs
+            differ in their number of steps or of segments a step.
+        ManifestError, FileNotFoundError: If a manifest is missing or not valid.
+        RunFolderError: If a folder holds a damaged run.
+    """
+    data: dict[tuple[str, int], Manifest] = {}
+    lengths = {}
+    for run in runs:
+        key = (repr(run.settings.data), run.settings.seed)
+        if key not in data:
+            data[key] = read_data(run.settings)[0]
+        lengths[run] = _length(run, data[key])
+        _refuse_other_settings(run)
+    reference = runs[0]
+    for run, length in lengths.items():
+        if length != lengths[reference]:
+            raise ConfigError(
+                f"strategies must train on equally many segments, got {lengths[reference]} for {reference} and "
+                f"{length} for {run}. Set batches.steps_per_epoch and train.epochs, and keep speakers_per_batch x "
+                "utterances_per_speaker the same."
+            )
+    return lengths[reference]
+
+
+def _length(run: PlannedRun, manifest: Manifest) -> Length:
+    settings = run.settings
+    try:
+        _, model = starting_model(settings)
+        make_loss(settings, model, manifest)
+        plan = make_plan(settings, manifest)
+    except ValueError as error:
+        raise ConfigError(f"strategy {run.strategy} must be trainable, got an error: {error}") from error
+    batches = settings.batches
+    return Length(
+        segments_per_step=batches.speakers_per_batch * batches.utterances_per_speaker,
+        num_steps=settings.train.epochs * plan.steps_per_epoch,
+    )
+
+
+def _refuse_other_settings(run: PlannedRun) -> None:
+    begun = run.opened
+    changed = {} if begun is None else begun.differences(run.settings)
+    if changed:
+        name, (before, now) = next(iter(changed.items()))
+        raise ConfigError(
+            f"{name} of {run} must be {before} as when the run was begun, got {now} (settings that differ: "
+            f"{', '.join(changed)}) in {run.folder}. Use another folder for another comparison."
+        )

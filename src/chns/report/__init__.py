@@ -1,0 +1,1 @@
+"""What runs came to: findings, figures, and one HTML page that shows them."""

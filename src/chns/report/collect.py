@@ -1,0 +1,166 @@
+"""From the folders of runs to findings: everything that the report shows, computed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from chns.checkpoint import load_bundle
+from chns.config import TrainSettings
+from chns.errors import ManifestError, RunFolderError
+from chns.report.batch_hardness import batch_hardness
+from chns.report.duplicates import suspected_duplicates
+from chns.report.findings import RunFindings
+from chns.report.run_settings import read_settings, strategy_name
+from chns.report.scored_trials import scored_trials
+from chns.report.speaker_map import cluster_shapes, speaker_map
+from chns.report.training_speakers import CACHE_NAME, TrainingSpeakers, embed_training_speakers, training_manifest
+from chns.run_folder import RunFolder
+
+_log = logging.getLogger(__name__)
+
+
+def collect_findings(
+    run_folders: Sequence[Path | str],
+    *,
+    names: Sequence[str] | None = None,
+    manifest: Path | str | None = None,
+    utterances_per_speaker: int = 10,
+    max_speakers: int = 10_000,
+    device: torch.device | str = "cpu",
+    num_workers: int = 0,
+    trusted_packages: Collection[str] = (),
+) -> list[RunFindings]:
+    """Compute what a report shows of each run.
+
+    The log and the score files (``RUN/scores/*.txt``) are read. Map, clusters, batches and duplicates need embeddings
+    of the training speakers under the run's model; these are kept in ``RUN/report``, so only the first report of a
+    model takes time. Where the training data are gone, or are no longer what the model was trained on, the rest is
+    reported without them, and a warning says so.
+
+    Args:
+        run_folders: What ``chns train`` was given as ``--out``.
+        names: What the report calls them; by default as much of the end of each path as tells them apart.
+        manifest: Training manifest of all runs, in place of those that their settings name. If it does not fit,
+            that is an error.
+        utterances_per_speaker: Utterances of each training speaker that are embedded.
+        max_speakers: Most training speakers that are embedded; of more, so many are drawn.
+        device: Where models run.
+        num_workers: Processes that decode.
+        trusted_packages: Further packages whose encoders may be built, see `chns.checkpoint.load_bundle`.
+
+    Returns:
+        One a run, in the order of the folders.
+
+    Raises:
+        ValueError: If there is no run, or names are not one a run and different.
+        FileNotFoundError: If a folder is not that of a run that has begun, or something of ``manifest`` is missing.
+        RunFolderError, TrialError, ModelFileError, AudioError: If a file is damaged.
+        ManifestError: If ``manifest`` is damaged or not what a model was trained on.
+    """
+    names = _checked_names([Path(folder) for folder in run_folders], names)
+    runs = [RunFolder.open(folder) for folder in run_folders]
+    findings = []
+    for name, run in zip(names, runs, strict=True):
+        _log.info("%s: computing", name)
+        settings = read_settings(run)
+        speakers, problem = None, None
+        try:
+            speakers = _training_speakers(
+                run,
+                settings,
+                manifest=manifest,
+                utterances_per_speaker=utterances_per_speaker,
+                max_speakers=max_speakers,
+                device=device,
+                num_workers=num_workers,
+                trusted_packages=trusted_packages,
+            )
+        except (FileNotFoundError, ManifestError) as error:
+            if manifest is not None:
+                raise
+            problem = str(error)
+            _log.warning("%s is reported without its training speakers: %s", name, problem)
+        findings.append(replace(_findings(name, run, settings, speakers), why_not_embedded=problem))
+    return findings
+
+
+def _training_speakers(
+    run: RunFolder,
+    settings: TrainSettings,
+    *,
+    manifest: Path | str | None,
+    utterances_per_speaker: int,
+    max_speakers: int,
+    device: torch.device | str,
+    num_workers: int,
+    trusted_packages: Collection[str],
+) -> TrainingSpeakers:
+    bundle = load_bundle(run.model, trusted_packages=trusted_packages)
+    bundle.model.to(device)
+    return embed_training_speakers(
+        bundle,
+        training_manifest(settings, manifest=manifest),
+        cache=run.path / "report" / CACHE_NAME,
+        utterances_per_speaker=utterances_per_speaker,
+        max_speakers=max_speakers,
+        crop_seconds=settings.clusters.crop_seconds,
+        seed=settings.seed,
+        num_workers=num_workers,
+        device=device,
+    )
+
+
+def _findings(name: str, run: RunFolder, settings: TrainSettings, speakers: TrainingSpeakers | None) -> RunFindings:
+    without_speakers = RunFindings(
+        name=name,
+        path=run.path,
+        strategy=strategy_name(settings),
+        log=run.log(),
+        scored=scored_trials(run),
+        speaker_map=None,
+        cluster_shapes=None,
+        batch_hardness=None,
+        duplicates=None,
+    )
+    if speakers is None:
+        return without_speakers
+    clusters = run.clusters()
+    if clusters is not None and len(clusters.labels) != speakers.num_training_speakers:
+        raise RunFolderError(
+            f"clusters must group the {speakers.num_training_speakers} training speakers, "
+            f"got {len(clusters.labels)} in {run.path / 'clusters'}."
+        )
+    return replace(
+        without_speakers,
+        speaker_map=speaker_map(speakers, clusters),
+        cluster_shapes=None if clusters is None else cluster_shapes(speakers, clusters),
+        batch_hardness=batch_hardness(
+            speakers, clusters, batches=settings.batches, hard_phase=settings.clusters, seed=settings.seed
+        ),
+        duplicates=suspected_duplicates(speakers),
+        num_training_speakers=speakers.num_training_speakers,
+    )
+
+
+def _checked_names(folders: Sequence[Path], names: Sequence[str] | None) -> Sequence[str]:
+    if not folders:
+        raise ValueError("run_folders must be at least one, got none.")
+    if names is None:
+        return _distinct_ends([folder.resolve() for folder in folders])
+    if len(names) != len(folders) or len(set(names)) < len(names):
+        raise ValueError(f"names must be one for each of {len(folders)} runs and different, got {', '.join(names)}.")
+    return names
+
+
+def _distinct_ends(paths: Sequence[Path]) -> Sequence[str]:
+    """The last parts of each path, as few as tell all apart."""
+    for depth in range(1, max(len(path.parts) for path in paths) + 1):
+        ends = ["/".join(path.parts[-depth:]) for path in paths]
+        if len(set(ends)) == len(ends):
+            return ends
+    raise ValueError(f"run_folders must be different, got {', '.join(map(str, paths))}.")

@@ -1,0 +1,107 @@
+"""``chns compare``: what it prints, what a dry run tells, and what is wrong in one line."""
+
+import json
+
+import pytest
+import yaml
+
+from chns.cli import main
+from chns.data.manifest import Manifest
+from chns.evaluation.pairs import make_trials
+from chns.evaluation.trials import write_trials
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory, hum_manifest, configs):
+    """YAML of a comparison that takes seconds: two strategies, one seed, eight steps."""
+    folder = tmp_path_factory.mktemp("compare")
+    training, test = Manifest.read(hum_manifest).split_speakers(6, seed=0)
+    training.write(folder / "train.parquet")
+    test.write(folder / "test.parquet")
+    write_trials(folder / "trials.txt", make_trials(test, targets_per_speaker=4, num_nontargets=40, seed=1))
+    base = yaml.safe_load((configs / "tiny.yaml").read_text())
+    base["data"] |= {"train": str(folder / "train.parquet"), "held_out_speakers": 0, "crop_seconds": 0.5}
+    base["batches"] = {"speakers_per_batch": 4, "utterances_per_speaker": 2, "steps_per_epoch": 4}
+    base["clusters"] |= {"num_clusters": 3, "crop_seconds": 0.5}
+    base["train"] |= {"epochs": 2, "device": "cpu"}
+    content = {
+        "base": base,
+        "strategies": {"supcon": {}, "chns": {"batches": {"kind": "clustered"}}},
+        "seeds": [0],
+        "trial_lists": {"hums": {"manifest": str(folder / "test.parquet"), "trials": str(folder / "trials.txt")}},
+    }
+    (folder / "compare.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    return folder / "compare.yaml"
+
+
+@pytest.fixture(scope="module")
+def out(config):
+    """Folder of the finished comparison."""
+    assert main(["compare", str(config), "--out", str(config.parent / "out")]) == 0
+    return config.parent / "out"
+
+
+def test_the_table_and_the_verdict_are_printed_and_written(config, out, capsys):
+    assert main(["compare", str(config), "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert (out / "comparison.md").read_text() in printed
+    assert "| chns " in printed
+    assert "Hard sampling (chns against supcon)" in printed
+    assert f"written: {out}/comparison.md, {out}/comparison.json" in printed
+
+
+def test_json_is_the_file(config, out, capsys):
+    assert main(["compare", str(config), "--out", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((out / "comparison.json").read_text())
+
+
+def test_a_dry_run_says_what_is_there_and_changes_nothing(config, out, tmp_path, capsys):
+    words = ["compare", str(config), "--dry-run", "--out"]
+    assert main([*words, str(tmp_path / "new")]) == 0
+    assert not (tmp_path / "new").exists()
+    first, second, last = capsys.readouterr().out.splitlines()
+    assert first.split() == [f"{tmp_path}/new/supcon/seed-0", "to", "be", "trained"]
+    assert last == "2 runs of 8 steps of 8 segments; 0 finished, 2 to train"
+
+    scores, summary = out / "supcon" / "seed-0" / "scores" / "hums.txt", out / "chns" / "seed-0" / "summary.json"
+    kept = scores.read_bytes(), summary.read_bytes()
+    scores.unlink()
+    summary.unlink()
+    assert main([*words, str(out)]) == 0
+    first, second, last = capsys.readouterr().out.splitlines()
+    assert first.endswith("supcon/seed-0  trained, to be scored on hums")
+    assert second.endswith("goes on after about 8 of 8 steps")
+    assert last.endswith("1 finished, 1 to train")
+    assert main([*words, str(out), "--json"]) == 0
+    states = json.loads(capsys.readouterr().out)["runs"]
+    assert [(state["finished"], state["to_score"]) for state in states] == [(True, ["hums"]), (False, ["hums"])]
+    scores.write_bytes(kept[0])
+    summary.write_bytes(kept[1])
+    assert main([*words, str(out)]) == 0
+    assert capsys.readouterr().out.count("trained and scored") == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("bogus: 1", "'bogus' is not accepted"),
+        ("base: {batches: {speakers: 3}}", "batches.speakers"),
+        ("trial_lists: {a: {manifest: m.parquet, trials: t.txt}}", "data.train must name a manifest, got none"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line_before_anything_is_made(tmp_path, capsys, text, message):
+    (tmp_path / "wrong.yaml").write_text(text)
+    assert main(["compare", str(tmp_path / "wrong.yaml"), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("chns: error: ")
+    assert message in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_has_examples_and_names_every_key(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["compare", "--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    for word in ("base", "strategies", "seeds", "trial_lists", "baseline", "--dry-run", "--jobs", "comparison.md"):
+        assert word in shown

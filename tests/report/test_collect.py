@@ -1,0 +1,157 @@
+"""Findings of real runs, trained here for a few steps."""
+
+import json
+import logging
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from chns.cli.train import build_parser
+from chns.config import DataSettings, TrainSettings
+from chns.data.manifest import Manifest
+from chns.errors import ManifestError, RunFolderError
+from chns.evaluation.scoring import write_scores
+from chns.evaluation.trials import Trials
+from chns.experiment import read_data, train
+from chns.report.collect import collect_findings
+from chns.sampling import SpeakerClusters
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, configs, hum_manifest):
+    """One run with random and one with clustered batches, with a score file each."""
+    folder = tmp_path_factory.mktemp("runs")
+    parser = build_parser()
+    for strategy in ("supcon", "chns"):
+        words = [word for name in (strategy, "tiny") for word in ("--config", str(configs / f"{name}.yaml"))]
+        arguments = parser.instantiate(parser.parse_args([*words, "--data.train", str(hum_manifest)]))
+        settings = TrainSettings(**{name: arguments[name] for name in TrainSettings.__dataclass_fields__})
+        settings = replace(settings, train=replace(settings.train, epochs=2, device="cpu"))
+        train(settings, folder / strategy / "seed-0")
+        trials = Trials(list("abcde"), list("fghij"), np.array([True, False, True, False, False]))
+        scores = np.array([0.9, 0.5, 0.3, 0.1, 0.0])
+        write_scores(folder / strategy / "seed-0" / "scores" / "hard.txt", trials, scores)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def findings(runs):
+    return collect_findings([runs / "supcon" / "seed-0", runs / "chns" / "seed-0"])
+
+
+@pytest.fixture
+def run(runs, tmp_path):
+    """A copy of the clustered run, to be spoilt."""
+    return shutil.copytree(runs / "chns" / "seed-0", tmp_path / "run")
+
+
+def without_manifest(run):
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("manifest.parquet", "gone.parquet"))
+
+
+def test_runs_are_named_by_what_tells_them_apart(findings, runs):
+    assert [found.name for found in findings] == ["supcon/seed-0", "chns/seed-0"]
+    assert [found.path for found in findings] == [runs / "supcon" / "seed-0", runs / "chns" / "seed-0"]
+    assert [found.strategy for found in findings] == [
+        "SupCon, random batches",
+        "SupCon, clustered batches, hard ratio 1.0",
+    ]
+
+
+def test_log_and_scores_are_those_of_the_run(findings):
+    for found in findings:
+        assert sorted(set(found.log["step"])) == [2, 4, 6, 8, 10, 12]
+        assert np.count_nonzero(np.isfinite(found.log["loss"])) == 6
+        assert found.scored["hard"].metrics.target_trials == 2
+        assert found.scored["hard"].false_accepts.tolist() == [1]
+        assert found.scored["hard"].false_rejects.tolist() == [2]
+
+
+def test_the_map_shows_the_training_speakers_and_their_clusters(findings, runs, hum_manifest):
+    random, clustered = findings
+    trained = read_data(TrainSettings(data=DataSettings(train=str(hum_manifest))))[0]
+    for found in findings:
+        assert found.speaker_map.speakers == trained.speakers
+        assert found.speaker_map.points.shape == (18, 2)
+        assert found.num_training_speakers == 18
+    assert random.speaker_map.clusters is None
+    assert random.cluster_shapes is None
+    (path,) = (runs / "chns" / "seed-0" / "clusters").iterdir()
+    own = SpeakerClusters.load(path)
+    assert clustered.speaker_map.clusters.tolist() == own.labels.tolist()
+    assert clustered.cluster_shapes.sizes.tolist() == own.sizes.tolist()
+    assert ((clustered.cluster_shapes.tightness > 0) | (own.sizes == 0)).all()
+
+
+def test_both_kinds_of_batches_are_measured_for_every_run(findings):
+    for found in findings:
+        assert len(found.batch_hardness.random) == len(found.batch_hardness.clustered) > 1_000
+        assert found.batch_hardness.clustered.mean() > found.batch_hardness.random.mean()
+
+
+def test_suspected_duplicates_are_training_speakers(findings):
+    for found in findings:
+        assert {name for pair in found.duplicates for name in pair.speakers} <= set(found.speaker_map.speakers)
+
+
+def test_a_second_report_finds_the_same_without_the_audio(findings, runs, hum_manifest, tmp_path, monkeypatch):
+    monkeypatch.setattr("chns.report.training_speakers.embed_crops", None)  # a call would fail
+    again = collect_findings([runs / "supcon" / "seed-0"], names=["A"])[0]
+    assert again.name == "A"
+    assert np.array_equal(again.speaker_map.points, findings[0].speaker_map.points)
+    assert np.array_equal(again.batch_hardness.clustered, findings[0].batch_hardness.clustered)
+
+
+def test_without_training_data_the_rest_is_reported(run, caplog):
+    without_manifest(run)
+    with caplog.at_level(logging.WARNING):
+        (found,) = collect_findings([run])
+    assert "run is reported without its training speakers: manifest must be a file" in caplog.text
+    assert found.scored.keys() == {"hard"}
+    assert sorted(set(found.log["step"])) == [2, 4, 6, 8, 10, 12]
+    parts = (found.speaker_map, found.cluster_shapes, found.batch_hardness, found.duplicates)
+    assert (*parts, found.num_training_speakers) == (None,) * 5
+
+
+def test_a_manifest_that_was_moved_can_be_named(run, hum_manifest, findings):
+    without_manifest(run)
+    (found,) = collect_findings([run], manifest=hum_manifest)
+    assert np.array_equal(found.speaker_map.points, findings[1].speaker_map.points)
+
+
+def test_a_manifest_that_is_named_must_fit(run, hum_manifest, tmp_path):
+    Manifest.read(hum_manifest).split_speakers(9, seed=0)[0].write(tmp_path / "fewer.parquet")
+    with pytest.raises(ManifestError, match="training manifest must hold the 18 speakers"):
+        collect_findings([run], manifest=tmp_path / "fewer.parquet")
+    with pytest.raises(FileNotFoundError, match=r"gone\.parquet"):
+        collect_findings([run], manifest=tmp_path / "gone.parquet")
+
+
+def test_clusters_of_other_speakers_are_refused(run):
+    (path,) = (run / "clusters").iterdir()
+    clusters = SpeakerClusters.load(path)
+    replace(clusters, labels=clusters.labels[:5]).save(path)
+    with pytest.raises(RunFolderError, match="clusters must group the 18 training speakers, got 5 in"):
+        collect_findings([run])
+
+
+def test_the_model_may_not_run_code_that_is_not_trusted(run):
+    description = json.loads((run / "model" / "model.json").read_text())
+    (run / "model" / "model.json").write_text(json.dumps({**description, "encoder": "strange.Encoder"}))
+    with pytest.raises(ValueError, match=r"encoder must come from a trusted package, got 'strange\.Encoder'"):
+        collect_findings([run])
+
+
+def test_runs_must_be_given_and_differ(run):
+    with pytest.raises(ValueError, match="run_folders must be at least one, got none"):
+        collect_findings([])
+    with pytest.raises(ValueError, match="run_folders must be different, got"):
+        collect_findings([run, run])
+    for names in (["a"], ["a", "a"]):
+        with pytest.raises(ValueError, match=r"names must be one for each of 2 runs and different, got a"):
+            collect_findings([run, run], names=names)
+    with pytest.raises(FileNotFoundError, match=r"run must be the folder of a training, with config\.yaml, got"):
+        collect_findings([run.parent])

@@ -1,0 +1,303 @@
+"""The page: whole, self-contained, and unmoved by names that are pieces of HTML."""
+
+import base64
+import csv
+import hashlib
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from fabricated_findings import STRATEGIES, fabricated_run, fabricated_runs
+
+from chns.errors import RunFolderError
+from chns.report.comparison import read_comparison
+from chns.report.findings import SuspectedDuplicate
+from chns.report.map_data import map_data
+from chns.report.page import write_report
+from chns.report.reasons import missing_reasons
+from chns.report.summary import summary_words
+from chns.report.tables import list_errors, run_rows, suspected_pairs
+
+HOSTILE_SPEAKER = "<script>alert({})</script>"
+SECTIONS = ["runs", "det", "scores", "hardness", "map", "clusters", "training", "errors", "duplicates"]
+
+
+class Elements(HTMLParser):
+    """Every start tag with its attributes."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def ids(self):
+        return [attributes["id"] for _, attributes in self.tags if "id" in attributes]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    runs = fabricated_runs(speaker=HOSTILE_SPEAKER, num_trials=200, trial_lists=("vox<b>",))
+    written = write_report(folder, runs)
+    return folder, runs, written, (folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def comparison_folder(tmp_path):
+    value = {"estimate": 0.0812, "low": 0.07, "high": 0.09, "level": 0.95}
+    better = {"mean": value, "difference": {"estimate": -0.01, "low": -0.0153, "high": -0.002, "level": 0.95}}
+    same = {"mean": value, "difference": {"estimate": 0.0, "low": -0.01, "high": 0.01, "level": 0.95}}
+    base = {"mean": value, "difference": None}
+    content = {
+        "baseline": "supcon",
+        "seeds": [0, 1],
+        "steps": 1200,
+        "strategies": {"supcon": {}, "chns": {}, "../..": {}},
+        "trial_lists": {
+            "hard": {
+                "speakers": 100,
+                "target_trials": 500,
+                "nontarget_trials": 700,
+                "results": {
+                    "supcon": dict.fromkeys(("eer", "min_dcf_0.05", "min_dcf_0.01"), base),
+                    "chns": {"eer": better, "min_dcf_0.05": same, "min_dcf_0.01": same},
+                },
+            }
+        },
+        "verdicts": [
+            {
+                "headline": "Hard sampling (chns against supcon) helped.",
+                "caveats": ["Two seeds."],
+                "findings": [{"rule": "easy", "text": "Random batches had become <easy>.", "try_next": []}],
+                "next_steps": ["more seeds"],
+            }
+        ],
+    }
+    (tmp_path / "comparison.json").write_text(json.dumps(content))
+    for training in ("supcon/seed-0", "chns/seed-0", "chns/seed-1"):
+        (tmp_path / training).mkdir(parents=True)
+        (tmp_path / training / "config.yaml").write_text("{}")
+    return tmp_path
+
+
+def test_a_report_has_a_page_figures_of_both_kinds_and_the_duplicates(report):
+    folder, _, written, _ = report
+    assert written.page == folder / "report.html"
+    stems = {path.stem for path in (folder / "figures").iterdir()}
+    assert {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")} == {
+        path.name for path in (folder / "figures").iterdir()
+    }
+    assert len(stems) == written.num_figures == 17
+    with (folder / "suspected_duplicates.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == written.num_duplicates == 25
+
+
+def test_the_page_reaches_for_nothing_outside_itself(report):
+    elements = Elements(report[3])
+    for tag, attributes in elements.tags:
+        assert tag not in ("link", "iframe", "object", "embed", "base", "form", "img", "image")
+        assert "src" not in attributes
+        assert attributes.get("href", "#").startswith("#")
+        assert not any(name.startswith("on") for name in attributes)
+    outside = re.findall(r"https?://[^\s\"'<>)]+", report[3])
+    assert set(outside) <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert "@import" not in report[3]
+
+
+def test_the_policy_allows_the_page_s_own_script_and_no_connection(report):
+    elements = Elements(report[3])
+    policy = next(a["content"] for tag, a in elements.tags if a.get("http-equiv") == "Content-Security-Policy")
+    scripts = re.findall(r"<script>(.*?)</script>", report[3], re.S)
+    assert len(scripts) == 1
+    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'")
+
+
+def test_speakers_and_trial_lists_whose_names_are_html_stay_names(report):
+    folder, runs, _, html = report
+    tags = [tag for tag, _ in Elements(html).tags]
+    assert tags.count("script") == 2
+    assert "b" not in tags
+    assert "<script>alert" not in html
+    assert "&lt;script&gt;alert(" in html
+    assert "\\u003cscript\\u003ealert(" in html
+    assert map_of(html)["speakers"] == [list(runs[0].speaker_map.speakers)]
+    for path in (folder / "figures").glob("*.svg"):
+        assert "<b>" not in path.read_text()
+
+
+def map_of(html):
+    return json.loads(re.search(r'id="map-data">(.*?)</script>', html, re.S)[1])
+
+
+def test_ids_are_unique_and_every_anchor_leads_somewhere(report):
+    elements = Elements(report[3])
+    ids = elements.ids()
+    assert len(ids) == len(set(ids))
+    anchors = [attributes["href"] for tag, attributes in elements.tags if tag == "a"]
+    assert anchors == [f"#{section}" for section in SECTIONS]
+    assert set(SECTIONS) <= set(ids)
+
+
+def test_every_figure_has_alternative_text_and_a_caption_and_every_header_a_scope(report):
+    elements = Elements(report[3])
+    figures = sum(tag == "figure" for tag, _ in elements.tags)
+    assert figures == 14  # the three maps are files only
+    assert sum(tag == "figcaption" for tag, _ in elements.tags) == figures
+    drawings = [attributes for tag, attributes in elements.tags if tag in ("svg", "canvas")]
+    assert len(drawings) == figures + 1
+    assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in drawings)
+    assert all("scope" in attributes for tag, attributes in elements.tags if tag == "th")
+
+
+def test_the_page_shows_rates_errors_and_twenty_duplicates(report):
+    _, runs, _, html = report
+    for run in runs:
+        metrics = run.scored["vox<b>"].metrics
+        assert f"{100 * metrics.eer:.2f}" in html
+        assert f"{metrics.min_dcf[0.05]:.3f}" in html
+        assert f"threshold {metrics.threshold:.4f}" in html
+    assert "20 of 25 pairs" in html
+
+
+def test_a_report_of_findings_without_data_says_why_in_every_section(tmp_path):
+    empty = replace(
+        fabricated_run("supcon"),
+        log={"step": fabricated_run().log["step"]},
+        scored={},
+        speaker_map=None,
+        cluster_shapes=None,
+        batch_hardness=None,
+        duplicates=None,
+        num_training_speakers=None,
+    )
+    written = write_report(tmp_path, [empty])
+    html = written.page.read_text()
+    sections = re.findall(r'<section id="(\w+)">(.*?)</section>', html, re.S)
+    assert [name for name, _ in sections] == SECTIONS
+    for _, section in sections:
+        assert 'class="missing"' in section
+    assert "--manifest" in html
+    assert "chns evaluate" in html
+    assert written.num_figures == 0
+    assert "nothing can be said about its errors" in " ".join(written.summary)
+
+
+def test_reasons_name_the_runs_that_share_them():
+    runs = [fabricated_run("supcon/0"), fabricated_run("supcon/1"), fabricated_run("chns")]
+    assert missing_reasons(runs)["clusters"] == ["supcon/0, supcon/1: random batches, so no clusters."]
+    drawn = replace(runs[2], num_training_speakers=70_000)
+    assert missing_reasons([drawn])["map"] == ["chns: of 70,000 training speakers, 60 drawn at random were looked at."]
+    alone = replace(runs[2], batch_hardness=None)
+    assert "fewer than two speakers" in missing_reasons([alone])["hardness"][0]
+
+
+def test_the_best_value_of_a_column_is_marked_and_a_list_that_was_not_scored_left_open():
+    runs = fabricated_runs(trial_lists=("a",))
+    runs[1] = replace(runs[1], scored={})
+    rows = run_rows(runs, ["a"])
+    eers = [run.scored["a"].metrics.eer if run.scored else 1.0 for run in runs]
+    assert [row.cells[0].is_best for row in rows] == [eer == min(eers) for eer in eers]
+    assert [cell.text for cell in rows[1].cells] == ["\N{EN DASH}"] * 3
+    assert not any(cell.is_best for cell in rows[1].cells)
+    assert not any(cell.is_best for cell in run_rows(runs[:1], ["a"])[0].cells)
+
+
+def test_worst_errors_are_the_findings_in_their_order():
+    run = fabricated_run(trial_lists=("a",))
+    scored = run.scored["a"]
+    (group,) = list_errors({"a": [(run, scored)]}, most=3)
+    accepts = group.runs[0].false_accepts
+    assert [trial.score for trial in accepts] == scored.scores[scored.false_accepts[:3]].tolist()
+    assert accepts[0].enrolment == scored.trials.enrolment[scored.false_accepts[0]]
+    rejects = [trial.score for trial in group.runs[0].false_rejects]
+    assert rejects == sorted(rejects)
+
+
+def test_pairs_that_most_runs_suspect_come_first_with_the_surest_values():
+    def suspected(*rows):
+        return replace(
+            fabricated_run("supcon"),
+            duplicates=[SuspectedDuplicate(speakers=s, similarity=a, own_similarity=b) for s, a, b in rows],
+        )
+
+    both = suspected((("a", "b"), 0.80, 0.80), (("c", "d"), 0.99, 0.80))
+    one = suspected((("b", "a"), 0.88, 0.80))
+    nobody = replace(one, duplicates=None)
+    pairs = suspected_pairs([both, one, nobody])
+    assert [(set(pair.speakers), pair.suspected_by, pair.asked) for pair in pairs] == [
+        ({"a", "b"}, 2, 2),
+        ({"c", "d"}, 1, 2),
+    ]
+    assert pairs[0].similarity == 0.88
+
+
+def test_map_coordinates_keep_their_proportions_and_names_are_shared():
+    runs = fabricated_runs()
+    content = map_data([*runs, replace(runs[0], speaker_map=None)])
+    assert len(content["speakers"]) == 1
+    assert [run["name"] for run in content["runs"]] == list(STRATEGIES)
+    for run, drawn in zip(runs, content["runs"], strict=True):
+        points = run.speaker_map.points
+        extent = points.max(axis=0) - points.min(axis=0)
+        assert max(drawn["size"]) == 2_000
+        assert drawn["size"][0] / drawn["size"][1] == pytest.approx(extent[0] / extent[1], rel=0.01)
+        assert drawn["clusters"] is None or len(drawn["clusters"]) == 60
+
+
+def test_the_summary_names_the_best_and_the_worst_run():
+    runs = fabricated_runs(trial_lists=("a",))
+    scored = {"a": [(run, run.scored["a"]) for run in runs]}
+    by_name = {"a": [type("One", (), {"run": run, "scored": s}) for run, s in scored["a"]]}
+    words = summary_words(runs, by_name, num_duplicates=1)
+    ordered = sorted(runs, key=lambda run: run.scored["a"].metrics.eer)
+    assert f"by {ordered[0].name} (" in words
+    assert f"by {ordered[-1].name}." in words
+    assert "One pair of training speakers" in words
+
+
+def test_runs_of_a_report_are_at_least_one_and_differ_in_name(tmp_path):
+    with pytest.raises(ValueError, match="runs must be at least one, with different names, got none"):
+        write_report(tmp_path, [])
+    with pytest.raises(ValueError, match="got supcon, supcon"):
+        write_report(tmp_path, [fabricated_run(), fabricated_run()])
+
+
+def test_a_comparison_leads_the_page_and_marks_what_is_measurable(comparison_folder):
+    comparison = read_comparison(comparison_folder)
+    run = replace(fabricated_run(trial_lists=()), speaker_map=None, batch_hardness=None, log={})
+    written = write_report(comparison_folder / "report", [run], comparison=comparison)
+    html = written.page.read_text()
+    assert written.summary[0] == "Hard sampling (chns against supcon) helped."
+    assert "<strong>-1.53 to -0.20</strong>" in html
+    assert "-0.010 to +0.010" in html
+    assert "Random batches had become &lt;easy&gt;." in html
+    assert 'href="#comparison"' in html
+
+
+def test_a_comparison_brings_its_own_trainings_and_none_from_elsewhere(comparison_folder):
+    runs = read_comparison(comparison_folder).runs
+    assert [run.relative_to(comparison_folder).as_posix() for run in runs] == [
+        "supcon/seed-0",
+        "chns/seed-0",
+        "chns/seed-1",
+    ]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"strategies": 1, "seeds": []}', "\x00"])
+def test_a_damaged_comparison_is_refused(tmp_path, content):
+    (tmp_path / "comparison.json").write_text(content)
+    with pytest.raises(RunFolderError, match=r"comparison\.json must be what `chns compare` writes, got"):
+        read_comparison(tmp_path)
+
+
+def test_a_folder_without_a_comparison_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"comparison must be a folder with comparison\.json"):
+        read_comparison(tmp_path)

@@ -1,0 +1,78 @@
+"""The map of training speakers and the shapes of their clusters."""
+
+import numpy as np
+import pytest
+
+from chns.report.speaker_map import cluster_shapes, principal_plane, speaker_map
+from chns.report.training_speakers import TrainingSpeakers
+from chns.sampling import SpeakerClusters
+
+
+def speakers_of(directions, *, places=None, num_training_speakers=None):
+    count = len(directions)
+    return TrainingSpeakers(
+        names=[f"s{number:03d}" for number in range(count)],
+        places=np.arange(count) if places is None else np.array(places),
+        num_training_speakers=num_training_speakers or count,
+        labels=np.repeat(np.arange(count), 2),
+        embeddings=np.repeat(np.asarray(directions, np.float32), 2, axis=0),
+    )
+
+
+def test_points_of_a_plane_are_shown_undistorted():
+    rng = np.random.default_rng(0)
+    flat = rng.normal(size=(50, 2)) * [3, 1]
+    plane = np.linalg.qr(rng.normal(size=(12, 2)))[0]
+    points, explained = principal_plane(flat @ plane.T + rng.normal(size=12))
+    assert explained == pytest.approx(1)
+    between = [np.linalg.norm(p[:, None] - p[None], axis=2) for p in (flat, points)]
+    np.testing.assert_allclose(*between, atol=1e-9)
+    assert points[:, 0].var() > points[:, 1].var()
+
+
+def test_the_plane_keeps_what_a_singular_value_decomposition_says():
+    vectors = np.random.default_rng(1).normal(size=(40, 9))
+    points, explained = principal_plane(vectors)
+    values = np.linalg.svd(vectors - vectors.mean(axis=0), compute_uv=False)
+    assert explained == pytest.approx((values[:2] ** 2).sum() / (values**2).sum())
+    np.testing.assert_allclose(np.linalg.norm(points, axis=0), values[:2])
+
+
+def test_a_map_is_not_mirrored_by_the_order_of_speakers():
+    vectors = np.random.default_rng(2).normal(size=(30, 6))
+    np.testing.assert_allclose(principal_plane(vectors)[0], principal_plane(vectors[::-1])[0][::-1], atol=1e-9)
+
+
+@pytest.mark.parametrize("vectors", [np.ones((1, 4)), np.ones((3, 4)), np.array([[1.0], [2.0], [4.0]])])
+def test_few_or_equal_or_one_dimensional_speakers_have_a_map_too(vectors):
+    points, explained = principal_plane(vectors)
+    assert points.shape == (len(vectors), 2)
+    assert np.isfinite(points).all()
+    assert explained == pytest.approx(1)
+
+
+def test_the_map_has_a_name_and_a_cluster_for_each_point():
+    rng = np.random.default_rng(3)
+    clusters = SpeakerClusters(labels=np.array([0, 1, 2, 1, 0]), centres=np.eye(4, 8, dtype=np.float32), seed=0)
+    found = speaker_map(speakers_of(rng.normal(size=(3, 8)), places=[1, 2, 4], num_training_speakers=5), clusters)
+    assert found.speakers == ["s000", "s001", "s002"]
+    assert found.clusters.tolist() == [1, 2, 0]
+    assert found.points.shape == (3, 2)
+    assert 0 < found.explained <= 1
+    assert speaker_map(speakers_of(rng.normal(size=(3, 8))), None).clusters is None
+
+
+def test_tightness_is_to_the_centre_of_the_speakers_as_they_are_now():
+    angles = np.radians([0, 60, 90, 90])
+    speakers = speakers_of(np.stack([np.cos(angles), np.sin(angles)], axis=1))
+    stale = -np.ones((4, 2), np.float32)
+    shapes = cluster_shapes(speakers, SpeakerClusters(labels=np.array([1, 1, 3, 3]), centres=stale, seed=0))
+    assert shapes.sizes.tolist() == [0, 2, 0, 2]
+    np.testing.assert_allclose(shapes.tightness, [np.nan, np.cos(np.radians(30)), np.nan, 1], atol=1e-6)
+
+
+def test_sizes_count_all_training_speakers_where_some_are_embedded():
+    clusters = SpeakerClusters(labels=np.array([0, 0, 0, 1]), centres=np.eye(2, dtype=np.float32), seed=0)
+    shapes = cluster_shapes(speakers_of([[1, 0]], places=[2], num_training_speakers=4), clusters)
+    assert shapes.sizes.tolist() == [3, 1]
+    np.testing.assert_allclose(shapes.tightness, [1, np.nan], atol=1e-6)
