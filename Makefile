@@ -17,7 +17,7 @@ demo: .venv/installed
 	$(BIN)/chns demo runs/demo
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
 test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow

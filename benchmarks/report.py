@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 MEASURED = (
+    "av",
     "faiss-cpu",
     "kaldi-native-fbank",
     "lightning-fabric",

@@ -15,6 +15,10 @@ TINY = {
     "features": ["--batch", 2, "--seconds", 0.2],
     "kmeans": ["--speakers", 60, "--dim", 8, "--clusters", 3],
     "metrics": ["--trials", 2_000],
+    "intervals": ["--trials", 400, "--speakers", 12, "--resamples", 10, "--slow-resamples", 1],
+    "normalisation": ["--trials", 200, "--utterances", 50, "--cohort", 30, "--top-k", 10, "--dim", 8],
+    "augmentation": ["--recordings", 2],
+    "audio_formats": ["--recordings", 3],
     "scoring": ["--trials", 300, "--utterances", 50, "--dim", 8],
     "sampler": ["--speakers", 700, 1_400, "--peer-repeats", 1],
     "loader": ["--recordings", 8, "--speakers", 2, "--steps", 2, "--workers", 0],
@@ -22,6 +26,7 @@ TINY = {
     "scaling": ["--segments", 8, "--seconds", 0.1, "--steps", 1],
 }
 OURS_ALONE = {
+    "augmentation": "configs/augmented.yaml / none, seconds a crop",
     "loss": "chns HSCLLoss / chns SupConLoss",
     "matmul": "bfloat16 / float32, largest size",
     "metrics": "seconds, chns",

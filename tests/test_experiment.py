@@ -15,8 +15,9 @@ from chns.cli.train import build_parser
 from chns.config import BatchSettings, ClusterSettings, DataSettings, ObjectSettings, TrainingSettings, TrainSettings
 from chns.data.manifest import Manifest
 from chns.errors import ConfigError
-from chns.experiment import make_loss, make_plan, read_data, train
+from chns.experiment import make_loss, make_plan, train
 from chns.meter import Meter
+from chns.training_data import read_data
 
 STRATEGIES = ["supcon", "hscl", "chns", "chns_hscl", "aam_softmax"]
 ENCODERS = ["ecapa_tdnn_mobile", "thin_resnet34"]

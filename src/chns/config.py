@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from chns.augmentation_config import AugmentationSettings
+
 BatchKind = Literal["random", "clustered"]
 
 
@@ -153,6 +155,7 @@ class TrainSettings:
         loss: Of the embeddings and speaker labels of a batch.
         batches: How batches are composed.
         clusters: The hard phase.
+        augmentation: What training crops go through.
         optimizer: The optimiser and its schedule.
         train: Length, device and rhythm.
         seed: Of everything random.
@@ -164,6 +167,7 @@ class TrainSettings:
     loss: ObjectSettings = field(default_factory=lambda: ObjectSettings(factory="chns.losses.SupConLoss"))
     batches: BatchSettings = field(default_factory=BatchSettings)
     clusters: ClusterSettings = field(default_factory=ClusterSettings)
+    augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     train: TrainingSettings = field(default_factory=TrainingSettings)
     seed: int = 0

@@ -14,10 +14,10 @@ import yaml
 from lightning_fabric import Fabric
 from torch import nn
 
+from chns.augmented_crops import augmented_crops, described_augmentation, make_masking
 from chns.batch_plan import BatchPlan
 from chns.checkpoint import Architecture, save_bundle
 from chns.config import OptimizerSettings, TrainSettings
-from chns.data.dataset import SpeakerCrops
 from chns.data.manifest import Manifest
 from chns.distributed import from_first_process, rank
 from chns.encoders import SpeakerEncoder
@@ -29,6 +29,7 @@ from chns.run_folder import RunFolder
 from chns.sampling import HardPhaseSchedule
 from chns.starting_model import starting_model
 from chns.training import Training
+from chns.training_data import read_data
 from chns.validation import Validation
 
 _log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ def train(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     training_manifest, validation_manifest = read_data(settings)
     torch.manual_seed(settings.seed)
     architecture, model = starting_model(settings)
+    model.masking = make_masking(settings)
     progress = _Progress(settings, folder, architecture, model, training_manifest)
     run = Training(
         fabric=fabric,
@@ -71,9 +73,7 @@ def train(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         loss=make_loss(settings, model, training_manifest),
         make_optimizer=_optimizer_maker(settings.optimizer),
         plan=make_plan(settings, training_manifest),
-        crops=SpeakerCrops(
-            training_manifest, crop_seconds=settings.data.crop_seconds, sample_rate_hz=model.sample_rate_hz
-        ),
+        crops=augmented_crops(settings, training_manifest, sample_rate_hz=model.sample_rate_hz),
         validation=None
         if validation_manifest is None
         else Validation(
@@ -104,33 +104,6 @@ def train(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     )
     run.run()
     return from_first_process(lambda: _write_json(summary_path, {"steps": run.num_steps, **progress.summary()}))
-
-
-def read_data(settings: TrainSettings) -> tuple[Manifest, Manifest | None]:
-    """The training manifest and that of the validation speakers, who are never in both.
-
-    Raises:
-        ConfigError: If no training manifest is named, or a speaker is in both.
-    """
-    data = settings.data
-    if not data.train:
-        raise ConfigError("data.train must name a manifest, got none. Make one with `chns prepare`.")
-    manifest = Manifest.read(data.train, root=data.root)
-    if data.validation is not None:
-        validation = Manifest.read(data.validation, root=data.root)
-        shared = set(manifest.speakers) & set(validation.speakers)
-        if shared:
-            raise ConfigError(
-                f"data.validation must hold other speakers than data.train, got {len(shared)} in both, such as "
-                f"{min(shared)!r}. Split a manifest with `chns split`."
-            )
-        return manifest, validation
-    num_held_out = data.held_out_speakers
-    if num_held_out is None:
-        num_held_out = min(100, len(manifest.speakers) // 10)
-    if num_held_out == 0:
-        return manifest, None
-    return manifest.split_speakers(num_held_out, seed=settings.seed)
 
 
 def make_loss(settings: TrainSettings, model: SpeakerEncoder, manifest: Manifest) -> nn.Module:
@@ -187,6 +160,7 @@ class _Progress:
         self._architecture = architecture
         self._model = model
         kept = {name: value for name, value in asdict(settings).items() if name not in _TOLD_ELSEWHERE}
+        kept["augmentation"] = described_augmentation(settings.augmentation)
         self._training = {
             "manifest": Path(settings.data.train).name,
             "speakers": len(manifest.speakers),

@@ -62,6 +62,8 @@ def test_each_corpus_becomes_a_manifest_and_a_summary(tmp_path, run, name, paths
     source = corpus(tmp_path / "audio", *paths)
     out = tmp_path / "m.parquet"
     summary = json.loads(run("prepare", name, source, "--out", out, "--json"))
+    parts = summary.pop("parts", [])
+    assert [part["name"] for part in parts] == (["VoxCeleb2 dev"] if name == "voxceleb" else [])
     assert summary == {
         "manifest": str(out),
         "speakers": 2,

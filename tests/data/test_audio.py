@@ -373,8 +373,20 @@ def test_written_audio_is_clipped_not_wrapped(tmp_path):
     assert read_audio(tmp_path / "a.wav").tolist() == [1 - 2**-15, -1.0, 0.0]
 
 
+def test_written_opus_reads_back(tmp_path):
+    write_audio(tmp_path / "a.opus", tones(16_000), sample_rate_hz=16_000)
+    assert audio_info(tmp_path / "a.opus") == AudioInfo(24_000, 16_000, 1)
+    assert_sounds_like(read_audio(tmp_path / "a.opus"), tones(16_000), "opus.opus")
+
+
+def test_opus_cannot_be_written_at_every_rate(tmp_path):
+    with pytest.raises(ValueError, match=r"sample rate of Opus must be one of .*48000.* Hz, got 22050"):
+        write_audio(tmp_path / "a.opus", tones(22_050), sample_rate_hz=22_050)
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_suffix_cannot_be_written(tmp_path):
-    with pytest.raises(ValueError, match=r"name of written audio must end in \.wav or \.flac, got .*a\.mp3"):
+    with pytest.raises(ValueError, match=r"name of written audio must end in \.wav, \.flac or \.opus, got .*a\.mp3"):
         write_audio(tmp_path / "a.mp3", tones(16_000), sample_rate_hz=16_000)
     assert not list(tmp_path.iterdir())
 

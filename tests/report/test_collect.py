@@ -14,9 +14,10 @@ from chns.data.manifest import Manifest
 from chns.errors import ManifestError, RunFolderError
 from chns.evaluation.scoring import write_scores
 from chns.evaluation.trials import Trials
-from chns.experiment import read_data, train
+from chns.experiment import train
 from chns.report.collect import collect_findings
 from chns.sampling import SpeakerClusters
+from chns.training_data import read_data
 
 
 @pytest.fixture(scope="module")

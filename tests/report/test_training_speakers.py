@@ -12,8 +12,8 @@ from chns.config import DataSettings, TrainSettings
 from chns.data.dataset import CropRequest, SpeakerCrops
 from chns.data.manifest import Manifest
 from chns.errors import ManifestError
-from chns.experiment import read_data
-from chns.report.training_speakers import embed_training_speakers, training_manifest
+from chns.report.training_speakers import embed_training_speakers
+from chns.training_data import read_data, training_manifest
 
 
 @pytest.fixture(scope="module")

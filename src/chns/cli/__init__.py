@@ -17,6 +17,9 @@ from chns.errors import ChnsError
 
 COMMANDS = {
     "prepare": "turn a folder of recordings into a manifest",
+    "convert": "write a manifest in the format of another tool",
+    "check": "listen through a corpus for what would spoil a training",
+    "speech": "find the speech in every utterance, and mark or trim it",
     "merge": "put manifests together",
     "split": "split a manifest by speaker",
     "train": "train an encoder with random or clustered batches",
@@ -34,6 +37,7 @@ COMMANDS = {
     "store": "list, show, delete and export voiceprints",
     "export": "write a model as one graph for other runtimes",
     "import": "take over published weights of another toolkit",
+    "augment-preview": "write examples of the augmentation to listen to",
     "push": "publish a model on the Hugging Face Hub",
     "demo": "the whole job on synthetic speech, in minutes",
 }

@@ -17,8 +17,8 @@ from chns.comparison.settings import Comparison
 from chns.comparison.table import describe
 from chns.comparison.training import train_runs
 from chns.comparison.trial_lists import TrialList, read_trial_lists, scored
-from chns.experiment import read_data
 from chns.files import atomic_path
+from chns.training_data import read_data
 from chns.verdict import Verdict, find_twins, judge
 
 _log = logging.getLogger(__name__)

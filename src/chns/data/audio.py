@@ -1,6 +1,7 @@
 """Decode recordings: only the part that is asked for, mono, at the wanted sample rate.
 
-libsndfile (through ``soundfile``) reads WAV, FLAC, Ogg Vorbis, Opus and MP3; soxr resamples.
+libsndfile (through ``soundfile``) reads WAV, FLAC, Ogg Vorbis, Opus and MP3, ``chns.data.aac`` reads AAC by its suffix;
+soxr resamples.
 
 Seeking was measured against decoding from the start (libsndfile 1.2.2, 300 random places a format). WAV, FLAC and Ogg
 Vorbis: identical samples. Opus: the right place, samples differ by up to 0.003, for the decoder carries state. MP3: the
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,13 +25,16 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
+from chns.data.aac import AAC_EXTENSIONS, AacStream, open_aac
 from chns.errors import AudioError
 from chns.files import atomic_path
 
-EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3", *AAC_EXTENSIONS)
+WRITTEN_FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".opus": ("OGG", "OPUS")}
 
 Waveform = npt.NDArray[np.float32]
 
+OPUS_RATES_HZ = (8_000, 12_000, 16_000, 24_000, 48_000)
 MIN_RATE_HZ, MAX_RATE_HZ = 4_000, 384_000
 _MAX_HOURS = 100
 _BLOCK_SAMPLES = 2**26
@@ -73,7 +79,7 @@ def read_audio(
     the file's own rate. Without a duration, ``n`` frames at ``r`` Hz give ``floor(n * sample_rate_hz / r + 0.5)``.
 
     Args:
-        path: A file that libsndfile decodes.
+        path: A recording; AAC needs the extra ``aac``.
         sample_rate_hz: Rate of the result; the file is resampled if its own differs.
         offset_seconds: Where to start, rounded down to a frame; the file is not decoded before that point.
         duration_seconds: How much to read; by default up to the end. A file that ends sooner gives less.
@@ -99,10 +105,7 @@ def read_audio(
         wanted = info.num_frames - start
         if duration_seconds is not None:
             wanted = min(wanted, math.ceil(duration_seconds * info.sample_rate_hz - 1e-6))
-        try:
-            waveform = _decode(file, start, wanted)
-        except soundfile.LibsndfileError as error:
-            raise AudioError(f"recording must be decodable, got an error in {path} ({error}).") from error
+        waveform = _decode(file, start, wanted, path)
     if info.sample_rate_hz != sample_rate_hz:
         waveform = soxr.resample(waveform, info.sample_rate_hz, sample_rate_hz)
     if not len(waveform):
@@ -113,20 +116,23 @@ def read_audio(
 
 
 def write_audio(path: Path, waveform: Waveform, *, sample_rate_hz: int) -> None:
-    """Write mono 16-bit audio, atomically; the format follows the suffix.
+    """Write mono audio, atomically: WAV or FLAC of 16 bits, or Ogg Opus; the format follows the suffix.
 
     Args:
-        path: Where to; ends in ``.wav`` or ``.flac``.
+        path: Where to; ends in ``.wav``, ``.flac`` or ``.opus``.
         waveform: Samples in [-1, 1], shape (samples,); values outside are clipped.
-        sample_rate_hz: Rate of the samples.
+        sample_rate_hz: Rate of the samples; Opus knows 8, 12, 16, 24 and 48 kHz.
 
     Raises:
-        ValueError: If the suffix is another.
+        ValueError: If the suffix is another, or Opus does not know the rate.
     """
-    if path.suffix not in {".wav", ".flac"}:
-        raise ValueError(f"name of written audio must end in .wav or .flac, got {path}.")
+    if path.suffix not in WRITTEN_FORMATS:
+        raise ValueError(f"name of written audio must end in .wav, .flac or .opus, got {path}.")
+    if path.suffix == ".opus" and sample_rate_hz not in OPUS_RATES_HZ:
+        raise ValueError(f"sample rate of Opus must be one of {OPUS_RATES_HZ} Hz, got {sample_rate_hz}.")
+    container, subtype = WRITTEN_FORMATS[path.suffix]
     with atomic_path(path) as temporary:
-        soundfile.write(os.fsencode(temporary), waveform, sample_rate_hz, subtype="PCM_16")
+        soundfile.write(os.fsencode(temporary), waveform, sample_rate_hz, subtype=subtype, format=container)
 
 
 def _num_samples(sample_rate_hz: int, offset_seconds: float, duration_seconds: float | None) -> int | None:
@@ -142,7 +148,8 @@ def _num_samples(sample_rate_hz: int, offset_seconds: float, duration_seconds: f
     return round(duration_seconds * sample_rate_hz)
 
 
-def _opened(path: Path) -> soundfile.SoundFile:
+@contextmanager
+def _opened(path: Path) -> Iterator[soundfile.SoundFile | AacStream]:
     try:
         if not path.is_file():
             raise FileNotFoundError(f"recording must be a file, got {path}.")
@@ -150,17 +157,26 @@ def _opened(path: Path) -> soundfile.SoundFile:
             raise AudioError(f"recording must hold samples, got an empty file: {path}.")
     except PermissionError as error:
         raise AudioError(f"recording must be readable, got {path} ({error.strerror}).") from error
+    if path.suffix.lower() in AAC_EXTENSIONS:
+        with open_aac(path) as stream:
+            yield stream
+        return
     try:
-        return soundfile.SoundFile(os.fsencode(path))
+        file = soundfile.SoundFile(os.fsencode(path))
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name in .raw, which it takes for headerless
         raise AudioError(
             f"recording must be WAV, FLAC, Ogg, Opus or MP3 audio, got something else or a damaged file: {path} "
             f"({error})."
         ) from error
+    with file:
+        yield file
 
 
-def _checked_info(file: soundfile.SoundFile, path: Path) -> AudioInfo:
-    info = AudioInfo(file.frames, file.samplerate, file.channels)
+def _checked_info(file: soundfile.SoundFile | AacStream, path: Path) -> AudioInfo:
+    if isinstance(file, AacStream):
+        info = AudioInfo(file.num_frames, file.sample_rate_hz, file.num_channels)
+    else:
+        info = AudioInfo(file.frames, file.samplerate, file.channels)
     if info.num_frames <= 0:
         raise AudioError(f"recording must hold samples, got none in {path}.")
     if not MIN_RATE_HZ <= info.sample_rate_hz <= MAX_RATE_HZ:
@@ -175,8 +191,17 @@ def _checked_info(file: soundfile.SoundFile, path: Path) -> AudioInfo:
     return info
 
 
-def _decode(file: soundfile.SoundFile, start: int, wanted: int) -> Waveform:
+def _decode(file: soundfile.SoundFile | AacStream, start: int, wanted: int, path: Path) -> Waveform:
     """Read ``wanted`` frames from ``start``, or as many as there are, and mix the channels down."""
+    if isinstance(file, AacStream):
+        return file.read(start, wanted)
+    try:
+        return _decode_with_libsndfile(file, start, wanted)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"recording must be decodable, got an error in {path} ({error}).") from error
+
+
+def _decode_with_libsndfile(file: soundfile.SoundFile, start: int, wanted: int) -> Waveform:
     preroll = min(start, _MP3_PREROLL_FRAMES) if file.format == "MP3" else 0
     file.seek(start - preroll)
     remaining = wanted + preroll

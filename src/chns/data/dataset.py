@@ -6,9 +6,10 @@ depend on which worker cuts it, nor on how many there are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +17,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from chns.data.audio import Waveform, read_audio
-from chns.data.manifest import Manifest
+from chns.data.augmentation.speed import change_speed, speed_factors
+from chns.data.manifest import Manifest, Utterance
 from chns.errors import AudioError
+
+if TYPE_CHECKING:  # filters and codecs take half a second to import, and only a training augments
+    from chns.data.augmentation.augmenter import Augmenter
 
 
 class CropRequest(NamedTuple):
@@ -30,18 +35,27 @@ class CropRequest(NamedTuple):
 class SpeakerCrops(Dataset[tuple[Tensor, int]]):
     """Random crops with their speaker labels, indexed by `CropRequest`.
 
-    An utterance shorter than the crop is repeated until it fills it.
+    An utterance shorter than the crop is repeated until it fills it. One whose manifest gives it a speed is played at
+    that speed, see `chns.data.augmentation.speed`.
 
     Args:
         manifest: The utterances.
         crop_seconds: Length of every crop.
         sample_rate_hz: Rate of the crops.
+        augmenter: What crops go through; by default they stay as they are.
+
+    Raises:
+        ManifestError: If the manifest gives a speed that is none.
     """
 
-    def __init__(self, manifest: Manifest, *, crop_seconds: float, sample_rate_hz: int) -> None:
+    def __init__(
+        self, manifest: Manifest, *, crop_seconds: float, sample_rate_hz: int, augmenter: Augmenter | None = None
+    ) -> None:
         self.manifest = manifest
         self.crop_seconds = crop_seconds
         self.sample_rate_hz = sample_rate_hz
+        self._augmenter = augmenter
+        self._speeds = speed_factors(manifest)
 
     def __len__(self) -> int:
         """Number of utterances."""
@@ -51,32 +65,58 @@ class SpeakerCrops(Dataset[tuple[Tensor, int]]):
         """The crop, shape (samples,), and the speaker label.
 
         Raises:
-            FileNotFoundError: If the recording is gone.
+            FileNotFoundError: If the recording, or one that the augmentation needs, is gone.
             AudioError: If it cannot be decoded.
         """
-        utterance = self.manifest[request.utterance]
-        room_seconds = utterance.duration_seconds - self.crop_seconds
+        crop, _ = self.augmented(request)
+        return torch.from_numpy(crop), int(self.manifest.speaker_labels[request.utterance])
+
+    def augmented(self, request: CropRequest) -> tuple[Waveform, tuple[str, ...]]:
+        """The crop, shape (samples,), and what was done to it, in words and in this order.
+
+        Raises:
+            FileNotFoundError: If the recording, or one that the augmentation needs, is gone.
+            AudioError: If it cannot be decoded.
+        """
+        speed = 1.0 if self._speeds is None else float(self._speeds[request.utterance])
+        if self._augmenter is not None:
+            speed *= self._augmenter.speed_of(request.seed)
+        crop = self._crop(self.manifest[request.utterance], speed, request.seed)
+        done = () if speed == 1 else (f"speed {speed:g}",)
+        if self._augmenter is None:
+            return crop, done
+        crop, effects = self._augmenter(crop, request.seed)
+        return crop, done + effects
+
+    def _crop(self, utterance: Utterance, speed: float, seed: tuple[int, ...]) -> Waveform:
+        num_samples = round(self.crop_seconds * self.sample_rate_hz)
+        source_seconds = self.crop_seconds
+        if speed != 1:
+            source_seconds = (math.ceil(num_samples * speed) + 1) / self.sample_rate_hz
+        room_seconds = utterance.duration_seconds - source_seconds
         start_seconds = 0.0
         if room_seconds > 0:
-            start_seconds = np.random.default_rng(request.seed).uniform(0.0, room_seconds)
+            start_seconds = np.random.default_rng(seed).uniform(0.0, room_seconds)
         waveform = read_audio(
             utterance.path,
             sample_rate_hz=self.sample_rate_hz,
             offset_seconds=utterance.offset_seconds + start_seconds,
-            duration_seconds=min(self.crop_seconds, utterance.duration_seconds),
+            duration_seconds=min(source_seconds, utterance.duration_seconds),
         )
-        crop = _repeated(waveform, round(self.crop_seconds * self.sample_rate_hz))
-        return torch.from_numpy(crop), int(self.manifest.speaker_labels[request.utterance])
+        return _repeated(waveform if speed == 1 else change_speed(waveform, speed), num_samples)
 
 
 class WholeUtterances(Dataset[Tensor]):
-    """Utterances from their start, uncut up to a limit.
+    """Utterances from their start, uncut up to a limit, at the speed that the manifest gives them, if it does.
 
     Args:
         manifest: The utterances.
         max_seconds: What lies beyond is not read, so that an hour-long recording does not fill the memory.
         sample_rate_hz: Rate of the waveforms.
         min_samples: Fewer than these cannot be embedded.
+
+    Raises:
+        ManifestError: If the manifest gives a speed that is none.
     """
 
     def __init__(self, manifest: Manifest, *, max_seconds: float, sample_rate_hz: int, min_samples: int) -> None:
@@ -84,6 +124,7 @@ class WholeUtterances(Dataset[Tensor]):
         self.max_seconds = max_seconds
         self.sample_rate_hz = sample_rate_hz
         self.min_samples = min_samples
+        self._speeds = speed_factors(manifest)
 
     def __len__(self) -> int:
         """Number of utterances."""
@@ -103,6 +144,8 @@ class WholeUtterances(Dataset[Tensor]):
             offset_seconds=utterance.offset_seconds,
             duration_seconds=min(self.max_seconds, utterance.duration_seconds),
         )
+        if self._speeds is not None and self._speeds[index] != 1:
+            waveform = change_speed(waveform, float(self._speeds[index]))
         if len(waveform) < self.min_samples:
             raise AudioError(
                 f"utterance must hold at least {self.min_samples / self.sample_rate_hz} s, got "

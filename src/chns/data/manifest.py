@@ -129,7 +129,7 @@ class Manifest:
             raise ValueError("manifests must be at least one, got none.")
         if prefixes is not None and len(prefixes) != len(manifests):
             raise ValueError(f"prefixes must be one for each of {len(manifests)} manifests, got {len(prefixes)}.")
-        tables = [manifest._table for manifest in manifests]
+        tables = [manifest.table for manifest in manifests]
         if prefixes is not None:
             for name in ("speaker", "utterance"):
                 tables = [_prefixed(table, name, prefix) for table, prefix in zip(tables, prefixes, strict=True)]
@@ -155,6 +155,11 @@ class Manifest:
             duration_seconds=column("duration_seconds")[index].as_py(),
             sample_rate_hz=column("sample_rate_hz")[index].as_py(),
         )
+
+    @property
+    def table(self) -> pa.Table:
+        """All columns, one row an utterance; shared, not a copy."""
+        return self._table
 
     @property
     def column_names(self) -> list[str]:

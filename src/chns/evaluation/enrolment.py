@@ -21,7 +21,8 @@ import numpy.typing as npt
 
 from chns.errors import TrialError
 from chns.evaluation.pairs import unit_embeddings
-from chns.evaluation.trials import FieldLines, IntArray, Trials, find_utterances
+from chns.evaluation.trials import FieldLines, IntArray, Trials
+from chns.evaluation.utterance_names import find_utterances
 
 if TYPE_CHECKING:
     from chns.data.manifest import Manifest
@@ -126,8 +127,8 @@ def _require_distinct_models(enrolment_map: EnrolmentMap) -> None:
 def resolve_enrolment(trials: Trials, enrolment_map: EnrolmentMap, manifest: Manifest) -> ResolvedEnrolment:
     """Find the models of the trials in a map, and the utterances of both in a manifest.
 
-    Utterances are found by name as `chns.evaluation.trials.find_utterances` does. Models that no trial names are left
-    out, so their utterances may be missing.
+    Utterances are found by name as `chns.evaluation.utterance_names.find_utterances` does. Models that no trial names
+    are left out, so their utterances may be missing.
 
     Raises:
         TrialError: If a trial's model is not in the map, or a test utterance or one of a model matches no utterance of

@@ -5,10 +5,8 @@ Read and write the lists that the field has, and find their utterances in a mani
 
 from __future__ import annotations
 
-import posixpath
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chns.errors import TrialError
+from chns.evaluation.utterance_names import find_utterances
 from chns.files import atomic_path
 
 if TYPE_CHECKING:
@@ -248,70 +247,3 @@ def resolve(trials: Trials, manifest: Manifest) -> tuple[IntArray, IntArray]:
     rows = find_utterances(names, manifest, listed="trials", place=lambda position: trials.place(position // 2))
     enrolment, test = rows.reshape(-1, 2).T.copy()
     return enrolment, test
-
-
-def find_utterances(names: Sequence[str], manifest: Manifest, *, listed: str, place: Callable[[int], str]) -> IntArray:
-    """Find utterances that a list names in a manifest.
-
-    A name is matched, in this order, with the manifest's utterance names, its paths, its paths without suffix
-    (lists say ``.wav`` where the corpus may be FLAC), and the ends of its paths (a list names
-    ``id10270/x/00001.wav``, the path may be ``test/wav/id10270/x/00001.flac``). A match counts only if it is the
-    only one.
-
-    Args:
-        names: Any of them may be there several times.
-        manifest: Where they are looked for.
-        listed: What names them, for error messages.
-        place: Where the name at a position stands, as ``file:line``.
-
-    Returns:
-        Row of each name, shape (names,), int64.
-
-    Raises:
-        TrialError: If a name matches no utterance or several: how many such names, and the first of them.
-    """
-    wanted = set(names)
-    found = _matching_rows(wanted, manifest)
-    if len(found) == len(wanted):
-        return np.fromiter(map(found.__getitem__, names), np.int64, len(names))
-    unknown: dict[str, int] = {}
-    for position, name in enumerate(names):
-        if name not in found:
-            unknown.setdefault(name, position)
-    shown = ", ".join(f"{name!r} in {place(position)}" for name, position in islice(unknown.items(), 3))
-    raise TrialError(
-        f"{listed} must name one utterance of the manifest each time, got {len(unknown)} names that match none or "
-        f"several: {shown}{', ...' if len(unknown) > 3 else ''}. Check that list and manifest are of one corpus."
-    )
-
-
-def _matching_rows(names: set[str], manifest: Manifest) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for column in ("utterance", "path"):
-        found |= _match({name: name for name in names - found.keys()}, manifest.column(column))
-    stems = {name: _without_suffix(name) for name in names - found.keys()}
-    if stems:
-        path_stems = [_without_suffix(path) for path in manifest.column("path")]
-        found |= _match(stems, path_stems)
-        for depth in {stem.count("/") for stem in stems.values()}:
-            same_depth = {name: stem for name, stem in stems.items() if stem.count("/") == depth}
-            ends = ("/".join(path.rsplit("/", depth + 1)[-depth - 1 :]) for path in path_stems)
-            found = _match(same_depth, ends) | found
-    return found
-
-
-def _match(keys: dict[str, str], candidates: Iterable[str]) -> dict[str, int]:
-    """Row of the one candidate that equals each name's key; a name whose key occurs never or twice is left out."""
-    wanted = set(keys.values())
-    rows: dict[str, int] = {}
-    repeated = set()
-    for row, candidate in enumerate(candidates):
-        if candidate in wanted:
-            if candidate in rows:
-                repeated.add(candidate)
-            rows[candidate] = row
-    return {name: rows[key] for name, key in keys.items() if key in rows and key not in repeated}
-
-
-def _without_suffix(path: str) -> str:
-    return posixpath.splitext(path)[0]

@@ -18,8 +18,9 @@ from chns.report.findings import RunFindings
 from chns.report.run_settings import read_settings, strategy_name
 from chns.report.scored_trials import scored_trials
 from chns.report.speaker_map import cluster_shapes, speaker_map
-from chns.report.training_speakers import CACHE_NAME, TrainingSpeakers, embed_training_speakers, training_manifest
+from chns.report.training_speakers import CACHE_NAME, TrainingSpeakers, embed_training_speakers
 from chns.run_folder import RunFolder
+from chns.training_data import training_manifest
 
 _log = logging.getLogger(__name__)
 

@@ -19,7 +19,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from chns.checkpoint import Bundle
-from chns.config import TrainSettings
 from chns.data.manifest import Manifest
 from chns.embedding import FloatArray, centroids_of, draw_per_speaker, embed_crops
 from chns.errors import ManifestError
@@ -54,27 +53,6 @@ class TrainingSpeakers:
     def centroids(self) -> FloatArray:
         """Unit-length mean embedding of each speaker, shape (speakers, dim)."""
         return centroids_of(self.embeddings, self.labels, len(self.names))
-
-
-def training_manifest(settings: TrainSettings, *, manifest: Path | str | None = None) -> Manifest:
-    """The utterances that a run trained on: without the speakers that it held out to validate.
-
-    Args:
-        settings: Of the run.
-        manifest: Where its manifest is now, if not where the settings say; it then names its own audio folder.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ManifestError: If it is not a valid manifest.
-    """
-    data = settings.data
-    everything = Manifest.read(manifest or data.train, root=None if manifest else data.root)
-    if data.validation is not None:
-        return everything
-    num_held_out = data.held_out_speakers
-    if num_held_out is None:
-        num_held_out = min(100, len(everything.speakers) // 10)
-    return everything.split_speakers(num_held_out, seed=settings.seed)[0] if num_held_out else everything
 
 
 def embed_training_speakers(

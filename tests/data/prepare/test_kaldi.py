@@ -95,11 +95,73 @@ def test_utterances_that_only_one_file_has_are_rejected(tmp_path):
     ]
 
 
-def test_segments_are_refused(tmp_path):
-    data = directory(tmp_path / "d", "u1 a.wav\n")
-    (data / "segments").write_text("u1 r1 0 1\n")
-    with pytest.raises(ManifestError, match=r"one recording an utterance, got .*segments\. .*not supported yet"):
-        prepare_kaldi(data)
+def segmented(tmp_path: Path, *segments: str) -> Path:
+    """Two recordings of a second, and segments of speaker a."""
+    for name in ("1", "2"):
+        record(tmp_path / "d" / f"{name}.wav")
+    names = dict.fromkeys(line.split()[0] for line in segments)
+    data = directory(tmp_path / "d", "r1 1.wav\nr2 2.wav\n", "".join(f"{name} a\n" for name in names))
+    (data / "segments").write_text("".join(f"{line}\n" for line in segments))
+    return data
+
+
+def test_segments_are_parts_of_recordings(tmp_path):
+    result = prepare_kaldi(segmented(tmp_path, "u1 r1 0 0.6", "u2 r1 0.3 1.0", "u3 r2 0.25 -1"), min_duration_seconds=0)
+    assert result.rejected == []
+    assert [(each.name, each.path.name, *each[3:5]) for each in result.manifest] == [
+        ("u1", "1.wav", 0.0, 0.6),
+        ("u2", "1.wav", 0.3, 0.7),  # 1.0 - 0.3 is 0.7 in decimal only
+        ("u3", "2.wav", 0.25, 0.75),
+    ]
+
+
+def test_a_segment_beyond_the_end_is_rejected_with_its_line(tmp_path):
+    data = segmented(tmp_path, "u1 r1 0.2 1.05", "u2 r2 0.5 1.6", "u3 r2 1.5 1.6")
+    result = prepare_kaldi(data)
+    assert [each[3:5] for each in result.manifest] == [(0.2, 0.8)]
+    assert [path for path, _ in result.rejected] == ["2.wav", "2.wav"]
+    reason = "utterance must lie within its recording of 1.000 s, got 0.500 to 1.600 s"
+    assert result.rejected[0].reason == f"{reason} (listed in {data / 'segments'}:2)"
+
+
+def test_segments_that_lack_a_recording_or_a_speaker_are_rejected(tmp_path):
+    data = segmented(tmp_path, "u1 r1 0 1", "u2 r9 0 1", "u3 r2 0 1")
+    (data / "utt2spk").write_text("u1 a\nu2 a\nu4 a\n")
+    assert prepare_kaldi(data).rejected == [
+        ("2.wav", "utterance u3 must have a speaker in utt2spk"),
+        ("u2", f"recording r9 must be in wav.scp (listed in {data / 'segments'}:2)"),
+        ("u4", "utterance of utt2spk must have a recording in segments"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("u2 r1 0", r"line must be `UTTERANCE RECORDING START END`, got 'u2 r1 0' in .*segments:2"),
+        ("u2 r1 0 1 A", r"line must be `UTTERANCE RECORDING START END`, got 'u2 r1 0 1 A' in .*segments:2"),
+        ("u2 r1 zero 1", r"line must be `UTTERANCE RECORDING START END`, got 'u2 r1 zero 1' in .*segments:2"),
+        ("u2 r1 0 inf", r"line must be `UTTERANCE RECORDING START END`, got 'u2 r1 0 inf' in .*segments:2"),
+        ("u2 r1 0.5 0.5", r"segment must end behind its start, .* got 0\.5 to 0\.5 in .*segments:2"),
+        ("u2 r1 -1 0.5", r"segment must end behind its start, .* got -1 to 0\.5 in .*segments:2"),
+        ("u1 r2 0 1", r"utterance must be there once, got 'u1' again in .*segments:2"),
+    ],
+)
+def test_a_malformed_segment_is_named(tmp_path, line, message):
+    with pytest.raises(ManifestError, match=message):
+        prepare_kaldi(segmented(tmp_path, "u1 r1 0 1", line))
+
+
+def test_further_files_of_utterances_are_columns(tmp_path):
+    data = directory(tmp_path / "d", "u1 1.wav\nu2 1.wav\n")
+    record(data / "1.wav")
+    (data / "utt2session").write_text("u1 first day\n")
+    (data / "utt2lang").write_text("u1 en\nu2 de\nu9 fr\n")
+    for name in ("utt2dur", "utt2path", "utt2odd-name"):
+        (data / name).write_text("u1 1.0\n")
+    manifest = prepare_kaldi(data).manifest
+    assert manifest.column_names[6:] == ["session", "lang"]
+    assert manifest.column("session") == ["first day", ""]
+    assert manifest.column("lang") == ["en", "de"]
 
 
 @pytest.mark.parametrize("missing", ["wav.scp", "utt2spk"])

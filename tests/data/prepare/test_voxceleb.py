@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from voxceleb_archives import zipped
 
-from chns.data.prepare.voxceleb import prepare_voxceleb
+from chns.data.prepare.voxceleb import prepare_voxceleb, set_of_folder
 from chns.errors import ManifestError
 
 
@@ -67,11 +68,42 @@ def test_other_files_between_are_rejected(corpus):
     assert len(result.rejected) == 3
 
 
-def test_formats_that_need_converting_are_explained(tmp_path):
+def test_formats_that_are_not_read_are_no_recordings(tmp_path):
     (tmp_path / "id00012" / "abc").mkdir(parents=True)
-    (tmp_path / "id00012" / "abc" / "00001.m4a").write_bytes(b"x")
-    with pytest.raises(ManifestError, match=r"NAME ending in one of \.wav, .*Convert other formats, .*\.m4a"):
+    (tmp_path / "id00012" / "abc" / "00001.wma").write_bytes(b"x")
+    with pytest.raises(ManifestError, match=r"NAME ending in one of \.wav, .*\.m4a.*, got none in"):
         prepare_voxceleb(tmp_path)
+
+
+def test_archives_that_were_not_unpacked_are_explained(tmp_path):
+    zipped(tmp_path / "vox1_test_wav.zip", {"wav/id10270/v/1.wav": b"x"})
+    with pytest.raises(ManifestError, match=r"It holds archives: say where to unpack them with --unpack"):
+        prepare_voxceleb(tmp_path)
+
+
+def test_sums_without_archives_are_refused(corpus):
+    with pytest.raises(ValueError, match=r"MD5 sums are those of archives, got none to unpack"):
+        prepare_voxceleb(corpus / "vox1", md5=corpus / "list.md5")
+
+
+def test_the_published_tables_become_columns(corpus):
+    table = corpus / "vox1_meta.csv"
+    table.write_text("VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet\nid10001\tA.J._Buckley\tm\tIreland\tdev\n")
+    manifest = prepare_voxceleb(corpus / "vox1", speaker_tables=[table]).manifest
+    assert manifest.column("gender") == ["m", "m", "m", ""]
+    assert manifest.column("nationality") == ["Ireland", "Ireland", "Ireland", ""]
+    assert manifest.column("set") == ["dev", "dev", "dev", ""]
+
+
+def test_the_folder_tells_the_set_where_no_table_does():
+    assert [
+        set_of_folder(Path(path)) for path in ("/x/vox2/test/aac", "/x/vox2_test/aac", "/test/vox2/dev/aac", "/a/b")
+    ] == [
+        "test",
+        "test",
+        "dev",
+        "dev",
+    ]
 
 
 def test_the_shared_corpus_is_complete(shared_data):

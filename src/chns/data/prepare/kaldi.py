@@ -1,16 +1,35 @@
-"""A Kaldi data directory: ``wav.scp`` (``UTTERANCE PATH``) and ``utt2spk`` (``UTTERANCE SPEAKER``).
+"""A Kaldi data directory: ``wav.scp`` and ``utt2spk``, and ``segments`` where utterances are parts of recordings.
 
+Files ``utt2NAME`` beside them become columns of the manifest, such as ``utt2session``.
 A data directory may come from a stranger, so a shell command in ``wav.scp`` is never run, and no path leaves the root.
 """
 
 from __future__ import annotations
 
-import os
+import reprlib
 from collections.abc import Iterator
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from typing import NamedTuple
 
-from chns.data.prepare.scan import MIN_DURATION_SECONDS, Candidate, Rejected, ScanResult, scan_recordings
+from chns.data.manifest_checks import REQUIRED_COLUMNS
+from chns.data.prepare.listed import relative_path, scan_list, text_lines
+from chns.data.prepare.part import Part
+from chns.data.prepare.scan import MIN_DURATION_SECONDS, Candidate, Rejected, ScanResult
 from chns.errors import ManifestError
+
+COLUMN_PREFIX = "utt2"
+
+_NO_COLUMNS = {"utt2spk", "utt2dur", "utt2num_frames", "utt2uniq"}
+
+
+class _Span(NamedTuple):
+    """An utterance as ``segments``, or in its absence ``wav.scp``, has it."""
+
+    utterance: str
+    recording: str
+    part: Part
+    place: str
 
 
 def prepare_kaldi(
@@ -20,74 +39,94 @@ def prepare_kaldi(
     min_duration_seconds: float = MIN_DURATION_SECONDS,
     jobs: int | None = None,
 ) -> ScanResult:
-    """Scan the recordings that a data directory names. An utterance that only one of the two files has is rejected.
+    """Scan the utterances of a data directory. One that lacks its recording or its speaker is rejected.
 
     Args:
         source: The data directory.
         root: Folder of the audio, by default the data directory. Relative paths start there; absolute ones must lie
             inside it.
-        min_duration_seconds: Shorter recordings are rejected.
+        min_duration_seconds: Shorter utterances are rejected.
         jobs: See ``scan_recordings``.
 
     Raises:
         FileNotFoundError: If the directory, ``wav.scp`` or ``utt2spk`` is not there.
-        ManifestError: If there are ``segments``, a line is malformed, repeats an utterance, holds a command or leads
-            outside the root (names file and line), or nothing usable remains.
+        ManifestError: If a line is malformed, repeats an utterance, holds a command or leads outside the root (names
+            file and line), or nothing usable remains.
     """
     if not source.is_dir():
         raise FileNotFoundError(f"Kaldi data directory must be a folder, got {source}.")
-    if (source / "segments").exists():
-        raise ManifestError(
-            f"Kaldi data directory must have one recording an utterance, got {source / 'segments'}. "
-            f"Segments are not supported yet: cut the recordings first."
-        )
     root = root or source
-    speakers = {name: speaker for name, speaker, _ in _read(source / "utt2spk", "UTTERANCE SPEAKER")}
+    speakers = {name: speaker for name, speaker, _ in _pairs(source / "utt2spk", "UTTERANCE SPEAKER")}
+    paths: dict[str, str] = {}
+    spans = []
+    for name, written, place in _pairs(source / "wav.scp", "UTTERANCE PATH"):
+        paths[name] = relative_path(written, root, place)
+        spans.append(_Span(name, name, Part(), place))
+    listing = "wav.scp"
+    if (source / "segments").exists():
+        listing = "segments"
+        spans = list(_segments(source / listing))
+    columns = _columns(source)
     candidates, rejected = [], []
-    for utterance, written, place in _read(source / "wav.scp", "UTTERANCE PATH"):
-        path = _relative_path(written, root, place)
-        if speaker := speakers.pop(utterance, None):
-            candidates.append(Candidate(utterance, speaker, path))
-        else:
+    for utterance, recording, part, place in spans:
+        path, speaker = paths.get(recording), speakers.pop(utterance, None)
+        if path is None:
+            rejected.append(Rejected(utterance, f"recording {recording} must be in wav.scp (listed in {place})"))
+        elif speaker is None:
             rejected.append(Rejected(path, f"utterance {utterance} must have a speaker in utt2spk"))
-    rejected += [Rejected(name, "utterance of utt2spk must have a recording in wav.scp") for name in speakers]
-    return scan_recordings(
-        candidates, root=root, rejected=rejected, min_duration_seconds=min_duration_seconds, jobs=jobs
-    )
+        else:
+            candidates.append(Candidate(utterance, speaker, path, None, columns.get(utterance), part, place))
+    rejected += [Rejected(name, f"utterance of utt2spk must have a recording in {listing}") for name in speakers]
+    return scan_list(candidates, root=root, rejected=rejected, min_duration_seconds=min_duration_seconds, jobs=jobs)
 
 
-def _read(path: Path, line_format: str) -> Iterator[tuple[str, str, str]]:
-    """Key, value and place of every line; the value of ``wav.scp`` may hold spaces."""
+def _segments(path: Path) -> Iterator[_Span]:
+    """Decimal, because END - START in binary is not the duration that somebody added to START."""
+    for utterance, rest, place in _pairs(path, "UTTERANCE RECORDING START END"):
+        fields = rest.split()
+        try:
+            recording, start, end = fields[0], *map(Decimal, fields[1:])
+        except (ValueError, InvalidOperation):
+            recording, start, end = "", Decimal("NaN"), Decimal("NaN")
+        if not (start.is_finite() and end.is_finite()):
+            raise _malformed("UTTERANCE RECORDING START END", f"{utterance} {rest}", place)
+        if end == -1:
+            yield _Span(utterance, recording, Part(float(start)), place)
+        elif 0 <= start < end:
+            yield _Span(utterance, recording, Part(float(start), float(end - start)), place)
+        else:
+            raise ManifestError(
+                f"segment must end behind its start, or at -1 for the recording's end, got {start} to {end} in "
+                f"{place}. Correct it."
+            )
+
+
+def _columns(source: Path) -> dict[str, dict[str, str]]:
+    """What the files ``utt2NAME`` say of each utterance."""
+    columns: dict[str, dict[str, str]] = {}
+    for path in sorted(source.glob(f"{COLUMN_PREFIX}*")):
+        name = path.name.removeprefix(COLUMN_PREFIX)
+        if path.name not in _NO_COLUMNS and name not in REQUIRED_COLUMNS and name.isidentifier():
+            for utterance, value, _ in _pairs(path, "UTTERANCE VALUE"):
+                columns.setdefault(utterance, {})[name] = value
+    return columns
+
+
+def _pairs(path: Path, line_format: str) -> Iterator[tuple[str, str, str]]:
+    """Key, value and place of every line; only paths and column values may hold spaces."""
     if not path.is_file():
         raise FileNotFoundError(f"Kaldi data directory must have {path.name}, got none at {path}.")
     seen: set[str] = set()
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            place = f"{path}:{number}"
-            try:
-                fields = line.decode().split(maxsplit=1)
-            except UnicodeDecodeError as error:
-                raise ManifestError(f"line must be UTF-8, got {line!r} in {place}.") from error
-            if len(fields) != 2 or (path.name == "utt2spk" and len(fields[1].split()) != 1):
-                raise ManifestError(f"line must be `{line_format}`, got {line.decode().strip()!r} in {place}.")
-            key, value = fields[0], fields[1].strip()
-            if key in seen:
-                raise ManifestError(f"utterance must be there once, got {key!r} again in {place}.")
-            seen.add(key)
-            yield key, value, place
+    for line, place in text_lines(path):
+        fields = line.split(maxsplit=1)
+        if len(fields) != 2 or (path.name == "utt2spk" and len(fields[1].split()) != 1):
+            raise _malformed(line_format, line.strip(), place)
+        key, value = fields[0], fields[1].strip()
+        if key in seen:
+            raise ManifestError(f"utterance must be there once, got {key!r} again in {place}. Remove one of the lines.")
+        seen.add(key)
+        yield key, value, place
 
 
-def _relative_path(written: str, root: Path, place: str) -> str:
-    if written.endswith("|"):
-        raise ManifestError(
-            f"recording must be a file, got the command {written!r} in {place}. "
-            f"Commands are never run: write what it prints to a file and name that."
-        )
-    base = os.path.abspath(root)  # noqa: PTH100 - lexical on purpose: a link inside the root may lead elsewhere
-    for top in (base, os.path.realpath(base)):
-        path = os.path.normpath(os.path.join(top, written))  # noqa: PTH118
-        if path.startswith(os.path.join(top, "")):  # noqa: PTH118
-            return os.path.relpath(path, top)
-    raise ManifestError(
-        f"path must stay inside {root}, got {written!r} in {place}. Name the folder of the audio with --root."
-    )
+def _malformed(line_format: str, line: str, place: str) -> ManifestError:
+    return ManifestError(f"line must be `{line_format}`, got {reprlib.repr(line)} in {place}. Correct it.")

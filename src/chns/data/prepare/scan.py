@@ -8,13 +8,9 @@ where each gets thousands of files.
 from __future__ import annotations
 
 import csv
-import multiprocessing
 import os
 import re
-import signal
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -23,24 +19,48 @@ from typing import Any, NamedTuple, TextIO
 import pyarrow as pa
 from tqdm import tqdm
 
-from chns.data.audio import EXTENSIONS, AudioInfo, audio_info
+from chns.data.audio import EXTENSIONS, audio_info
 from chns.data.manifest import Manifest
 from chns.data.manifest_checks import CONTROL_CHARACTER, UNSAFE_PATH
+from chns.data.parallel import mapped
+from chns.data.prepare.part import Part
 from chns.errors import AudioError, ManifestError
 from chns.files import atomic_path
 
 MIN_DURATION_SECONDS = 0.5
 
 _FILES_PER_WORKER = 5_000
+_MAX_COLUMNS = 64
 
 
 class Candidate(NamedTuple):
-    """A file that may become an utterance; its path is relative to the root, with ``/``."""
+    """A file, or a part of one, that may become an utterance.
+
+    Attributes:
+        utterance: Its name.
+        speaker: Who speaks.
+        path: Where the file is, relative to the root, with ``/``.
+        session: Recordings made on one occasion share it.
+        columns: What else the corpus knows, by the name of the manifest's column.
+        part: Which part of the file it is.
+        place: The ``file:line`` that lists it, if a list does.
+    """
 
     utterance: str
     speaker: str
     path: str
     session: str | None = None
+    columns: Mapping[str, str] | None = None
+    part: Part = Part()
+    place: str | None = None
+
+
+class _Located(NamedTuple):
+    """What the header says about a candidate."""
+
+    offset_seconds: float
+    duration_seconds: float
+    sample_rate_hz: int
 
 
 class Rejected(NamedTuple):
@@ -133,7 +153,7 @@ def scan_recordings(
 
     Raises:
         ValueError: If ``jobs`` or ``min_duration_seconds`` is out of range.
-        ManifestError: If nothing usable remains.
+        ManifestError: If nothing usable remains, or the candidates have more than 64 further columns.
     """
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}.")
@@ -141,9 +161,10 @@ def scan_recordings(
         raise ValueError(f"min_duration_seconds must be a number from 0, got {min_duration_seconds}.")
     ordered = sorted(candidates, key=lambda candidate: (candidate.utterance, candidate.path))
     files = [(root / candidate.path, candidate) for candidate in ordered]
-    kept: dict[str, tuple[Candidate, AudioInfo]] = {}
+    kept: dict[str, tuple[Candidate, _Located]] = {}
     refused = list(rejected)
-    with _mapped(partial(_inspect, min_duration_seconds=min_duration_seconds), files, jobs=jobs) as findings:
+    inspect = partial(_inspect, min_duration_seconds=min_duration_seconds)
+    with mapped(inspect, files, jobs=jobs, items_per_worker=_FILES_PER_WORKER) as findings:
         progress = tqdm(findings, total=len(files), desc="reading headers", unit="file", disable=None)
         for candidate, finding in zip(ordered, progress, strict=True):
             if isinstance(finding, str):
@@ -160,22 +181,29 @@ def scan_recordings(
     return ScanResult(_manifest(list(kept.values()), root), refused)
 
 
-def _inspect(file: tuple[Path, Candidate], *, min_duration_seconds: float) -> AudioInfo | str:
+def _inspect(file: tuple[Path, Candidate], *, min_duration_seconds: float) -> _Located | str:
     """What the header says, or why the file cannot be used."""
     path, candidate = file
-    if problem := _problem_with_names(candidate):
-        return problem
     try:
-        info = audio_info(path)
+        return _located(path, candidate, min_duration_seconds=min_duration_seconds)
     except (AudioError, OSError) as error:
-        return " ".join(str(error).split())
-    if info.duration_seconds < min_duration_seconds:
-        return f"recording must last at least {min_duration_seconds:g} s, got {info.duration_seconds:.3f} s"
-    return info
+        reason = " ".join(str(error).split())
+    return f"{reason} (listed in {candidate.place})" if candidate.place else reason
+
+
+def _located(path: Path, candidate: Candidate, *, min_duration_seconds: float) -> _Located:
+    if problem := _problem_with_names(candidate):
+        raise AudioError(problem)
+    info = audio_info(path)
+    offset_seconds, duration_seconds = candidate.part.within(info)
+    if duration_seconds < min_duration_seconds:
+        raise AudioError(f"recording must last at least {min_duration_seconds:g} s, got {duration_seconds:.3f} s")
+    return _Located(offset_seconds, duration_seconds, info.sample_rate_hz)
 
 
 def _problem_with_names(candidate: Candidate) -> str | None:
-    names = "/".join(filter(None, candidate))
+    columns = candidate.columns or {}
+    names = "/".join([*candidate[:3], candidate.session or "", *columns, *columns.values()])
     try:
         names.encode()
     except UnicodeEncodeError:
@@ -187,33 +215,26 @@ def _problem_with_names(candidate: Candidate) -> str | None:
     return None
 
 
-@contextmanager
-def _mapped(
-    function: partial[AudioInfo | str], files: Sequence[tuple[Path, Candidate]], *, jobs: int | None
-) -> Iterator[Iterator[AudioInfo | str]]:
-    """``map`` in as many processes as the files are worth."""
-    workers = min(jobs or os.cpu_count() or 1, len(files) // _FILES_PER_WORKER)
-    if workers <= 1:
-        yield map(function, files)
-        return
-    context = multiprocessing.get_context("spawn")  # fork is unsafe once a library has started threads
-    with ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
-        try:
-            yield pool.map(function, files, chunksize=64)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _manifest(kept: Sequence[tuple[Candidate, AudioInfo]], root: Path) -> Manifest:
-    """With a session column only where the corpus knows sessions."""
+def _manifest(kept: Sequence[tuple[Candidate, _Located]], root: Path) -> Manifest:
+    """With a session column, and others, only where the corpus knows them."""
     columns: dict[str, list[Any]] = {
         "utterance": [candidate.utterance for candidate, _ in kept],
         "speaker": [candidate.speaker for candidate, _ in kept],
         "path": [candidate.path for candidate, _ in kept],
-        "offset_seconds": [0.0] * len(kept),
-        "duration_seconds": [info.duration_seconds for _, info in kept],
-        "sample_rate_hz": [info.sample_rate_hz for _, info in kept],
+        "offset_seconds": [located.offset_seconds for _, located in kept],
+        "duration_seconds": [located.duration_seconds for _, located in kept],
+        "sample_rate_hz": [located.sample_rate_hz for _, located in kept],
     }
-    if any(candidate.session is not None for candidate, _ in kept):
-        columns["session"] = [candidate.session for candidate, _ in kept]
+    further = [_further_columns(candidate) for candidate, _ in kept]
+    names = {name for values in further for name in values}
+    if len(names) > _MAX_COLUMNS:
+        raise ManifestError(f"further columns must be at most {_MAX_COLUMNS}, got {len(names)}. Remove some.")
+    assert not names & columns.keys(), "a corpus may add columns, not replace those above"
+    for name in sorted(names, key=lambda name: (name != "session", name)):
+        columns[name] = [values.get(name) for values in further]
     return Manifest(pa.table(columns), root=root)
+
+
+def _further_columns(candidate: Candidate) -> Mapping[str, str]:
+    columns = candidate.columns or {}
+    return columns if candidate.session is None else {**columns, "session": candidate.session}

@@ -1,0 +1,104 @@
+"""What each effect of the augmentation costs: crops a second of one core, alone and all together.
+
+The recordings are those of `--data` or of the folder that CHNS_DATA names, or noise if there is neither, written anew
+as FLAC; so are two folders of noises and room responses. Effects are on for every crop, but for configs/augmented.yaml,
+which has probabilities.
+
+    python benchmarks/augmentation.py [--data FOLDER] [--recordings 100] [--out augmentation.json]
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import yaml
+from jsonargparse import ArgumentParser
+from loader import manifest_of, recordings
+from report import Ratio, parser, publish, take_turns
+
+from chns.augmented_crops import augmented_crops
+from chns.config import TrainSettings
+from chns.data.audio import write_audio
+from chns.data.dataset import CropRequest, SpeakerCrops
+from chns.data.manifest import Manifest
+
+RATE_HZ, CROP_SECONDS = 16_000, 3.0
+OVERLAY = Path(__file__).parents[1] / "configs" / "augmented.yaml"
+
+
+def settings_of(augmentation: dict[str, object]) -> TrainSettings:
+    """Settings with this section."""
+    reader = ArgumentParser()
+    reader.add_class_arguments(TrainSettings)
+    made = reader.instantiate(reader.parse_object({"augmentation": augmentation}))
+    return TrainSettings(**{name: made[name] for name in TrainSettings.__dataclass_fields__})
+
+
+def fabricate_folders(root: Path) -> tuple[str, str]:
+    """Noises of 20 s and room responses of 0.6 s."""
+    rng = np.random.default_rng(0)
+    for number in range(20):
+        noise = 0.1 * rng.standard_normal(20 * RATE_HZ).astype(np.float32)
+        write_audio(root / "noise" / f"{number}.wav", noise, sample_rate_hz=RATE_HZ)
+        decay = 0.1 * rng.standard_normal(10_000) * np.exp(-np.arange(10_000) / 1_500)
+        decay[0] = 0.9
+        write_audio(root / "rooms" / f"{number}.wav", decay.astype(np.float32), sample_rate_hz=RATE_HZ)
+    return str(root / "noise"), str(root / "rooms")
+
+
+def effects(root: Path) -> dict[str, dict[str, object]]:
+    """Each effect on every crop."""
+    noise, rooms = fabricate_folders(root)
+    always = {"probability": 1.0}
+    return {
+        "none": {},
+        "speed": {"speed": always},
+        "reverberation, synthetic decay": {"reverberation": always},
+        "reverberation, folder": {"reverberation": {**always, "folder": rooms}},
+        "noise, coloured": {"noise": always},
+        "noise, folder": {"noise": {**always, "folder": noise}},
+        "babble, training utterances": {"babble": always},
+        "babble, folder": {"babble": {**always, "folder": noise}},
+        **{f"codec, {kind}": {"codec": {**always, "kinds": [kind]}} for kind in ("telephone", "gsm", "mp3", "opus")},
+        "gain": {"gain": always},
+        "configs/augmented.yaml": yaml.safe_load(OVERLAY.read_text(encoding="utf-8"))["augmentation"],
+    }
+
+
+def crops_of(augmentation: dict[str, object], manifest: Manifest) -> SpeakerCrops:
+    """Crops with these effects."""
+    return augmented_crops(settings_of(augmentation), manifest, sample_rate_hz=RATE_HZ)
+
+
+def main() -> None:
+    """Measure, print, write."""
+    options = parser(__doc__, out="augmentation.json", repeats=5)
+    default = Path(os.environ["CHNS_DATA"]) if "CHNS_DATA" in os.environ else None
+    options.add_argument("--data", type=Path, default=default)
+    options.add_argument("--recordings", type=int, default=100)
+    arguments = options.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        manifest = manifest_of(recordings(arguments.data, arguments.recordings), root, "flac")
+        sides = {label: crops_of(section, manifest) for label, section in effects(root / "sounds").items()}
+        requests = [CropRequest(number % len(manifest), (0, number)) for number in range(arguments.recordings)]
+        read = take_turns(
+            {label: lambda crops=crops: [crops[request] for request in requests] for label, crops in sides.items()},
+            repeats=arguments.repeats,
+        )
+    rows = {
+        label: {
+            "crops/s, median": len(requests) / timing.median,
+            "ms more a crop": max(0.0, 1e3 * (timing.median - read["none"].median) / len(requests)),
+        }
+        for label, timing in read.items()
+    }
+    shipped = read["configs/augmented.yaml"].median / read["none"].median
+    ratios = [Ratio("configs/augmented.yaml / none, seconds a crop", shipped)]
+    source = "noise" if arguments.data is None else "real recordings"
+    publish(arguments.out, f"crops of {CROP_SECONDS} s from FLAC, {source}", rows, ratios, source=source)
+
+
+if __name__ == "__main__":
+    main()

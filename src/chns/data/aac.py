@@ -1,0 +1,239 @@
+"""AAC, in MP4 (``.m4a``, ``.mp4``) or as a bare stream (``.aac``), decoded with PyAV, whose wheels bring FFmpeg.
+
+How long a file is. An encoder puts a frame of priming before the speech and fills the last frame up behind it. In MP4
+an edit list says what to drop: FFmpeg drops the priming, but gives the filling out. The length here is that of the
+track after its edit list, at most what its frames hold, and decoding stops there; so the header and the decoder agree
+to the sample (tested with lengths around a frame's end at five rates). The list counts milliseconds, so up to one of
+filling may be left. Where that does not work the file is decoded once to count its samples: a bare stream, a track
+whose clock is not the sample rate, and profiles other than LC, whose frames the header does not tell the size of.
+
+Seeking. A frame overlaps with the one before it, so decoding starts two frames early. The samples are then those of
+the whole decoded, bit for bit, except for bands that the encoder replaced by noise of the same power: the decoder draws
+it, so it depends on where decoding began (up to 0.006 in speech at 16 kHz, more in music at low bit rates). Bare
+streams have no index and are decoded from their start.
+
+Hostile files. FFmpeg is told the container, so that no playlist can name other files, and it allocates 34 bytes for
+every frame that an MP4 header promises (20 million in 40 kB took 680 MB). Hence no table may promise more frames than
+the file has bytes, and fragmented MP4 and compressed headers, which could hide such tables, are refused.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from chns.errors import AudioError, ChnsError
+
+MP4_EXTENSIONS = (".m4a", ".mp4")
+AAC_EXTENSIONS = (*MP4_EXTENSIONS, ".aac")
+
+_PREROLL_SAMPLES = 2 * 1_024
+_MAX_HEADER_BYTES = 2**26
+_MAX_COUNTED_SECONDS = 101 * 3600  # more than any recording may have
+_COUNTED_TABLES = (b"stts", b"ctts", b"stsz", b"stz2")
+_HIDING_BOXES = (b"trun", b"cmov")
+
+
+class AacStream:
+    """An opened recording.
+
+    Attributes:
+        sample_rate_hz: As the header says.
+        num_channels: As the header says.
+    """
+
+    def __init__(self, container: Any, stream: Any, path: Path, *, is_mp4: bool) -> None:
+        self._container, self._stream, self._path, self._is_mp4 = container, stream, path, is_mp4
+        self.sample_rate_hz: int = stream.codec_context.sample_rate
+        self.num_channels: int = stream.codec_context.channels
+
+    @cached_property
+    def num_frames(self) -> int:
+        """Length in samples a channel, by the header if it can be relied upon, else counted.
+
+        Raises:
+            AudioError: If the decoder stumbles while counting.
+        """
+        by_header = _length_by_header(self._stream) if self._is_mp4 else None
+        if by_header is not None:
+            return by_header
+        num_frames = 0
+        with open_aac(self._path) as fresh:  # decoding moves on, and this one is still to be read
+            for position, block in fresh._blocks(0):
+                num_frames = position + block.shape[1]
+                if num_frames > _MAX_COUNTED_SECONDS * self.sample_rate_hz:
+                    break
+        return num_frames
+
+    def read(self, start: int, wanted: int) -> npt.NDArray[np.float32]:
+        """Decode from ``start``; the mean of the channels.
+
+        Args:
+            start: From 0.
+            wanted: ``start + wanted`` is at most ``num_frames``.
+
+        Returns:
+            Shape (wanted,), float32.
+
+        Raises:
+            AudioError: If the decoder stumbles, or ends before.
+        """
+        parts = [np.empty(0, np.float32)]
+        end = start + wanted
+        for position, block in self._blocks(start):
+            inside = block[:, max(0, start - position) : max(0, end - position)]
+            parts.append(inside.mean(axis=0))
+            if position + block.shape[1] >= end:
+                break
+        waveform = np.concatenate(parts)
+        if len(waveform) < wanted:
+            raise AudioError(
+                f"recording must hold the {start + wanted} samples that its header promises, "
+                f"got {start + len(waveform)} in {self._path}. It may be cut off: download or copy it again."
+            )
+        return waveform
+
+    def _blocks(self, start: int) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+        """Decoded frames, shape (channels, samples), with the place of their first sample; may begin before start."""
+        av = _pyav()
+        try:
+            first_wanted = start - _PREROLL_SAMPLES
+            if self._is_mp4 and first_wanted > 0:
+                self._container.seek(round(first_wanted / (self._rate_of_clock())), stream=self._stream)
+            position = None if self._is_mp4 else 0
+            for frame in self._container.decode(self._stream):
+                if frame.sample_rate != self.sample_rate_hz or len(frame.layout.channels) != self.num_channels:
+                    raise AudioError(f"rate and channels must not change within a recording, they do in {self._path}.")
+                if position is None:
+                    position = round((frame.pts or 0) * self._rate_of_clock())
+                block = np.asarray(frame.to_ndarray(), np.float32)
+                yield position, block
+                position += block.shape[1]
+        except av.FFmpegError as error:
+            raise AudioError(
+                f"recording must be decodable, got an error in {self._path} ({error.strerror}). "
+                f"It may be cut off: download or copy it again."
+            ) from error
+
+    def _rate_of_clock(self) -> Fraction:
+        """Samples in one tick of the track's clock."""
+        return Fraction(self._stream.time_base) * self.sample_rate_hz
+
+
+@contextmanager
+def open_aac(path: Path) -> Iterator[AacStream]:
+    """Open a recording in AAC.
+
+    Args:
+        path: An existing file; its suffix tells the container.
+
+    Raises:
+        ChnsError: If PyAV is not installed.
+        AudioError: If the file is not MP4 or a bare stream with AAC in it, is damaged, or promises absurdly much.
+    """
+    av = _pyav()
+    is_mp4 = path.suffix.lower() in MP4_EXTENSIONS
+    if is_mp4:
+        _refuse_unbounded_headers(path)
+    try:
+        container = av.open(f"file:{os.fspath(path)}", format="mov" if is_mp4 else "aac", metadata_errors="replace")
+    except av.FFmpegError as error:
+        raise AudioError(
+            f"recording must be AAC audio in {'MP4' if is_mp4 else 'ADTS'}, got something else or a damaged or cut "
+            f"file: {path} ({error.strerror}). Download or copy it again."
+        ) from error
+    with container:
+        stream = next(iter(container.streams.audio), None)
+        codec = stream.codec_context and stream.codec_context.name if stream else None
+        if codec != "aac":
+            raise AudioError(f"recording must hold AAC audio, got {codec or 'none that FFmpeg knows'} in {path}.")
+        yield AacStream(container, stream, path, is_mp4=is_mp4)
+
+
+def _pyav() -> ModuleType:
+    try:
+        import av
+    except ImportError as error:
+        raise ChnsError(
+            "AAC recordings (.m4a, .mp4, .aac) need the package av, got none. Install it with "
+            "`pip install 'chns[aac]'`."
+        ) from error
+    return av
+
+
+def _length_by_header(stream: Any) -> int | None:
+    rate_hz = stream.codec_context.sample_rate
+    entries = stream.index_entries
+    trusted = rate_hz and stream.time_base == Fraction(1, rate_hz) and stream.codec_context.profile == "LC"
+    if not trusted or not stream.duration or not len(entries):
+        return None
+    return min(int(stream.duration), int(entries[len(entries) - 1].timestamp) + int(stream.codec_context.frame_size))
+
+
+class _Box(NamedTuple):
+    kind: bytes
+    start: int
+    end: int
+
+
+def _refuse_unbounded_headers(path: Path) -> None:
+    """Look at all boxes but the audio itself for tables that promise more frames than the file has bytes."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        for box in _top_boxes(file, size):
+            if box.kind == b"mdat":
+                continue
+            if box.end - box.start > _MAX_HEADER_BYTES:
+                raise AudioError(
+                    f"MP4 header must have at most {_MAX_HEADER_BYTES:,} bytes, got {box.end - box.start:,} in {path}."
+                )
+            file.seek(box.start)
+            _refuse_unbounded_tables(file.read(box.end - box.start), size, path)
+
+
+def _top_boxes(file: BinaryIO, size: int) -> Iterator[_Box]:
+    """The outermost boxes; what does not read as one is the last."""
+    start = 0
+    while start < size:
+        file.seek(start)
+        head = file.read(16)
+        length = int.from_bytes(head[:4], "big")
+        if length == 1:
+            length = int.from_bytes(head[8:16], "big")
+        end = min(start + length, size) if length >= 8 else size
+        yield _Box(head[4:8], start, end)
+        start = end
+
+
+def _refuse_unbounded_tables(header: bytes, size: int, path: Path) -> None:
+    for kind in _HIDING_BOXES:
+        if kind in header:
+            raise AudioError(
+                f"MP4 must not be fragmented or have a compressed header, got {path}. "
+                f"Copy it into a plain one with `ffmpeg -i IN -c copy OUT.m4a`."
+            )
+    for kind in _COUNTED_TABLES:
+        at = header.find(kind)
+        while at >= 0:
+            promised = _promised_frames(kind, header[at + 4 :])
+            if promised > size:
+                raise AudioError(f"MP4 header must promise frames that the file can hold, got {promised:,} in {path}.")
+            at = header.find(kind, at + 4)
+
+
+def _promised_frames(kind: bytes, content: bytes) -> int:
+    """Frames that a table counts; one that is cut off counts what is there."""
+    if kind in (b"stsz", b"stz2"):
+        return int.from_bytes(content[8:12], "big")
+    num_runs = min(int.from_bytes(content[4:8], "big"), (len(content) - 8) // 8)
+    return sum(count for count, _ in struct.iter_unpack(">II", content[8 : 8 + 8 * max(0, num_runs)]))

@@ -1,0 +1,48 @@
+"""How loud a waveform is: its power, its peak, and gain as an augmentation."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from chns.data.audio import Waveform
+from chns.data.augmentation.settings_checks import require_probability, require_range
+
+
+def power_of(waveform: Waveform) -> float:
+    """Mean square of the samples, summed in float64."""
+    return float(np.mean(np.square(waveform, dtype=np.float64)))
+
+
+def without_clipping(waveform: Waveform) -> Waveform:
+    """The waveform, turned down as a whole if a sample is outside [-1, 1]."""
+    peak = float(np.abs(waveform).max())
+    return (waveform / np.float32(peak)).astype(np.float32) if peak > 1 else waveform
+
+
+class Gain:
+    """Turns the volume up or down.
+
+    Log-mel features with their mean subtracted do not hear it; it matters to features that keep their mean, and to
+    what is quantised after it.
+
+    Args:
+        probability: How often.
+        min_gain_db: Smallest gain.
+        max_gain_db: Largest gain; peaks that it would clip turn the whole crop down instead.
+
+    Raises:
+        ValueError: If a setting is out of range.
+    """
+
+    def __init__(self, *, probability: float, min_gain_db: float, max_gain_db: float) -> None:
+        require_probability("gain probability", probability)
+        require_range("min_gain_db to max_gain_db", min_gain_db, max_gain_db, within=(-60, 60))
+        self._probability = probability
+        self._range_db = (min_gain_db, max_gain_db)
+
+    def __call__(self, waveform: Waveform, rng: np.random.Generator) -> tuple[Waveform, str]:
+        """The waveform, changed or not, and what was done, in words."""
+        if rng.random() >= self._probability:
+            return waveform, ""
+        gain_db = rng.uniform(*self._range_db)
+        return waveform * np.float32(10 ** (gain_db / 20)), f"gain {gain_db:+.1f} dB"

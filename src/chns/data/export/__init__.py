@@ -1,0 +1,1 @@
+"""Manifests in the formats of other tools, one module a format."""

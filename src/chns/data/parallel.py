@@ -1,0 +1,65 @@
+"""``map`` over processes, safe against Ctrl-C and against the death of the parent.
+
+Processes are spawned, because fork is unsafe once a library has started threads. A worker leaves Ctrl-C to the parent,
+which cancels what has not begun. It ends itself when the parent is killed: it would otherwise wait for work for ever.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_CHUNK = 16
+
+
+@contextmanager
+def mapped(
+    function: Callable[[Item], Result], items: Sequence[Item], *, jobs: int | None, items_per_worker: int
+) -> Iterator[Iterator[Result]]:
+    """Apply a function to all items, in order, in as many processes as they are worth.
+
+    Args:
+        function: At the top level of a module, or a partial of such a one.
+        items: Can be pickled, as results can.
+        jobs: Processes at most; by default one a core. With one, everything happens in this process.
+        items_per_worker: A process is started only where it gets that many, for a start costs about a second.
+
+    Yields:
+        The results; leaving the block before the last of them drops what has not begun.
+
+    Raises:
+        ValueError: If jobs is below 1.
+    """
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"jobs must be at least 1, got {jobs}.")
+    workers = min(jobs or os.cpu_count() or 1, len(items) // items_per_worker)
+    if workers <= 1:
+        yield map(function, items)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _set_up_worker) as pool:
+        try:
+            yield pool.map(function, items, chunksize=_CHUNK)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _set_up_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

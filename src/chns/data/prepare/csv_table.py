@@ -1,0 +1,101 @@
+"""A CSV file with one line an utterance and any names for its columns."""
+
+from __future__ import annotations
+
+import csv
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from chns.data.manifest import relative_name
+from chns.data.prepare.listed import columns_of, number_of, relative_path, text_lines, text_of
+from chns.data.prepare.part import Part
+from chns.data.prepare.scan import Candidate
+from chns.errors import ManifestError
+
+
+class ColumnNames(NamedTuple):
+    """Which column of a table says what. An utterance without a name is called as its path without the suffix."""
+
+    path: str = "path"
+    speaker: str = "speaker"
+    utterance: str = "utterance"
+    offset_seconds: str = "offset_seconds"
+    duration_seconds: str = "duration_seconds"
+    session: str = "session"
+
+
+def read_csv(
+    source: Path, *, root: Path, names: ColumnNames | None = None, delimiter: str = ","
+) -> Iterator[Candidate]:
+    """Read a table; columns that ``names`` does not mention become columns of the manifest under their own names.
+
+    Args:
+        source: The table, with a header line.
+        root: Folder of the audio; see ``relative_path``.
+        names: Those of the path and the speaker must be there; a table without the others is fine.
+        delimiter: What stands between two fields, one character.
+
+    Raises:
+        ValueError: If the delimiter is not one character.
+        FileNotFoundError: If there is no such file.
+        ManifestError: If a column is missing, a line has another number of fields than the header or lacks a value,
+            or a path is a command or leaves the root.
+    """
+    names = names or ColumnNames()
+    for row, place in table_rows(source, required=(names.path, names.speaker), delimiter=delimiter):
+        path = relative_path(text_of(row, names.path, place), root, place)
+        yield Candidate(
+            utterance=row.get(names.utterance) or relative_name(PurePosixPath(path)),
+            speaker=text_of(row, names.speaker, place),
+            path=path,
+            session=row.get(names.session) or None,
+            columns=columns_of(row, without=(*names, "session")),
+            part=Part(
+                number_of(row, names.offset_seconds, place) or 0.0, number_of(row, names.duration_seconds, place)
+            ),
+            place=place,
+        )
+
+
+def table_rows(
+    source: Path, *, required: Sequence[str], delimiter: str = ","
+) -> Iterator[tuple[Mapping[str, str], str]]:
+    """Every row by the names of its columns, and its place; space after a delimiter does not count.
+
+    Raises:
+        ValueError: If the delimiter is not one character.
+        FileNotFoundError: If there is no such file.
+        ManifestError: If the header lacks a column or has one twice, or a line is not as the header says.
+    """
+    if len(delimiter) != 1 or delimiter in '"\r\n':
+        raise ValueError(f"delimiter must be one character, not a quote or a line break, got {delimiter!r}.")
+    lines = (line for line, _ in text_lines(source))
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
+    try:
+        header = next(reader, [])
+        _require_columns(header, required, source)
+        for fields in reader:
+            place = f"{source}:{reader.line_num}"
+            if len(fields) != len(header):
+                raise ManifestError(
+                    f"line must have {len(header)} fields as the header, got {len(fields)} in {place}. "
+                    f"Put quotes around a field that holds {delimiter!r}."
+                )
+            yield dict(zip(header, fields, strict=True)), place
+    except csv.Error as error:
+        raise ManifestError(
+            f"line must be CSV, got {error} in {source}:{reader.line_num}. Correct the quotes."
+        ) from error
+
+
+def _require_columns(header: Sequence[str], required: Sequence[str], source: Path) -> None:
+    missing = [name for name in required if name not in header]
+    if missing:
+        raise ManifestError(
+            f"header must name the column {missing[0]}, got {reprlib.repr(', '.join(header))} in {source}:1. "
+            f"Say which column holds what."
+        )
+    if len(set(header)) < len(header):
+        raise ManifestError(f"columns must have different names, got {', '.join(header)} in {source}:1. Rename one.")

@@ -1,0 +1,146 @@
+"""Lhotse's manifests: a CutSet, or recordings and supervisions, as ``.jsonl`` or ``.jsonl.gz``.
+
+Lhotse's own readers build objects without checking them and unpack without a limit, and importing them takes 4 s. A
+manifest from a stranger is therefore read as the plain JSON that it is; ``chns.data.export.lhotse_manifests`` writes
+with Lhotse.
+"""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from chns.data.prepare.listed import Entry, columns_of, json_lines, number_of, relative_path, text_of
+from chns.data.prepare.part import Part
+from chns.data.prepare.scan import Candidate
+from chns.errors import ManifestError
+
+_CUT_TYPES = ("MonoCut", "MultiCut", "Cut")
+
+
+class _Recording(NamedTuple):
+    path: str
+    channels: list[Any]
+
+
+def read_lhotse(source: Path, *, root: Path, supervisions: Path | None = None) -> Iterator[Candidate]:
+    """Read every supervision as an utterance. What its ``custom`` says as text, gender and language become columns.
+
+    Args:
+        source: A CutSet, or the recordings if there are ``supervisions``.
+        root: Folder of the audio; see ``relative_path``.
+        supervisions: The supervisions of the recordings.
+
+    Raises:
+        FileNotFoundError: If a file is not there.
+        ManifestError: If a line is not JSON, lacks a key or a speaker, or names an unknown recording; if a recording
+            is a command, a link or embedded, has transforms or leaves the root; if a supervision is of some of its
+            channels only; if a cut is mixed or padding, or has no supervision.
+    """
+    return _of_cuts(source, root) if supervisions is None else _of_supervisions(source, supervisions, root)
+
+
+def _of_supervisions(recordings: Path, supervisions: Path, root: Path) -> Iterator[Candidate]:
+    known: dict[str, _Recording] = {}
+    for entry, place in json_lines(recordings):
+        name = text_of(entry, "id", place)
+        if name in known:
+            raise ManifestError(f"recording must be there once, got {name!r} again in {place}. Remove one of the two.")
+        known[name] = _recording(entry, root, place)
+    for entry, place in json_lines(supervisions):
+        name = text_of(entry, "recording_id", place)
+        if name not in known:
+            raise ManifestError(f"recording_id must be one of {recordings}, got {name!r} in {place}. Add it there.")
+        yield _candidate(entry, known[name], place)
+
+
+def _of_cuts(cuts: Path, root: Path) -> Iterator[Candidate]:
+    for entry, place in json_lines(cuts):
+        if entry.get("type") not in _CUT_TYPES:
+            raise ManifestError(
+                f"cut must be of type {' or '.join(_CUT_TYPES)}, got {reprlib.repr(entry.get('type'))} in {place}. "
+                f"Save mixed cuts as audio first; if these are recordings, name their supervisions too."
+            )
+        found = entry.get("supervisions")
+        if not isinstance(found, list) or not found or not all(isinstance(each, dict) for each in found):
+            raise ManifestError(
+                f"cut must have a supervision, which names the speaker, got {reprlib.repr(found)} in {place}. "
+                f"Filter cuts without one out."
+            )
+        recording = _recording(_object(entry, "recording", place), root, place)
+        start = number_of(entry, "start", place) or 0.0
+        for supervision in found:
+            yield _candidate(supervision, recording, place, cut=(start, _required(entry, "duration", place)))
+
+
+def _recording(entry: Entry, root: Path, place: str) -> _Recording:
+    sources = entry.get("sources")
+    if not isinstance(sources, list) or len(sources) != 1 or not isinstance(sources[0], dict):
+        raise ManifestError(f"recording must have one source, got {reprlib.repr(sources)} in {place}. Join them first.")
+    if sources[0].get("type") != "file":
+        raise ManifestError(
+            f"recording must be a file, got the type {reprlib.repr(sources[0].get('type'))} in {place}. "
+            f"Commands are never run and nothing is downloaded: save the audio first."
+        )
+    if entry.get("transforms"):
+        raise ManifestError(
+            f"recording must be as its file is, got the transforms {reprlib.repr(entry['transforms'])} in {place}. "
+            f"Save the audio first."
+        )
+    channels = sources[0].get("channels", [0])
+    return _Recording(
+        relative_path(text_of(sources[0], "source", place), root, place),
+        channels if isinstance(channels, list) else [channels],
+    )
+
+
+def _candidate(
+    supervision: Entry, recording: _Recording, place: str, *, cut: tuple[float, float] | None = None
+) -> Candidate:
+    channels = supervision.get("channel", 0)
+    if len(recording.channels) > 1 and channels != recording.channels:
+        raise ManifestError(
+            f"channel must be {recording.channels}, all of the recording, got {reprlib.repr(channels)} in {place}. "
+            f"Write each channel to a file of its own: several are averaged."
+        )
+    custom = _object(supervision, "custom", place) if supervision.get("custom") else {}
+    known = {key: supervision[key] for key in ("gender", "language") if key in supervision}
+    return Candidate(
+        utterance=text_of(supervision, "id", place),
+        speaker=text_of(supervision, "speaker", place),
+        path=recording.path,
+        columns=columns_of({**custom, **known}, without=()),
+        part=_part(supervision, place, cut),
+        place=place,
+    )
+
+
+def _part(supervision: Entry, place: str, cut: tuple[float, float] | None) -> Part:
+    """A supervision's times count from its cut, which it may stick out of."""
+    duration = _required(supervision, "duration", place)
+    if cut is None:
+        return Part(number_of(supervision, "start", place) or 0.0, duration)
+    cut_start, cut_duration = cut
+    start = number_of(supervision, "start", place, minimum=-math.inf) or 0.0
+    if start < 0 or start + duration > cut_duration:
+        end = min(start + duration, cut_duration)
+        start = max(start, 0.0)
+        duration = end - start
+    return Part(cut_start + start, duration)
+
+
+def _object(entry: Entry, key: str, place: str) -> Entry:
+    value = entry.get(key)
+    if not isinstance(value, dict):
+        raise ManifestError(f"{key} must be a JSON object, got {reprlib.repr(value)} in {place}. Correct the list.")
+    return value
+
+
+def _required(entry: Entry, key: str, place: str) -> float:
+    value = number_of(entry, key, place)
+    if value is None:
+        raise ManifestError(f"{key} must be a number, got none in {place}. Add it to the list.")
+    return value

@@ -1,0 +1,47 @@
+"""NeMo's manifest: lines ``{"audio_filepath": PATH, "offset": 0, "duration": 4.16, "label": SPEAKER}``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from chns.data.manifest import relative_name
+from chns.data.prepare.listed import columns_of, json_lines, number_of, relative_path, text_of
+from chns.data.prepare.part import Part
+from chns.data.prepare.scan import Candidate
+
+_KEYS = ("audio_filepath", "offset", "duration", "label", "text")
+
+
+def read_nemo(source: Path, *, root: Path) -> Iterator[Candidate]:
+    """Read a manifest; further keys with text become columns.
+
+    NeMo does not name utterances. They get the name of their file, with the offset in seconds behind it where a file
+    has several.
+
+    Args:
+        source: The manifest.
+        root: Folder of the audio; see ``relative_path``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ManifestError: If a line is not JSON, lacks a key or has no proper offset or duration, or a path is a command
+            or leaves the root.
+    """
+    candidates = [
+        Candidate(
+            utterance="",
+            speaker=text_of(entry, "label", place),
+            path=relative_path(text_of(entry, "audio_filepath", place), root, place),
+            columns=columns_of(entry, without=_KEYS),
+            part=Part(number_of(entry, "offset", place) or 0.0, number_of(entry, "duration", place)),
+            place=place,
+        )
+        for entry, place in json_lines(source)
+    ]
+    uses = Counter(candidate.path for candidate in candidates)
+    for candidate in candidates:
+        name = relative_name(PurePosixPath(candidate.path))
+        suffix = f"-{candidate.part.start:.3f}" if uses[candidate.path] > 1 else ""
+        yield candidate._replace(utterance=name + suffix)
