@@ -21,11 +21,13 @@ import numpy as np
 import torch
 
 MEASURED = (
+    "Resemblyzer",
     "av",
     "faiss-cpu",
     "kaldi-native-fbank",
     "lightning-fabric",
     "numpy",
+    "onnxruntime",
     "pytorch-metric-learning",
     "scikit-learn",
     "scipy",

@@ -18,6 +18,7 @@ TINY = {
     "intervals": ["--trials", 400, "--speakers", 12, "--resamples", 10, "--slow-resamples", 1],
     "normalisation": ["--trials", 200, "--utterances", 50, "--cohort", 30, "--top-k", 10, "--dim", 8],
     "augmentation": ["--recordings", 2],
+    "shards": ["--speakers", 12, "--utterances", 4, "--layout-speakers", 40, "--recordings", 4],
     "audio_formats": ["--recordings", 3],
     "scoring": ["--trials", 300, "--utterances", 50, "--dim", 8],
     "sampler": ["--speakers", 700, 1_400, "--peer-repeats", 1],
@@ -26,6 +27,7 @@ TINY = {
     "scaling": ["--segments", 8, "--seconds", 0.1, "--steps", 1],
 }
 OURS_ALONE = {
+    "shards": "flac: seconds a crop, shards / files",
     "augmentation": "configs/augmented.yaml / none, seconds a crop",
     "loss": "chns HSCLLoss / chns SupConLoss",
     "matmul": "bfloat16 / float32, largest size",
@@ -53,7 +55,7 @@ def run_benchmark(monkeypatch, tmp_path):
         return json.loads(out.read_text(encoding="utf-8"))
 
     yield run
-    for module in ("report", "matmul"):
+    for module in ("report", "matmul", "shard_formats"):
         sys.modules.pop(module, None)
 
 

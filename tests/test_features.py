@@ -152,7 +152,7 @@ def test_what_is_not_a_batch_of_waveforms_is_an_error(shape):
         ({"high_hz": 9000.0}, "low_hz and high_hz must rise within 0 and 8000"),
         ({"num_mels": 0}, "num_mels, frame_seconds and hop_seconds must be positive"),
         ({"hop_seconds": 0.0}, "num_mels, frame_seconds and hop_seconds must be positive"),
-        ({"frame_seconds": 1.0}, "frame_seconds must give frames of at most 8192 samples"),
+        ({"frame_seconds": 1.0}, "frame_seconds must give frames of at most 2048 samples"),
         ({"num_mels": 10**9}, "at most one mel a frequency"),
     ],
 )

@@ -4,8 +4,7 @@
 and quality. Loading needs no configuration; a bundle on the Hugging Face Hub is named by ``hf://owner/name``.
 
 A bundle is untrusted input: nothing is unpickled, only our encoders and features and those of trusted packages are
-built, and the network is laid out without memory until its size is known to match the weights. Tests
-damage bundles in many ways.
+built, and the network is laid out without memory until its size is known to match the weights.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from chns import __version__
+from chns.bounded_building import parameters_limited, require_sensible_frames
 from chns.encoders import SpeakerEncoder
 from chns.errors import ConfigError, ModelFileError
 from chns.factory import make
@@ -34,9 +34,11 @@ from chns.hub_download import SCHEME, downloaded_folder
 _FORMAT = "chns-model-1"
 _WEIGHTS = "model.safetensors"
 _DESCRIPTION = "model.json"
+BUNDLE_FILES = (_DESCRIPTION, _WEIGHTS)
 _LARGEST_DESCRIPTION_BYTES = 2**20
 _LARGEST_DOWNLOAD_BYTES = {_DESCRIPTION: _LARGEST_DESCRIPTION_BYTES, _WEIGHTS: 2**31}
 _OUR_FACTORIES = ("chns.encoders.", "chns.features.")
+_UNFIT = (SafetensorError, RuntimeError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
 _DEFAULT_FEATURES = "chns.features.LogMel"  # also of the bundles that do not name any
 
 
@@ -63,13 +65,17 @@ class Architecture:
             empty: Lay the encoder out on the meta device instead, which takes no memory, to adopt weights.
 
         Raises:
-            ConfigError: If the features or the encoder cannot be made from their settings.
+            ConfigError: If the features or the encoder cannot be made from their settings, or the features take more
+                memory than any speech needs.
         """
         features = make(self.features, self.feature_settings)
         if not hasattr(features, "frame_lengths"):
             raise ConfigError(f"features must name a module such as chns.features.LogMel, got {self.features!r}.")
+        require_sensible_frames(features)
         with torch.device("meta") if empty else nullcontext():
             encoder = make(self.encoder, self.encoder_settings, num_mels=features.num_mels)
+        if not isinstance(encoder, torch.nn.Module):
+            raise ConfigError(f"encoder must name a module such as chns.encoders.ThinResNet, got {self.encoder!r}.")
         return SpeakerEncoder(features, encoder)
 
 
@@ -136,11 +142,7 @@ def add_metrics(folder: Path | str, metrics: Mapping[str, Any], *, digest: str) 
         FileNotFoundError: If the folder or one of its files is missing.
         ModelFileError: If the bundle is damaged, of another format, or by now holds other weights.
     """
-    if _is_on_hub(folder):
-        raise ValueError(
-            f"model must be a folder, to write metrics into it, got {folder}. Make one with "
-            f"`hf download {str(folder).removeprefix(SCHEME)} --local-dir FOLDER`."
-        )
+    require_local(folder)
     folder = Path(folder)
     _require_files(folder)
     description = _read_description(folder / _DESCRIPTION)
@@ -152,6 +154,19 @@ def add_metrics(folder: Path | str, metrics: Mapping[str, Any], *, digest: str) 
     description["metrics"].update(metrics)
     with atomic_path(folder / _DESCRIPTION) as temporary:
         _write_description(temporary, description)
+
+
+def require_local(model: Path | str) -> None:
+    """Make sure that a model is not one on the Hub, before work that ends with writing into it.
+
+    Raises:
+        ValueError: If it is.
+    """
+    if _is_on_hub(model):
+        raise ValueError(
+            f"model must be a folder, to write metrics into it, got {model}. Make one with "
+            f"`hf download {str(model).removeprefix(SCHEME).partition('@')[0]} --local-dir FOLDER`."
+        )
 
 
 def bundle_folder(model: Path | str) -> Path:
@@ -192,11 +207,11 @@ def load_bundle(model: Path | str, *, trusted_packages: Collection[str] = ()) ->
                 f"{part} must come from a trusted package, got {factory!r} in {folder}. "
                 f"If you know its code, add {package!r} to the trusted packages."
             )
-    encoder = _with_weights(architecture, folder / _WEIGHTS)
-    digest = weights_digest(encoder.encoder)
+    loaded = _with_weights(architecture, folder / _WEIGHTS)
+    digest = weights_digest(loaded.encoder)
     if digest != description["weights_sha256"]:
         raise ModelFileError(f"weights must have the digest that {_DESCRIPTION} states, got another in {folder}.")
-    return Bundle(encoder.eval(), architecture, digest, description["training"], description["metrics"])
+    return Bundle(loaded.eval(), architecture, digest, description["training"], description["metrics"])
 
 
 def load_model(model: Path | str, *, trusted_packages: Collection[str] = ()) -> SpeakerEncoder:
@@ -218,7 +233,7 @@ def _is_on_hub(model: Path | str) -> bool:
 
 
 def _require_files(folder: Path) -> None:
-    for name in (_DESCRIPTION, _WEIGHTS):
+    for name in BUNDLE_FILES:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"model must be a folder with {_DESCRIPTION} and {_WEIGHTS}, got {folder}.")
 
@@ -248,9 +263,8 @@ def _read_description(path: Path) -> dict[str, Any]:
     }
     for name, kind in wanted.items():
         if not isinstance(description.get(name), kind):
-            raise ModelFileError(
-                f"{name} must be of type {kind.__name__}, got {short_repr(description.get(name))} in {path}."
-            )
+            found = short_repr(description.get(name))
+            raise ModelFileError(f"{name} must be of type {kind.__name__}, got {found} in {path}.")
     return description
 
 
@@ -258,8 +272,25 @@ def _with_weights(architecture: Architecture, path: Path) -> SpeakerEncoder:
     """An empty model that adopts the file's tensors."""
     try:
         weights = load_file(path)
-        model = architecture.build(empty=True)
+        with parameters_limited(1_000 + 10 * len(weights)):  # some are registered and then replaced by others
+            model = architecture.build(empty=True)
+        _require_kinds(weights, model.encoder)
         model.encoder.load_state_dict(weights, assign=True)
-    except (SafetensorError, ConfigError, RuntimeError, TypeError) as error:
+    except (
+        SafetensorError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        LookupError,
+        AttributeError,
+    ) as error:
         raise ModelFileError(f"weights must fit the described encoder, got an error in {path} ({error}).") from error
     return model
+
+
+def _require_kinds(weights: Mapping[str, torch.Tensor], encoder: torch.nn.Module) -> None:
+    """Tensors of another kind would be adopted, and fail when the model is used."""
+    for name, own in encoder.state_dict().items():
+        if name in weights and weights[name].dtype != own.dtype:
+            raise ModelFileError(f"weights must be {own.dtype}, got {weights[name].dtype} of {name}.")

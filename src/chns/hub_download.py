@@ -1,8 +1,9 @@
 """Fetch the files of a model from the Hugging Face Hub: ``hf://owner/name[@revision]``.
 
 A repository comes from a stranger, so only named files are fetched, whatever else lies there, and only if the Hub
-states a size within bounds. They go into the Hub's own cache and are downloaded once; without a network the cache answers.
-A revision that is a commit's hash cannot change later, and once downloaded needs no network at all.
+states a size within bounds. They go into the Hub's own cache and are downloaded once; without a network the cache
+answers. A revision that is a commit's hash cannot change later, and once downloaded needs no network at all.
+
 Whole snapshots (``snapshot_download``) are not taken: they list everything that a repository holds, which has no bound.
 """
 
@@ -125,8 +126,8 @@ def explained_hub_errors(hub: Any, address: str) -> Iterator[None]:
         ) from error
     except (errors.HTTPError, OSError) as error:  # HTTPError: the base of its HTTP library, which has changed twice
         raise _UnreachableError(
-            f"Hub must be reachable, got {_first_line(error)} for {address}. Check the network; what has been "
-            f"downloaded once can be used without."
+            f"Hub must answer for {address}, got: {_first_line(error)} Check the network, and log in with "
+            f"`hf auth login` if only you may use it."
         ) from error
 
 
@@ -148,9 +149,9 @@ def _require_sizes(sizes: Mapping[str, int | None], largest_bytes: Mapping[str, 
 
 def _fetched_folder(hub: Any, repository: str, revision: str | None, names: list[str]) -> Path:
     """All files of one commit, even if the repository changes in the meantime."""
-    folder = Path(hub.hf_hub_download(repository, names[0], revision=revision)).parent
+    folder = Path(hub.HfApi().hf_hub_download(repository, names[0], revision=revision)).parent
     for name in names[1:]:
-        hub.hf_hub_download(repository, name, revision=folder.name)
+        hub.HfApi().hf_hub_download(repository, name, revision=folder.name)
     return folder
 
 
@@ -164,4 +165,4 @@ def _cached_folder(hub: Any, repository: str, revision: str | None, names: list[
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+    return ((str(error).splitlines() or [""])[0][:200] or type(error).__name__).rstrip(".") + "."

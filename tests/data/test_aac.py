@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 import soundfile
-from aac_files import write_aac
+from aac_files import write_aac, write_surround
 
 from chns.data.audio import audio_info, read_audio
 from chns.errors import AudioError, ChnsError
@@ -61,6 +61,12 @@ def test_the_priming_is_dropped(tmp_path, suffix):
 def test_without_an_edit_list_the_priming_is_in_the_length_and_in_the_samples(tmp_path):
     path = write_aac(tmp_path / "a.m4a", speech_like(16_000, 2.0), use_editlist="0")
     assert audio_info(path).num_frames == len(read_audio(path)) == 33_024
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_eight_channels_are_refused_before_the_decoder_crashes(tmp_path, suffix):
+    path = write_surround(tmp_path / f"surround{suffix}")
+    fails(path, "recording must have at most 7 channels, got 8 in")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -73,6 +73,7 @@ def test_resnet34_has_the_published_number_of_parameters():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"dilations": (1, 2, 10**7, 4)}, r"dilations must be whole numbers from 1 to 100"),
         ({"kernels": (5, 3, 4, 3)}, r"kernels must be odd, got \[5, 3, 4, 3\]"),
         ({"padding": "same"}, "padding must be 'zeros' or 'reflect', got 'same'"),
     ],

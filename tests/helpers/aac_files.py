@@ -24,3 +24,16 @@ def write_aac(
         for part in (frame, None):
             file.mux(stream.encode(part))
     return path
+
+
+def write_surround(path: Path) -> Path:
+    """Write a second of silence in eight channels."""
+    container = {".m4a": "ipod", ".mp4": "mp4", ".aac": "adts"}[path.suffix]
+    # Interleaved samples: PyAV cannot handle eight planes.
+    frame = av.AudioFrame.from_ndarray(np.zeros((1, 8 * 16_000), np.float32), format="flt", layout="7.1")
+    frame.sample_rate, frame.pts = 16_000, 0
+    with av.open(str(path), "w", format=container) as file:
+        stream = file.add_stream("aac", rate=16_000, layout="7.1")
+        for part in (frame, None):
+            file.mux(stream.encode(part))
+    return path

@@ -2,6 +2,7 @@
 
 import logging
 
+import foreign_models
 import numpy as np
 import onnx
 import pytest
@@ -15,6 +16,7 @@ from chns.errors import AudioError, ChnsError, ConfigError
 from chns.evaluation.metrics import verification_metrics
 from chns.evaluation.verification import score_trials
 from chns.features import LogMel
+from chns.importing import import_model
 from chns.inference import export, onnx_file
 from chns.inference.check_speech import built_in_signal, check_recordings
 from chns.inference.export import FORMS, ExportError, export_model
@@ -244,12 +246,45 @@ def test_a_model_trained_with_sherpas_mels_sees_them_unchanged(model):
         ({"num_mels": 64}, "num_mels must be 80, as sherpa-onnx has it, got 64"),
         ({"hop_seconds": 0.0125}, r"hop_seconds must be 0\.01, as sherpa-onnx has it, got 0\.0125"),
         ({"preemphasis": 0.0}, r"preemphasis must be 0\.97, as sherpa-onnx has it, got 0\.0"),
+        ({"window": "hamming"}, r"window must be povey, as sherpa-onnx has it, got hamming\. Export as onnx\."),
     ],
 )
 def test_features_that_sherpa_cannot_compute_are_refused(model, tmp_path, setting, message):
     architecture = Architecture(encoder=SMALL.encoder, feature_settings=setting)
     with pytest.raises(ConfigError, match=message):
         export_for_sherpa(model, architecture, tmp_path / "m.onnx", check=built_in_signal(model))
+
+
+def test_other_features_than_kaldis_are_refused_for_sherpa(tmp_path):
+    architecture = Architecture(
+        encoder=SMALL.encoder, encoder_settings=SMALL.encoder_settings, features="chns.features.DecibelMel"
+    )
+    model = architecture.build()
+    with pytest.raises(
+        ConfigError, match=r"features must be chns\.features\.LogMel for sherpa-onnx, got chns\.features\.DecibelMel\."
+    ):
+        export_for_sherpa(model, architecture, tmp_path / "m.onnx", check=built_in_signal(model))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("toolkit", ["speechbrain", "wespeaker-ecapa", "wespeaker-resnet34"])
+def test_imported_models_export_with_their_features_inside_also_with_8_bits(toolkit, tmp_path):
+    """Reflected padding, centred frames and their range in decibels, and other strides are in the graph."""
+    states = {
+        "speechbrain": foreign_models.speechbrain_state,
+        "wespeaker-ecapa": foreign_models.wespeaker_ecapa_state,
+        "wespeaker-resnet34": lambda: foreign_models.wespeaker_resnet_state(blocks=(1, 1, 1, 1)),
+    }
+    torch.save(dict(states[toolkit]()), tmp_path / "weights.pt")
+    bundle = import_model(toolkit, tmp_path / "weights.pt", tmp_path / "model")
+    check = built_in_signal(bundle.model)
+    path = tmp_path / "m.onnx"
+    assert export_model(bundle.model, path, form="onnx", check=check).distance < 1e-5
+    shapes = [(1, 8_000), (3, 24_123), (2, 16_000)]
+    assert largest_distance(onnx_graph(path), model_graph(bundle.model), [noise(shape) for shape in shapes]) < 1e-5
+    small = export_int8(path, tmp_path / "m.int8.onnx", load=onnx_graph, check=check)
+    assert small.num_bytes < path.stat().st_size
 
 
 def test_sherpa_onnx_itself_gives_the_embeddings_of_the_file(sherpa_export, shared_data):

@@ -20,6 +20,7 @@ COMMANDS = {
     "convert": "write a manifest in the format of another tool",
     "check": "listen through a corpus for what would spoil a training",
     "speech": "find the speech in every utterance, and mark or trim it",
+    "pack": "pack a corpus into shards for sequential reading",
     "merge": "put manifests together",
     "split": "split a manifest by speaker",
     "train": "train an encoder with random or clustered batches",

@@ -83,8 +83,9 @@ def run(arguments: argparse.Namespace) -> None:
     _require_consistent(arguments)
     lists = _read_lists(arguments)
 
-    from chns.checkpoint import add_metrics
+    from chns.checkpoint import add_metrics, require_local
 
+    require_local(arguments.model)
     bundle, device = load_on_device(arguments.model, arguments)
     measured = {name: trials.measure(bundle, device, arguments.workers) for name, trials in lists.items()}
     fitted, is_target = measured["fitted_on"], lists["fitted_on"].is_target

@@ -29,7 +29,7 @@ exit code: 0 enrolled, and on the disk; 2 error, nothing is enrolled"""
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = command_parser("enrol", examples=_EXAMPLES)
-    parser.add_argument("model", metavar="MODEL", help="the model's folder")
+    parser.add_argument("model", metavar="MODEL", help="the model's folder, or hf://owner/name")
     add_store_argument(parser)
     parser.add_argument("name", metavar="NAME", help="who speaks")
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="recordings of this speaker alone")

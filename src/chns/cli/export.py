@@ -32,7 +32,7 @@ no file, and the exit code is 2. --int8 writes a second file beside it, model.in
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = command_parser("export", examples=_EXAMPLES)
-    parser.add_argument("model", metavar="MODEL", help="the model's folder")
+    parser.add_argument("model", metavar="MODEL", help="the model's folder, or hf://owner/name")
     parser.add_argument(
         "--format", required=True, choices=["onnx", "torchscript", "torch-export", "sherpa-onnx"], help="see below"
     )

@@ -29,7 +29,7 @@ exit code: 0 somebody's score reaches the threshold; 1 nobody's does; 2 error"""
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = command_parser("identify", examples=_EXAMPLES)
-    parser.add_argument("model", metavar="MODEL", help="the model's folder")
+    parser.add_argument("model", metavar="MODEL", help="the model's folder, or hf://owner/name")
     add_store_argument(parser)
     parser.add_argument("file", type=Path, metavar="FILE", help="a recording of one speaker")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="how many to show (default: %(default)s)")

@@ -29,7 +29,7 @@ exit code: 0 same speaker; 1 different speakers; 2 error"""
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = command_parser("verify", examples=_EXAMPLES)
-    parser.add_argument("model", metavar="MODEL", help="the model's folder")
+    parser.add_argument("model", metavar="MODEL", help="the model's folder, or hf://owner/name")
     parser.add_argument("first", type=Path, metavar="A", help="a recording of one speaker")
     parser.add_argument("second", type=Path, metavar="B", help="another one")
     parser.add_argument(

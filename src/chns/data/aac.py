@@ -22,7 +22,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -32,12 +32,14 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from chns.data.shards.recording import Recording
 from chns.errors import AudioError, ChnsError
 
 MP4_EXTENSIONS = (".m4a", ".mp4")
 AAC_EXTENSIONS = (*MP4_EXTENSIONS, ".aac")
 
 _PREROLL_SAMPLES = 2 * 1_024
+_MAX_CHANNELS = 7  # PyAV 18.1 crashes the process when it hands out eight
 _MAX_HEADER_BYTES = 2**26
 _MAX_COUNTED_SECONDS = 101 * 3600  # more than any recording may have
 _COUNTED_TABLES = (b"stts", b"ctts", b"stsz", b"stz2")
@@ -52,7 +54,7 @@ class AacStream:
         num_channels: As the header says.
     """
 
-    def __init__(self, container: Any, stream: Any, path: Path, *, is_mp4: bool) -> None:
+    def __init__(self, container: Any, stream: Any, path: Recording, *, is_mp4: bool) -> None:
         self._container, self._stream, self._path, self._is_mp4 = container, stream, path, is_mp4
         self.sample_rate_hz: int = stream.codec_context.sample_rate
         self.num_channels: int = stream.codec_context.channels
@@ -131,11 +133,11 @@ class AacStream:
 
 
 @contextmanager
-def open_aac(path: Path) -> Iterator[AacStream]:
+def open_aac(path: Recording) -> Iterator[AacStream]:
     """Open a recording in AAC.
 
     Args:
-        path: An existing file; its suffix tells the container.
+        path: An existing file, or part of a shard; its suffix tells the container.
 
     Raises:
         ChnsError: If PyAV is not installed.
@@ -145,19 +147,28 @@ def open_aac(path: Path) -> Iterator[AacStream]:
     is_mp4 = path.suffix.lower() in MP4_EXTENSIONS
     if is_mp4:
         _refuse_unbounded_headers(path)
-    try:
-        container = av.open(f"file:{os.fspath(path)}", format="mov" if is_mp4 else "aac", metadata_errors="replace")
-    except av.FFmpegError as error:
+    with nullcontext(f"file:{os.fspath(path)}") if isinstance(path, Path) else path.open() as source:
+        try:
+            container = av.open(source, format="mov" if is_mp4 else "aac", metadata_errors="replace")
+        except av.FFmpegError as error:
+            raise AudioError(
+                f"recording must be AAC audio in {'MP4' if is_mp4 else 'ADTS'}, got something else or a damaged or cut "
+                f"file: {path} ({error.strerror}). Download or copy it again."
+            ) from error
+        with container:
+            yield _stream_of(container, path, is_mp4=is_mp4)
+
+
+def _stream_of(container: Any, path: Recording, *, is_mp4: bool) -> AacStream:
+    stream: Any = next(iter(container.streams.audio), None)
+    codec = stream.codec_context and stream.codec_context.name if stream else None
+    if codec != "aac":
+        raise AudioError(f"recording must hold AAC audio, got {codec or 'none that FFmpeg knows'} in {path}.")
+    if stream.codec_context.channels > _MAX_CHANNELS:
         raise AudioError(
-            f"recording must be AAC audio in {'MP4' if is_mp4 else 'ADTS'}, got something else or a damaged or cut "
-            f"file: {path} ({error.strerror}). Download or copy it again."
-        ) from error
-    with container:
-        stream = next(iter(container.streams.audio), None)
-        codec = stream.codec_context and stream.codec_context.name if stream else None
-        if codec != "aac":
-            raise AudioError(f"recording must hold AAC audio, got {codec or 'none that FFmpeg knows'} in {path}.")
-        yield AacStream(container, stream, path, is_mp4=is_mp4)
+            f"recording must have at most {_MAX_CHANNELS} channels, got {stream.codec_context.channels} in {path}."
+        )
+    return AacStream(container, stream, path, is_mp4=is_mp4)
 
 
 def _pyav() -> ModuleType:
@@ -186,10 +197,10 @@ class _Box(NamedTuple):
     end: int
 
 
-def _refuse_unbounded_headers(path: Path) -> None:
+def _refuse_unbounded_headers(path: Recording) -> None:
     """Look at all boxes but the audio itself for tables that promise more frames than the file has bytes."""
-    size = path.stat().st_size
     with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
         for box in _top_boxes(file, size):
             if box.kind == b"mdat":
                 continue
@@ -215,7 +226,7 @@ def _top_boxes(file: BinaryIO, size: int) -> Iterator[_Box]:
         start = end
 
 
-def _refuse_unbounded_tables(header: bytes, size: int, path: Path) -> None:
+def _refuse_unbounded_tables(header: bytes, size: int, path: Recording) -> None:
     for kind in _HIDING_BOXES:
         if kind in header:
             raise AudioError(

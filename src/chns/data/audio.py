@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ import soundfile
 import soxr
 
 from chns.data.aac import AAC_EXTENSIONS, AacStream, open_aac
+from chns.data.shards.recording import Recording
 from chns.errors import AudioError
 from chns.files import atomic_path
 
@@ -54,7 +55,7 @@ class AudioInfo(NamedTuple):
         return self.num_frames / self.sample_rate_hz
 
 
-def audio_info(path: Path) -> AudioInfo:
+def audio_info(path: Recording) -> AudioInfo:
     """Read a file's header.
 
     Raises:
@@ -67,7 +68,7 @@ def audio_info(path: Path) -> AudioInfo:
 
 
 def read_audio(
-    path: Path,
+    path: Recording,
     *,
     sample_rate_hz: int = 16_000,
     offset_seconds: float = 0.0,
@@ -79,7 +80,7 @@ def read_audio(
     the file's own rate. Without a duration, ``n`` frames at ``r`` Hz give ``floor(n * sample_rate_hz / r + 0.5)``.
 
     Args:
-        path: A recording; AAC needs the extra ``aac``.
+        path: A recording, in a file or in a shard; AAC needs the extra ``aac``.
         sample_rate_hz: Rate of the result; the file is resampled if its own differs.
         offset_seconds: Where to start, rounded down to a frame; the file is not decoded before that point.
         duration_seconds: How much to read; by default up to the end. A file that ends sooner gives less.
@@ -149,7 +150,26 @@ def _num_samples(sample_rate_hz: int, offset_seconds: float, duration_seconds: f
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[soundfile.SoundFile | AacStream]:
+def _opened(path: Recording) -> Iterator[soundfile.SoundFile | AacStream]:
+    if isinstance(path, Path):
+        _require_readable(path)
+    if path.suffix.lower() in AAC_EXTENSIONS:
+        with open_aac(path) as stream:
+            yield stream
+        return
+    with nullcontext(os.fsencode(path)) if isinstance(path, Path) else path.open() as source:
+        try:
+            file = soundfile.SoundFile(source)
+        except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name in .raw, taken for headerless
+            raise AudioError(
+                f"recording must be WAV, FLAC, Ogg, Opus or MP3 audio, got something else or a damaged file: {path} "
+                f"({error})."
+            ) from error
+        with file:
+            yield file
+
+
+def _require_readable(path: Path) -> None:
     try:
         if not path.is_file():
             raise FileNotFoundError(f"recording must be a file, got {path}.")
@@ -157,22 +177,9 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile | AacStream]:
             raise AudioError(f"recording must hold samples, got an empty file: {path}.")
     except PermissionError as error:
         raise AudioError(f"recording must be readable, got {path} ({error.strerror}).") from error
-    if path.suffix.lower() in AAC_EXTENSIONS:
-        with open_aac(path) as stream:
-            yield stream
-        return
-    try:
-        file = soundfile.SoundFile(os.fsencode(path))
-    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name in .raw, which it takes for headerless
-        raise AudioError(
-            f"recording must be WAV, FLAC, Ogg, Opus or MP3 audio, got something else or a damaged file: {path} "
-            f"({error})."
-        ) from error
-    with file:
-        yield file
 
 
-def _checked_info(file: soundfile.SoundFile | AacStream, path: Path) -> AudioInfo:
+def _checked_info(file: soundfile.SoundFile | AacStream, path: Recording) -> AudioInfo:
     if isinstance(file, AacStream):
         info = AudioInfo(file.num_frames, file.sample_rate_hz, file.num_channels)
     else:
@@ -191,7 +198,7 @@ def _checked_info(file: soundfile.SoundFile | AacStream, path: Path) -> AudioInf
     return info
 
 
-def _decode(file: soundfile.SoundFile | AacStream, start: int, wanted: int, path: Path) -> Waveform:
+def _decode(file: soundfile.SoundFile | AacStream, start: int, wanted: int, path: Recording) -> Waveform:
     """Read ``wanted`` frames from ``start``, or as many as there are, and mix the channels down."""
     if isinstance(file, AacStream):
         return file.read(start, wanted)

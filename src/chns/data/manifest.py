@@ -22,7 +22,8 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from chns.data.manifest_checks import REQUIRED_COLUMNS, require_valid, with_types
+from chns.data.manifest_checks import PACKED_COLUMNS, REQUIRED_COLUMNS, require_valid, with_types
+from chns.data.shards.recording import PackedRecording, Recording, split_path
 from chns.errors import ManifestError
 from chns.files import atomic_path
 
@@ -35,7 +36,7 @@ class Utterance(NamedTuple):
 
     name: str
     speaker: str
-    path: Path
+    path: Recording
     offset_seconds: float
     duration_seconds: float
     sample_rate_hz: int
@@ -45,8 +46,9 @@ class Manifest:
     """A validated table of utterances.
 
     Columns: ``utterance`` (unique), ``speaker``, ``path`` (relative to ``root``, never outside it), ``offset_seconds``
-    and ``duration_seconds`` within the file, ``sample_rate_hz`` of the file. Any further column is text, may be empty
-    in places and is carried along: ``session`` (recordings made on one occasion share it), or whatever a corpus knows
+    and ``duration_seconds`` within the file, ``sample_rate_hz`` of the file. Recordings that lie in shards are named
+    ``shard.tar/member`` and also have ``byte_offset`` and ``byte_length``. Any further column is text, may be empty in
+    places and is carried along: ``session`` (recordings made on one occasion share it), or whatever a corpus knows
     (gender, family, ...).
 
     Speakers are numbered by their sorted names, so the same set of speakers always gets the same labels.
@@ -58,8 +60,8 @@ class Manifest:
 
     Raises:
         ManifestError: If a column is missing, doubled or of the wrong type, a value is missing or holds a line break
-            or another control character, an utterance appears twice, a path leaves the root, or a time or rate is not
-            a positive finite number. Names the source and the row.
+            or another control character, an utterance appears twice, a path leaves the root, a time or rate is not a
+            positive finite number, or a place in a shard is none. Names the source and the row.
     """
 
     def __init__(self, table: pa.Table, *, root: Path, source: str = "manifest") -> None:
@@ -102,9 +104,8 @@ class Manifest:
     def from_rows(cls, rows: Sequence[dict[str, object]], *, root: Path, source: str = "manifest") -> Manifest:
         """Build a manifest from one dict an utterance; all need the same keys."""
         columns = list(rows[0]) if rows else list(REQUIRED_COLUMNS)
-        data = {
-            name: pa.array([row[name] for row in rows], REQUIRED_COLUMNS.get(name, pa.string())) for name in columns
-        }
+        types = REQUIRED_COLUMNS | PACKED_COLUMNS
+        data = {name: pa.array([row[name] for row in rows], types.get(name, pa.string())) for name in columns}
         return cls(pa.table(data), root=root, source=source)
 
     @classmethod
@@ -150,11 +151,22 @@ class Manifest:
         return Utterance(
             name=column("utterance")[index].as_py(),
             speaker=self.speakers[self.speaker_labels[index]],
-            path=self.root / column("path")[index].as_py(),
+            path=self.recording(index),
             offset_seconds=column("offset_seconds")[index].as_py(),
             duration_seconds=column("duration_seconds")[index].as_py(),
             sample_rate_hz=column("sample_rate_hz")[index].as_py(),
         )
+
+    def recording(self, index: int) -> Recording:
+        """Where the recording of one utterance is: a file below the root, or part of a shard."""
+        path: str = self._table["path"][index].as_py()
+        if not all(name in self._table.column_names for name in PACKED_COLUMNS):
+            return self.root / path
+        byte_offset, byte_length = (self._table[name][index].as_py() for name in PACKED_COLUMNS)
+        if byte_offset is None:
+            return self.root / path
+        shard, member = split_path(path)
+        return PackedRecording(self.root / shard, member, byte_offset, byte_length)
 
     @property
     def table(self) -> pa.Table:

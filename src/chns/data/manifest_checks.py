@@ -7,6 +7,7 @@ import math
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from chns.data.shards.recording import HEADER_BYTES
 from chns.errors import ManifestError
 
 REQUIRED_COLUMNS = {
@@ -17,12 +18,14 @@ REQUIRED_COLUMNS = {
     "duration_seconds": pa.float64(),
     "sample_rate_hz": pa.int32(),
 }
+PACKED_COLUMNS = {"byte_offset": pa.int64(), "byte_length": pa.int64()}
 UNSAFE_PATH = r"^/|(^|/)\.\.(/|$)|\\"
+SHARD_AND_MEMBER = r"\.tar/."
 CONTROL_CHARACTER = r"[\x00-\x1f\x7f]"
 
 
 def with_types(table: pa.Table, source: str) -> pa.Table:
-    """The table with each required column in its type and all others as text.
+    """The table with each required column in its type, the places in shards as integers and all others as text.
 
     Raises:
         ManifestError: If a column is missing or doubled, or a value does not fit its type.
@@ -34,9 +37,8 @@ def with_types(table: pa.Table, source: str) -> pa.Table:
         )
     if len(set(table.column_names)) < table.num_columns:
         raise ManifestError(f"columns must have different names, got {', '.join(table.column_names)} in {source}.")
-    columns = {
-        name: _cast(table[name], REQUIRED_COLUMNS.get(name, pa.string()), name, source) for name in table.column_names
-    }
+    types = REQUIRED_COLUMNS | PACKED_COLUMNS
+    columns = {name: _cast(table[name], types.get(name, pa.string()), name, source) for name in table.column_names}
     return pa.table(columns)
 
 
@@ -85,11 +87,27 @@ def require_valid(table: pa.Table, source: str) -> None:
             rule = f"{name} must hold no line break or other control character"
             _require_no_match(CONTROL_CHARACTER, rule, table[name], source)
     _require_no_match(UNSAFE_PATH, "path must be relative and stay inside the root", table["path"], source)
+    if any(name in table.column_names for name in PACKED_COLUMNS):
+        _require_valid_places(table, source)
     if pc.count_distinct(table["utterance"]).as_py() != table.num_rows:
         row = _first_duplicate(table["utterance"])
         raise ManifestError(
             f"utterance must be unique, got {table['utterance'][row].as_py()!r} again in {_place(source, row)}."
         )
+
+
+def _require_valid_places(table: pa.Table, source: str) -> None:
+    """Where recordings lie in shards; rows without a place have files of their own."""
+    if not all(name in table.column_names for name in PACKED_COLUMNS):
+        raise ManifestError(f"columns byte_offset and byte_length must come together, got one of them in {source}.")
+    offset, length, path = table["byte_offset"], table["byte_length"], table["path"]
+    both_or_none = pc.equal(pc.is_valid(offset), pc.is_valid(length))
+    _require(both_or_none, "byte_offset and byte_length must be given together", path, source)
+    after_header = pc.fill_null(pc.greater_equal(offset, HEADER_BYTES), True)
+    _require(after_header, f"byte_offset must be at least {HEADER_BYTES}, where the first header ends", offset, source)
+    _require(pc.fill_null(pc.greater(length, 0), True), "byte_length must be positive", length, source)
+    within_shard = pc.or_(pc.is_null(offset), pc.match_substring_regex(path, SHARD_AND_MEMBER))
+    _require(within_shard, "path of a recording with a byte_offset must be SHARD.tar/NAME", path, source)
 
 
 def _require(valid: pa.ChunkedArray, rule: str, column: pa.ChunkedArray, source: str) -> None:

@@ -18,12 +18,15 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_CHUNK = 16
-
 
 @contextmanager
 def mapped(
-    function: Callable[[Item], Result], items: Sequence[Item], *, jobs: int | None, items_per_worker: int
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    jobs: int | None,
+    items_per_worker: int,
+    items_per_call: int = 16,
 ) -> Iterator[Iterator[Result]]:
     """Apply a function to all items, in order, in as many processes as they are worth.
 
@@ -32,6 +35,7 @@ def mapped(
         items: Can be pickled, as results can.
         jobs: Processes at most; by default one a core. With one, everything happens in this process.
         items_per_worker: A process is started only where it gets that many, for a start costs about a second.
+        items_per_call: How many a process is handed at a time.
 
     Yields:
         The results; leaving the block before the last of them drops what has not begun.
@@ -48,7 +52,7 @@ def mapped(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _set_up_worker) as pool:
         try:
-            yield pool.map(function, items, chunksize=_CHUNK)
+            yield pool.map(function, items, chunksize=items_per_call)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
 from chns.data.audio import Waveform, read_audio
+from chns.data.shards.recording import Recording
 
 WINDOW_SECONDS = 120
 
 
 def read_windows(
-    path: Path, *, sample_rate_hz: int, offset_seconds: float, duration_seconds: float
+    path: Recording, *, sample_rate_hz: int, offset_seconds: float, duration_seconds: float
 ) -> Iterator[Waveform]:
     """Decode part of a recording as windows of 120 s and a shorter last one. A file that ends sooner gives less.
 

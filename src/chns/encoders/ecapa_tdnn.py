@@ -146,6 +146,8 @@ class EcapaTdnn(nn.Module):
             raise ValueError(f"channels must be divisible by res2net_scale = {res2net_scale}, got {channels}.")
         if any(kernel % 2 == 0 for kernel in kernels):
             raise ValueError(f"kernels must be odd, got {list(kernels)}.")
+        if not all(isinstance(dilation, int) and 1 <= dilation <= 100 for dilation in dilations):
+            raise ValueError(f"dilations must be whole numbers from 1 to 100, got {list(dilations)}.")
         if padding not in ("zeros", "reflect"):
             raise ValueError(f"padding must be 'zeros' or 'reflect', got {padding!r}.")
         self.embedding_dim = embedding_dim

@@ -127,7 +127,7 @@ class Calibration:
             ) from error
 
     def _shifts(self, quality: Mapping[str, npt.ArrayLike] | None, num_trials: int) -> FloatArray:
-        shifts = np.full(num_trials, self.offset)
+        shifts = np.full(num_trials, self.offset, np.float64)
         for name, term in self.quality.items():
             if quality is None or name not in quality:
                 raise ValueError(f"quality must have the {name} of both recordings, which is calibrated for, got none.")

@@ -59,9 +59,9 @@ class DecibelMel(nn.Module):
         self.subtract_mean = subtract_mean
         if self.hop_samples < 1 or range_db <= 0:
             raise ValueError(f"hop_seconds and range_db must be positive, got {hop_seconds} and {range_db}.")
-        if not 2 <= self.frame_samples <= 8192 or self.frame_samples % 2:
+        if not 2 <= self.frame_samples <= 4096 or self.frame_samples % 2:
             raise ValueError(
-                f"frame_seconds must give frames of an even number of samples up to 8192, got {frame_seconds} s at "
+                f"frame_seconds must give frames of an even number of samples up to 4096, got {frame_seconds} s at "
                 f"{sample_rate_hz} Hz."
             )
         if not 1 <= num_mels <= self.frame_samples // 2:

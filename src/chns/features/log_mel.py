@@ -72,9 +72,9 @@ class LogMel(nn.Module):
                 f"got {num_mels}, {frame_seconds} and {hop_seconds}."
             )
         points = 2 ** math.ceil(math.log2(frame_seconds * sample_rate_hz))
-        if points > 8192 or num_mels > points // 2:
+        if points > 2048 or num_mels > points // 2:
             raise ValueError(
-                f"frame_seconds must give frames of at most 8192 samples and num_mels at most one mel a frequency, got "
+                f"frame_seconds must give frames of at most 2048 samples and num_mels at most one mel a frequency, got "
                 f"{frame_seconds} s at {sample_rate_hz} Hz and {num_mels} mels."
             )
         if window not in ("povey", "hamming"):
@@ -127,17 +127,16 @@ def _spectrum_matrix(frame_samples: int, points: int, preemphasis: float, window
     Shape (frame_samples, 2 * (points // 2)): without the highest bin, which lies under no filter.
     """
     n = torch.arange(frame_samples, dtype=torch.float64)
-    remove_mean = torch.eye(frame_samples, dtype=torch.float64) - 1.0 / frame_samples
-    emphasise = torch.eye(frame_samples, dtype=torch.float64) - preemphasis * torch.diag(
-        torch.ones(frame_samples - 1, dtype=torch.float64), 1
-    )
-    emphasise[0, 0] = 1.0 - preemphasis
     cosine = torch.cos(2 * math.pi * n / (frame_samples - 1))
     weights = (0.5 - 0.5 * cosine).pow(0.85) if window == "povey" else 0.54 - 0.46 * cosine
     angles = 2 * math.pi / points * n[:, None] * torch.arange(points // 2, dtype=torch.float64)
     fourier = torch.cat([angles.cos(), -angles.sin()], dim=1)
+    windowed = weights[:, None] * fourier
+    emphasised = windowed.clone()  # each sample less a share of the one before it, the first less a share of itself
+    emphasised[:-1] -= preemphasis * windowed[1:]
+    emphasised[0] -= preemphasis * windowed[0]
     scale_to_16_bits = 2.0**15
-    return (scale_to_16_bits * remove_mean @ emphasise @ (weights[:, None] * fourier)).float()
+    return (scale_to_16_bits * (emphasised - emphasised.mean(0))).float()
 
 
 def _mel_filters(num_mels: int, points: int, sample_rate_hz: int, low_hz: float, high_hz: float) -> Tensor:

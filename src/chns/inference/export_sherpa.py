@@ -34,7 +34,14 @@ from chns.inference.onnx_file import OPSET, write_onnx
 _NUM_MELS = 80
 _LOW_HZ = 20.0
 _BELOW_HALF_RATE_HZ = 400.0
-_FIXED_SETTINGS = {"num_mels": _NUM_MELS, "frame_seconds": 0.025, "hop_seconds": 0.010, "preemphasis": 0.97}
+_FEATURES = "chns.features.LogMel"
+_FIXED_SETTINGS = {
+    "num_mels": _NUM_MELS,
+    "frame_seconds": 0.025,
+    "hop_seconds": 0.010,
+    "preemphasis": 0.97,
+    "window": "povey",
+}
 
 
 class SherpaEncoder(nn.Module):
@@ -88,6 +95,8 @@ def export_for_sherpa(
         ExportError: If the file does not compute what torch does.
     """
     require_suffix(path, ".onnx")
+    if architecture.features != _FEATURES:
+        raise ConfigError(f"features must be {_FEATURES} for sherpa-onnx, got {architecture.features}. Export as onnx.")
     model.cpu().eval()
     encoder = SherpaEncoder(model, **_mel_range(architecture.feature_settings, model)).eval()
     example = torch.zeros(2, 100, _NUM_MELS)

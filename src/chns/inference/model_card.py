@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from reprlib import repr as short_repr
 from typing import Any
 
 import yaml
 
 from chns.checkpoint import Bundle
+from chns.errors import ModelFileError
+from chns.evaluation.calibration import is_number
+from chns.inference.decision_rule import DecisionRule
 
 _INTENDED_USE = """Comparing two recordings: the cosine of their embeddings says how likely one person speaks in both.
 Also finding the most similar of several enrolled speakers, and grouping recordings by voice."""
@@ -46,6 +50,9 @@ def model_card(repository: str, bundle: Bundle, publication: Publication) -> str
         repository: Where it is published, ``owner/name``.
         bundle: The model.
         publication: What the bundle does not know.
+
+    Raises:
+        ModelFileError: If the bundle's error rates, calibration or threshold are none.
     """
     header = {
         "license": publication.licence,
@@ -59,7 +66,9 @@ def model_card(repository: str, bundle: Bundle, publication: Publication) -> str
         "Intended use": publication.intended_use,
         "Training data": "\n\n".join([publication.training_data, _training_facts(bundle.training)]).strip(),
         "Error rates": _error_rates(bundle.metrics),
+        "Decisions": _decisions(bundle.metrics),
         "Limits": _LIMITS,
+        "Licence": f"`{_cell(publication.licence)}`. The training data have terms of their own, see above.",
         "Model": _architecture(bundle),
     }
     text = "\n\n".join(f"## {title}\n\n{body}" for title, body in sections.items())
@@ -70,40 +79,113 @@ def model_card(repository: str, bundle: Bundle, publication: Publication) -> str
 def _how_to_use(repository: str) -> str:
     return (
         "```python\n"
-        "from chns.inference.hub import load_bundle_from_hub\n\n"
-        f'bundle = load_bundle_from_hub("hf://{repository}")\n'
-        "embeddings = bundle.model(waveforms)  # (batch, samples) in [-1, 1] to (batch, dim)\n"
+        "from chns.inference.verifier import Verifier\n\n"
+        f'verifier = Verifier.load("hf://{repository}")\n'
+        'decision = verifier.verify("a.wav", "b.wav")  # score, threshold, accepted, quality warnings\n'
+        "```\n\n"
+        "```console\n"
+        "$ pip install 'chns[hub]'\n"
+        f"$ chns verify hf://{repository} a.wav b.wav\n"
         "```"
     )
 
 
 def _training_facts(training: Mapping[str, Any]) -> str:
-    facts = [f"{training[name]:,} {name}" for name in ("speakers", "utterances", "hours") if _is_number(training, name)]
-    return f"{', '.join(facts)}." if facts else ""
+    facts = [
+        f"{training[name]:,} {name}" for name in ("speakers", "utterances", "hours") if is_number(training.get(name))
+    ]
+    sentences = [f"{', '.join(facts)}."] if facts else []
+    loss, batches = _setting(training, "loss", "factory"), _setting(training, "batches", "kind")
+    if loss and batches:
+        sentences.append(f"Loss: `{loss}`; batches: {batches}.")
+    if isinstance(training.get("imported_from"), str):
+        sentences.append(f"Weights taken over from a checkpoint of {training['imported_from']}.")
+    return " ".join(sentences)
+
+
+def _setting(training: Mapping[str, Any], section: str, name: str) -> str | None:
+    settings = training.get("settings")
+    values = settings.get(section) if isinstance(settings, Mapping) else None
+    value = values.get(name) if isinstance(values, Mapping) else None
+    return value if isinstance(value, str) else None
+
+
+def _decisions(metrics: Mapping[str, Any]) -> str:
+    """Where scores are accepted by default, and on what that rests."""
+    rule = DecisionRule.of_bundle(metrics, threshold=None)
+    if rule.score_threshold is None:
+        return "The model states no threshold: choose one with `chns calibrate` on recordings of the intended use."
+    threshold = f"By default a score is accepted from {rule.score_threshold:.3f} on, "
+    if rule.calibration is None:
+        return (
+            threshold
+            + "the point where the validation misses as often as it accepts falsely. Scores are not calibrated."
+        )
+    counts = _trial_counts(metrics["calibration"])
+    trials = f" of {counts[0]:,} target and {counts[1]:,} non-target trials" if counts else ""
+    return threshold + f"as its calibration{trials} says; decisions come with a log-likelihood ratio."
 
 
 def _error_rates(metrics: Mapping[str, Any]) -> str:
-    rows = [_row(name, rates) for name, rates in metrics.items() if isinstance(rates, Mapping) and "eer" in rates]
-    if not rows:
+    measured = {name: rates for name, rates in metrics.items() if isinstance(rates, Mapping) and "eer" in rates}
+    if not measured:
         return "None were measured."
-    head = "| measured on | EER (95 % interval) | minDCF | target / non-target trials |\n|---|---|---|---|"
-    return "\n".join([head, *rows]) + (
-        "\n\nThe interval takes trials for independent. They share speakers, so the true one is wider. "
-        "minDCF is normalised, with both costs 1."
-    )
+    head = "| measured on | EER | minDCF | target / non-target trials |\n|---|---|---|---|"
+    note = "In brackets 95 % intervals. minDCF is normalised, with both costs 1."
+    if any(not _interval(rates, "eer") for rates in measured.values()):
+        note += (
+            " An interval marked * takes trials for independent. They share speakers, so the true one is wider; "
+            "those without come from resampled speakers."
+        )
+    return "\n".join([head, *(_row(name, rates) for name, rates in measured.items()), "", note])
 
 
 def _row(name: str, rates: Mapping[str, Any]) -> str:
-    eer = float(rates["eer"])
-    counts = [rates.get(kind) for kind in ("target_trials", "nontarget_trials")]
-    known = [count for count in counts if isinstance(count, int) and count > 0]
-    interval, trials = "", "unknown"
-    if len(known) == 2:
-        half = eer_half_width(eer, *known)
-        interval = f" ({100 * max(0.0, eer - half):.2f} to {100 * min(1.0, eer + half):.2f} %)"
-        trials = " / ".join(f"{count:,}" for count in known)
-    costs = ", ".join(f"{cost:.3f} (p_target {p})" for p, cost in rates.get("min_dcf", {}).items())
-    return f"| {name} | {100 * eer:.2f} %{interval} | {costs or 'unknown'} | {trials} |"
+    eer, counts = _fraction(rates["eer"], name), _trial_counts(rates)
+    interval, mark = _interval(rates, "eer"), ""
+    if interval is None and counts is not None:
+        half = eer_half_width(eer, *counts)
+        interval, mark = (max(0.0, eer - half), min(1.0, eer + half)), "*"
+    text = f"{100 * eer:.2f} %" + (f" [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]{mark}" if interval else "")
+    trials = " / ".join(f"{count:,}" for count in counts) if counts else "unknown"
+    return f"| {_cell(name)} | {text} | {_costs(rates) or 'unknown'} | {trials} |"
+
+
+def _costs(rates: Mapping[str, Any]) -> str:
+    costs = rates.get("min_dcf")
+    found = []
+    for p_target, cost in costs.items() if isinstance(costs, Mapping) else ():
+        interval = _interval(rates, f"min_dcf_{p_target}")
+        bounds = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
+        found.append(f"{cost:.3f}{bounds} (p_target {_cell(p_target)})" if is_number(cost) else "unknown")
+    return ", ".join(found)
+
+
+def _interval(rates: Mapping[str, Any], metric: str) -> tuple[float, float] | None:
+    """That of a metric as ``chns metrics --intervals --json`` prints it, if the bundle has it."""
+    intervals = rates.get("intervals")
+    bounds = intervals.get(metric) if isinstance(intervals, Mapping) else None
+    if not isinstance(bounds, Mapping) or not (is_number(bounds.get("low")) and is_number(bounds.get("high"))):
+        return None
+    return bounds["low"], bounds["high"]
+
+
+def _trial_counts(rates: Mapping[str, Any]) -> tuple[int, int] | None:
+    targets, nontargets = (rates.get(kind) for kind in ("target_trials", "nontarget_trials"))
+    if type(targets) is int and type(nontargets) is int and targets > 0 and nontargets > 0:
+        return targets, nontargets
+    return None
+
+
+def _fraction(value: Any, name: str) -> float:
+    if not is_number(value) or not 0 <= value <= 1:
+        raise ModelFileError(f"eer must be a fraction between 0 and 1, got {short_repr(value)} in metrics of {name!r}.")
+    return float(value)
+
+
+def _cell(text: str) -> str:
+    """A name from the bundle as one cell of a table."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def eer_half_width(eer: float, num_targets: int, num_nontargets: int) -> float:
@@ -117,10 +199,7 @@ def eer_half_width(eer: float, num_targets: int, num_nontargets: int) -> float:
 def _architecture(bundle: Bundle) -> str:
     millions = sum(parameter.numel() for parameter in bundle.model.parameters()) / 1e6
     return (
-        f"`{bundle.architecture.encoder}`, {millions:.2f} M parameters, {bundle.model.features.num_mels} log-mels, "
+        f"`{bundle.architecture.encoder}`, {millions:.2f} M parameters, {bundle.model.features.num_mels} mels of "
+        f"`{bundle.architecture.features}`, "
         f"{bundle.model.sample_rate_hz} Hz. SHA-256 of the weights: `{bundle.digest}`."
     )
-
-
-def _is_number(training: Mapping[str, Any], name: str) -> bool:
-    return isinstance(training.get(name), (int, float))

@@ -125,14 +125,14 @@ class Verifier:
     @classmethod
     def load(
         cls,
-        folder: AudioPath,
+        model: str | os.PathLike[str],
         *,
         device: str = "cpu",
         threshold: float | None = None,
         trusted_packages: Collection[str] = (),
     ) -> Verifier:
-        """Read a bundle. See `chns.checkpoint.load_bundle` and the class for arguments and errors."""
-        bundle = load_bundle(Path(folder), trusted_packages=trusted_packages)
+        """Read a bundle, also ``hf://owner/name``; see `chns.checkpoint.load_bundle` and the class for the rest."""
+        bundle = load_bundle(os.fspath(model), trusted_packages=trusted_packages)
         return cls(bundle, device=device, threshold=threshold)
 
     @property
@@ -263,8 +263,15 @@ class Verifier:
         return "an array", array_windows(np.asarray(audio), sample_rate_hz, wanted_rate_hz=self.sample_rate_hz)
 
     def _raw_embedding(self, waveform: FloatArray) -> FloatArray:
-        with torch.inference_mode():
-            output = self._model(torch.from_numpy(waveform)[None].to(self._device))
+        try:
+            with torch.inference_mode():
+                output = self._model(torch.from_numpy(waveform)[None].to(self._device))
+        except (RuntimeError, TypeError) as error:  # what torch makes of settings that no weights show to be wrong
+            reason = str(error).partition("\n")[0]
+            raise ModelFileError(
+                f"model must be able to embed {len(waveform)} samples, got an error ({reason}). It may be damaged, or "
+                f"need more memory than there is."
+            ) from error
         embedding: FloatArray = output[0].float().cpu().numpy()
         return embedding
 

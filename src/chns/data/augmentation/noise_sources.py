@@ -16,6 +16,7 @@ from chns.data.audio import EXTENSIONS, Waveform, audio_info, read_audio
 from chns.data.augmentation.level import power_of
 from chns.data.manifest import Manifest
 from chns.data.prepare.scan import find_recordings
+from chns.data.shards.recording import Recording
 from chns.errors import AudioError
 
 _LOWEST_NOISE_HZ = 50.0
@@ -176,7 +177,7 @@ def recordings_in(folder: Path) -> list[str]:
 
 
 def _random_part(
-    path: Path,
+    path: Recording,
     offset_seconds: float,
     duration_seconds: float,
     num_samples: int,

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import struct
-from pathlib import Path
 from typing import BinaryIO
+
+from chns.data.shards.recording import Recording
 
 _STREAMED_FROM = 0x7FFF0000
 """Writers that cannot go back, such as pipes, put a data size from here on, or 0, into a WAV header."""
@@ -22,7 +23,7 @@ _OGG_MAGIC = b"OggS"
 _CUT_SECONDS = 0.1
 
 
-def why_cut(path: Path) -> str | None:
+def why_cut(path: Recording) -> str | None:
     """What is missing at the end of a WAV or Ogg file, in words; none if nothing is, or for another format."""
     with path.open("rb") as file:
         magic = file.read(12)
@@ -34,7 +35,9 @@ def why_cut(path: Path) -> str | None:
 
 
 def _why_wav_is_cut(file: BinaryIO) -> str | None:
-    size = os.fstat(file.fileno()).st_size
+    begin = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(begin)
     bytes_per_second = 0
     for _ in range(_MOST_CHUNKS):
         head = file.read(8)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +19,7 @@ from chns.data.audio import AudioInfo, Waveform, audio_info
 from chns.data.check.container import why_cut
 from chns.data.manifest import Utterance
 from chns.data.quality import Quality, joint_quality, measure_quality
+from chns.data.shards.recording import Recording
 from chns.data.windows import read_windows
 from chns.errors import AudioError
 
@@ -104,7 +104,7 @@ def _measured(utterance: Utterance, whole_file: bool) -> Measures:
     return measuring.finish(_why_truncated(utterance.path, promised, measuring.seconds, whole_file))
 
 
-def _why_truncated(path: Path, promised_seconds: float, decoded_seconds: float, whole_file: bool) -> str | None:
+def _why_truncated(path: Recording, promised_seconds: float, decoded_seconds: float, whole_file: bool) -> str | None:
     if decoded_seconds < promised_seconds - DURATION_TOLERANCE_SECONDS:
         return f"header promises {promised_seconds:.2f} s, {decoded_seconds:.2f} s can be decoded"
     return why_cut(path) if whole_file else None

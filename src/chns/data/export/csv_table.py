@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from chns.data.export.located import file_of, further_columns
 from chns.data.manifest import Manifest
 from chns.data.manifest_checks import REQUIRED_COLUMNS
 from chns.files import atomic_path
@@ -18,13 +19,16 @@ def write_csv(manifest: Manifest, path: Path) -> None:
     Args:
         manifest: The utterances.
         path: The table.
+
+    Raises:
+        ManifestError: If a recording lies in a shard.
     """
-    further = [name for name in manifest.column_names if name not in REQUIRED_COLUMNS]
+    further = further_columns(manifest)
     columns = [manifest.column(name) for name in further]
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*REQUIRED_COLUMNS, *further])
         for row in range(len(manifest)):
             each = manifest[row]
-            fields = (each.name, each.speaker, each.path.absolute(), *each[3:])
+            fields = (each.name, each.speaker, file_of(each).absolute(), *each[3:])
             writer.writerow([*fields, *(values[row] for values in columns)])

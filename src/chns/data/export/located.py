@@ -8,8 +8,8 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from chns.data.audio import AudioInfo, audio_info
-from chns.data.manifest import Manifest
-from chns.data.manifest_checks import REQUIRED_COLUMNS
+from chns.data.manifest import Manifest, Utterance
+from chns.data.manifest_checks import PACKED_COLUMNS, REQUIRED_COLUMNS
 from chns.data.prepare.part import Part
 from chns.errors import AudioError, ManifestError
 
@@ -55,13 +55,14 @@ def located_utterances(manifest: Manifest) -> list[LocatedUtterance]:
         ManifestError: If an utterance does not lie in its file.
     """
     names, paths = manifest.column("utterance"), manifest.column("path")
-    further = {name: manifest.column(name) for name in manifest.column_names if name not in REQUIRED_COLUMNS}
+    further = {name: manifest.column(name) for name in further_columns(manifest)}
     root = manifest.root.resolve()
     headers: dict[str, AudioInfo] = {}
     located = []
     by_name = sorted(range(len(manifest)), key=names.__getitem__)
     for row in tqdm(by_name, desc="reading headers", unit="utterance", disable=None):
         utterance, recording = manifest[row], paths[row]
+        file_of(utterance)
         path = root / recording
         if recording not in headers:
             headers[recording] = audio_info(path)
@@ -74,6 +75,25 @@ def located_utterances(manifest: Manifest) -> list[LocatedUtterance]:
             LocatedUtterance(names[row], utterance.speaker, recording, path, *part, columns, headers[recording])
         )
     return located
+
+
+def further_columns(manifest: Manifest) -> list[str]:
+    """Names of the columns that say more than who speaks and where the audio is."""
+    return [name for name in manifest.column_names if name not in REQUIRED_COLUMNS | PACKED_COLUMNS]
+
+
+def file_of(utterance: Utterance) -> Path:
+    """The file of an utterance.
+
+    Raises:
+        ManifestError: If it lies in a shard, where other tools do not look.
+    """
+    if isinstance(utterance.path, Path):
+        return utterance.path
+    raise ManifestError(
+        f"recordings must be files for another tool to read them, got {utterance.path} in a shard. Unpack the shards "
+        f"with `tar -xf` and prepare the corpus from the files."
+    )
 
 
 def require_new_or_empty(folder: Path) -> None:
