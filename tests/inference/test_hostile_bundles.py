@@ -107,8 +107,17 @@ def test_features_that_turn_seconds_into_gigabytes_are_refused(features, setting
 
 
 @pytest.mark.parametrize("dilations", [[1, 2, 3, -1], [1, 2, 3, 2**63]])
-def test_settings_that_fail_only_when_used_are_an_error_of_ours(bundle, dilations):
-    verifier = Verifier.load(edited(bundle, encoder_settings={**TINY.encoder_settings, "dilations": dilations}))
+def test_dilations_that_would_fail_or_hang_are_refused(bundle, dilations):
+    with pytest.raises(ModelFileError, match="dilations must be whole numbers from 1 to 100"):
+        Verifier.load(edited(bundle, encoder_settings={**TINY.encoder_settings, "dilations": dilations}))
+
+
+def test_a_network_that_fails_only_when_used_is_an_error_of_ours(bundle, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("shapes do not fit")
+
+    verifier = Verifier.load(bundle)
+    monkeypatch.setattr("chns.encoders.ecapa_tdnn.EcapaTdnn.forward", fail)
     with pytest.raises(ModelFileError, match="model must be able to embed 16000 samples, got an error"):
         verifier.embed(SOUND, 16_000)
 
