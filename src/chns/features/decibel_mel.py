@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from chns.features.utterance_mean import inside_utterance, without_padding
+from chns.features.utterance_mean import inside_utterance, require_batch, without_padding
 
 _POWER_FLOOR = 1e-10
 
@@ -88,11 +88,7 @@ class DecibelMel(nn.Module):
         Raises:
             ValueError: If waveforms are not a batch, or shorter than a frame.
         """
-        if waveforms.ndim != 2 or waveforms.shape[1] < self.frame_samples:
-            raise ValueError(
-                f"waveforms must have shape (batch, samples) with at least {self.frame_samples} samples, one frame, "
-                f"got {tuple(waveforms.shape)}."
-            )
+        require_batch(waveforms, self.frame_samples)
         with torch.autocast(waveforms.device.type, enabled=False):
             waveforms = waveforms.to(self.spectrum.dtype)
             if lengths is not None:

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from chns.features.utterance_mean import without_padding
+from chns.features.utterance_mean import require_batch, without_padding
 
 Window = Literal["povey", "hamming"]
 
@@ -107,11 +107,7 @@ class LogMel(nn.Module):
         Raises:
             ValueError: If waveforms are not a batch, or shorter than a frame.
         """
-        if waveforms.ndim != 2 or waveforms.shape[1] < self.frame_samples:
-            raise ValueError(
-                f"waveforms must have shape (batch, samples) with at least {self.frame_samples} samples, one frame, "
-                f"got {tuple(waveforms.shape)}."
-            )
+        require_batch(waveforms, self.frame_samples)
         with torch.autocast(waveforms.device.type, enabled=False):
             frames = waveforms.to(self.spectrum.dtype).unfold(1, self.frame_samples, self.hop_samples)
             real, imaginary = (frames @ self.spectrum).chunk(2, dim=-1)

@@ -1,9 +1,22 @@
-"""What features of a padded batch have in common: which frames count, and the utterance's mean."""
+"""What features of a padded batch have in common: its shape, which frames count, and the utterance's mean."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+
+def require_batch(waveforms: Tensor, frame_samples: int) -> None:
+    """Refuse what is no batch of waveforms of at least a frame.
+
+    Raises:
+        ValueError: If waveforms do not have the shape (batch, samples), or are shorter than a frame.
+    """
+    if waveforms.ndim != 2 or waveforms.shape[1] < frame_samples:
+        raise ValueError(
+            f"waveforms must have shape (batch, samples) with at least {frame_samples} samples, one frame, "
+            f"got {tuple(waveforms.shape)}."
+        )
 
 
 def inside_utterance(features: Tensor, num_frames: Tensor) -> Tensor:
