@@ -122,11 +122,13 @@ def publish(
         settings: What was measured: sizes, types.
     """
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    print(f"\n{title}\n  {'':<44}" + "".join(f"{column:>22}" for column in columns))
+    widths = [max(22, len(column) + 2) for column in columns]
+    print(f"\n{title}\n  {'':<44}" + "".join(map(str.rjust, columns, widths)))
     for name, row in rows.items():
-        cells = (f"{row[column]:>22.4g}" if column in row else f"{'':>22}" for column in columns)
-        print(f"  {name:<44}" + "".join(cells))
-    print("ratios of medians")
+        cells = (f"{row[column]:.4g}" if column in row else "" for column in columns)
+        print(f"  {name:<44}" + "".join(map(str.rjust, cells, widths)))
+    if ratios:
+        print("ratios of medians")
     for ratio in ratios:
         print(ratio)
     content = {

@@ -13,7 +13,13 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from report import Ratio, Timing, parser, peer, publish, seconds_of, take_turns
 
-from chns.sampling import ClusterSpeakerBatches, RandomSpeakerBatches, SpeakerClusters
+from chns.sampling import (
+    ClusterSpeakerBatches,
+    NeighbourSpeakerBatches,
+    RandomSpeakerBatches,
+    SpeakerClusters,
+    SpeakerNeighbours,
+)
 
 SPEAKERS_PER_BATCH, UTTERANCES_EACH, SPEAKERS_PER_CLUSTER = 650, 10, 120
 PLAIN, PEER = "plain Python", "MPerClassSampler"
@@ -36,14 +42,22 @@ def clusters_of(num_speakers: int) -> SpeakerClusters:
     )
 
 
+def neighbours_of(num_speakers: int) -> SpeakerNeighbours:
+    """Random neighbours, 16 of each speaker."""
+    further = np.random.default_rng(0).integers(1, num_speakers, (num_speakers, 16))
+    return SpeakerNeighbours(indices=((np.arange(num_speakers)[:, None] + further) % num_speakers).astype(np.int32))
+
+
 def our_samplers(num_speakers: int) -> dict[str, Callable[[], object]]:
     """Calls that draw one batch."""
-    labels, clusters = labels_of(num_speakers), clusters_of(num_speakers)
+    labels, clusters, neighbours = labels_of(num_speakers), clusters_of(num_speakers), neighbours_of(num_speakers)
     shape = {"speakers_per_batch": SPEAKERS_PER_BATCH, "steps_per_epoch": 10**9}
     return {
         "random": iter(RandomSpeakerBatches(labels, **shape)).__next__,
         "random pooling": iter(ClusterSpeakerBatches(labels, clusters, **shape)).__next__,
         "nearest pooling": iter(ClusterSpeakerBatches(labels, clusters, pooling="nearest", **shape)).__next__,
+        "even pooling": iter(ClusterSpeakerBatches(labels, clusters, pooling="even", **shape)).__next__,
+        "neighbours": iter(NeighbourSpeakerBatches(labels, neighbours, **shape)).__next__,
     }
 
 
@@ -109,7 +123,7 @@ def main() -> None:
     growth = f"{largest:,} / {smallest:,} speakers"
     ratios = [
         Ratio(f"{name}: {growth}", timings[name, largest].median / timings[name, smallest].median, at_most=2.0)
-        for name in ("random", "random pooling", "nearest pooling")
+        for name in dict.fromkeys(name for name, _ in timings)
     ]
     publish(arguments.out, "a batch of 650 x 2, median of the turns", rows, ratios, speakers=arguments.speakers)
 

@@ -14,6 +14,12 @@ from chns.data.manifest import Manifest
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))  # encoders that configurations in tests name
 
 
+@pytest.fixture
+def rng():
+    """Random numbers, the same in every run."""
+    return np.random.default_rng(0)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real speech that does not belong to the repository: CHNS_DATA, or ../shared/data."""

@@ -21,6 +21,8 @@ TINY = {
     "shards": ["--speakers", 12, "--utterances", 4, "--layout-speakers", 40, "--recordings", 4],
     "audio_formats": ["--recordings", 3],
     "scoring": ["--trials", 300, "--utterances", 50, "--dim", 8],
+    "neighbours": ["--speakers", 1_000, "--voices", 20],
+    "hard_phase": ["--speakers", 40, "--speakers-per-batch", 4, "--dim", 8, "--step-segments", 4],
     "sampler": ["--speakers", 700, 1_400, "--peer-repeats", 1],
     "loader": ["--recordings", 8, "--speakers", 2, "--steps", 2, "--workers", 0],
     "memory": ["--segments", 4, "--chunk", 2, "--seconds", 0.1],

@@ -24,12 +24,12 @@ def run(tmp_path):
 
 def test_a_run_that_was_just_begun_has_settings_and_nothing_else(run):
     assert run.settings == asdict(SETTINGS)
-    assert run.uses_clusters
     assert not run.is_finished
     assert run.summary() == {}
     assert run.scores() == {}
     assert run.clusters() is None
     assert run.steps_done() == 0
+    assert run.decisions() == []
     assert run.model == run.path / "model"
 
 
@@ -70,6 +70,18 @@ def test_a_log_cut_short_is_read_as_far_as_it_goes(run):
     np.testing.assert_array_equal(run.log()["loss"], [1.5, np.nan])
     (run.path / "log.csv").write_text("step,epoch,loss\n")
     assert run.steps_done() == 0
+
+
+def test_decisions_are_the_lines_of_their_file(run):
+    (run.path / "decisions.txt").write_text("epoch 1: hard ratio 0 -> 0.5\n\nepoch 2: grouping\n")
+    assert run.decisions() == ["epoch 1: hard ratio 0 -> 0.5", "epoch 2: grouping"]
+
+
+def test_decisions_of_strangers_are_read_as_far_as_is_sensible(run):
+    (run.path / "decisions.txt").write_bytes(b"\xff\x00 odd\n" + b"a long line\n" * 200_000)
+    first, *others = run.decisions()
+    assert first == "\N{REPLACEMENT CHARACTER}\x00 odd"
+    assert sum(map(len, others)) <= 1_000_000
 
 
 def test_a_missing_or_damaged_log_is_named(run):

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from chns.checkpoint import load_bundle
 from chns.cli import main
 from chns.data.manifest import Manifest
+from chns.learning_rate import learning_rate_factor
 from chns.meter import negative_similarity
-from chns.training import learning_rate_factor
 
 TIMES = {"segments_per_second", "data_wait_share", "encoder_seconds", "loss_seconds"}
 
@@ -93,6 +93,38 @@ def test_a_run_stopped_in_mid_epoch_and_resumed_ends_with_the_same_weights(
 ):
     folder = tmp_path / "stopped"
     words = command(configs, hum_manifest, folder)
+    stop_in_the_hard_phase(words, folder, how)
+    assert main(words) == 0
+    assert_same_weights(weights(folder), weights(finished))
+    assert_same_log(folder, finished)
+
+
+def test_a_run_that_decides_by_itself_decides_the_same_when_killed_and_resumed(tmp_path, configs, hum_manifest):
+    shares = {"start_easy_share": "0", "easy_share_low": "0", "easy_share_high": "0.01"}
+    automatic = ("--batches.kind", "auto", *(f"--clusters.{name}={value}" for name, value in shares.items()))
+    alone, stopped = tmp_path / "alone", tmp_path / "stopped"
+    assert main(command(configs, hum_manifest, alone, *automatic)) == 0
+    words = command(configs, hum_manifest, stopped, *automatic)
+    stop_in_the_hard_phase(words, stopped, signal.SIGKILL)
+    assert main(words) == 0
+    assert_same_weights(weights(stopped), weights(alone))
+    assert_same_log(stopped, alone)
+    decisions = (alone / "decisions.txt").read_text()
+    assert "epoch 1: the hard phase begins: grouping 16 speakers by their centroids" in decisions
+    assert "epoch 1: " in decisions.splitlines()[-1]
+    assert (stopped / "decisions.txt").read_text() == decisions
+    assert [path.name for path in (stopped / "neighbours").iterdir()] == ["epoch-0001.safetensors"]
+
+
+def test_a_run_that_never_finds_its_batches_easy_is_one_with_random_batches(tmp_path, configs, hum_manifest):
+    for kind in ("auto", "random"):
+        words = ("--batches.kind", kind, "--clusters.start_easy_share", "1")
+        assert main(command(configs, hum_manifest, tmp_path / kind, *words)) == 0
+    assert_same_weights(weights(tmp_path / "auto"), weights(tmp_path / "random"))
+    assert not (tmp_path / "auto" / "decisions.txt").exists()
+
+
+def stop_in_the_hard_phase(words, folder, how):
     slow = "import time, chns.meter as m; add = m.Meter.add; m.Meter.add = lambda *a: (time.sleep(0.15), add(*a))[1]; "
     start = f"{slow}from chns.cli import main; raise SystemExit(main({words!r}))"
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
@@ -107,12 +139,7 @@ def test_a_run_stopped_in_mid_epoch_and_resumed_ends_with_the_same_weights(
     _, errors = process.communicate(timeout=60)
     assert process.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 130), errors
     assert not (folder / "summary.json").exists()
-    saved = torch.load(folder / "training.pt", weights_only=True)["step"]
-    assert saved % 6 != 0
-
-    assert main(words) == 0
-    assert_same_weights(weights(folder), weights(finished))
-    assert_same_log(folder, finished)
+    assert torch.load(folder / "training.pt", weights_only=True)["step"] % 6 != 0
 
 
 def _logged_step(folder):
@@ -190,6 +217,13 @@ def test_a_damaged_checkpoint_is_named(tmp_path, configs, hum_manifest, capsys):
     (tmp_path / "run" / "training.pt").write_bytes(b"half a file")
     assert main(command(configs, hum_manifest, tmp_path / "run")) == 2
     assert "checkpoint must be one that this run wrote, got a damaged or foreign file" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_version_is_refused(tmp_path, configs, hum_manifest, capsys):
+    (tmp_path / "run").mkdir()
+    torch.save({"format": "chns-training-1"}, tmp_path / "run" / "training.pt")
+    assert main(command(configs, hum_manifest, tmp_path / "run")) == 2
+    assert "checkpoint must be of format chns-training-2, got chns-training-1" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_length_is_refused(finished, tmp_path, configs, hum_manifest, capsys):

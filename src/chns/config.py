@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from chns.augmentation_config import AugmentationSettings
 
-BatchKind = Literal["random", "clustered"]
+BatchKind = Literal["random", "clustered", "neighbours", "auto"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,8 @@ class BatchSettings:
     """How batches are composed: speakers x utterances.
 
     Args:
-        kind: random speakers throughout, or clustered ones from clusters.start_epoch on.
+        kind: random speakers throughout; or, in the hard phase, clustered ones as in the paper, or neighbours: small
+            groups of nearest speakers; or auto, which needs none of the settings of the hard phase.
         speakers_per_batch: Speakers of a batch.
         utterances_per_speaker: Utterances of each of them.
         steps_per_epoch: Batches of an epoch. By default as many as use each utterance once on average.
@@ -68,25 +69,50 @@ class BatchSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterSettings:
-    """The hard phase: when it starts, and how its clusters are made and used. Only for batches.kind clustered.
+    """The hard phase: when it starts, and how similar speakers are found and drawn. Not for batches.kind random.
 
     Args:
-        start_epoch: First epoch (from 0) with clustered batches; the epochs before warm the encoder up.
-        num_clusters: Clusters of k-means.
-        hard_ratio: Share of a batch's speakers that comes from clusters of similar speakers.
-        ramp_epochs: Epochs over which the share grows to hard_ratio.
-        refresh_every: Cluster again after so many epochs; 0 never does.
-        pooling: Which clusters join the first when it is too small, random ones or the nearest.
-        utterances_per_centroid: Utterances that make up a speaker's centroid.
+        start: When it starts: at start_epoch, or, from then on, as soon as batches are easy, see start_easy_share.
+        start_epoch: First epoch (from 0) with hard batches; the epochs before warm the encoder up.
+        hard_ratio: Share of a batch's speakers that is drawn to be alike.
+        ramp_epochs: Epochs over which the share grows to hard_ratio. Only for start epoch.
+        start_easy_share: Share of easy anchors in an epoch, utterances nearer to their own speaker than to any other,
+            above which random batches have become easy. Only for start easy.
+        easy_share_low: If fewer anchors of hard batches are easy, the hard ratio falls by a half. Only for start easy.
+        easy_share_high: If more of them are easy, it rises by a half. Only for start easy.
+        num_clusters: Clusters of k-means; null for as many as give a batch the paper's 5.5. Only for clustered.
+        pooling: Which clusters a batch takes: random ones, the nearest of a random one, or even, which gives every
+            speaker the same number of turns. Only for clustered.
+        group_size: Speakers of a group. Only for neighbours.
+        first_neighbour: Nearest neighbour that may join a group, 0 for the very nearest. Only for neighbours.
+        last_neighbour: How many nearest neighbours a group is drawn from, those before the first left out. Only for
+            neighbours.
+        refresh_every: Find similar speakers again after so many epochs; 0 never does.
+        refresh_drift: Find them again once the speakers' centroids have moved so far, in mean cosine distance; 0 never
+            does.
+        centroids: Made by embedding utterances for the purpose, or moving averages of training embeddings, which cost
+            no extra pass.
+        separate_same_person: Keep speakers who are probably one person under two names out of each other's batches.
+        utterances_per_centroid: Utterances that are embedded of each speaker.
         crop_seconds: Length of the crop taken of each of those.
     """
 
+    start: Literal["epoch", "easy"] = "epoch"
     start_epoch: int = 2
-    num_clusters: int = 50
     hard_ratio: float = 1.0
     ramp_epochs: int = 0
+    start_easy_share: float = 0.9
+    easy_share_low: float = 0.5
+    easy_share_high: float = 0.8
+    num_clusters: int | None = 50
+    pooling: Literal["random", "nearest", "even"] = "random"
+    group_size: int = 8
+    first_neighbour: int = 0
+    last_neighbour: int = 16
     refresh_every: int = 0
-    pooling: Literal["random", "nearest"] = "random"
+    refresh_drift: float = 0.0
+    centroids: Literal["embedded", "moving_average"] = "embedded"
+    separate_same_person: bool = False
     utterances_per_centroid: int = 10
     crop_seconds: float = 3.0
 

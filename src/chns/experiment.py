@@ -15,7 +15,6 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from chns.augmented_crops import augmented_crops, described_augmentation, make_masking
-from chns.batch_plan import BatchPlan
 from chns.checkpoint import Architecture, save_bundle
 from chns.config import OptimizerSettings, TrainSettings
 from chns.data.manifest import Manifest
@@ -25,8 +24,8 @@ from chns.errors import ConfigError
 from chns.evaluation.metrics import VerificationMetrics
 from chns.factory import make
 from chns.files import atomic_path
+from chns.planning import make_plan
 from chns.run_folder import RunFolder
-from chns.sampling import HardPhaseSchedule
 from chns.starting_model import starting_model
 from chns.training import Training
 from chns.training_data import read_data
@@ -114,35 +113,6 @@ def make_loss(settings: TrainSettings, model: SpeakerEncoder, manifest: Manifest
         derived["embedding_dim"] = embedding_dim
     loss: nn.Module = make(settings.loss.factory, settings.loss.settings, **derived)
     return loss
-
-
-def make_plan(settings: TrainSettings, manifest: Manifest) -> BatchPlan:
-    """Which batches each epoch trains on."""
-    batches, clusters = settings.batches, settings.clusters
-    schedule = HardPhaseSchedule(
-        start_epoch=clusters.start_epoch,
-        hard_ratio=clusters.hard_ratio,
-        ramp_epochs=clusters.ramp_epochs,
-        refresh_every=clusters.refresh_every,
-    )
-    if batches.kind == "clustered" and clusters.start_epoch >= settings.train.epochs:
-        raise ConfigError(
-            f"clusters.start_epoch must be before the last of train.epochs = {settings.train.epochs}, "
-            f"got {clusters.start_epoch}. The hard phase would never begin."
-        )
-    return BatchPlan(
-        manifest,
-        schedule=schedule if batches.kind == "clustered" else None,
-        speakers_per_batch=batches.speakers_per_batch,
-        utterances_per_speaker=batches.utterances_per_speaker,
-        steps_per_epoch=batches.steps_per_epoch,
-        num_clusters=clusters.num_clusters,
-        pooling=clusters.pooling,
-        utterances_per_centroid=clusters.utterances_per_centroid,
-        centroid_crop_seconds=clusters.crop_seconds,
-        seed=settings.seed,
-        num_workers=settings.data.num_workers,
-    )
 
 
 class _Progress:

@@ -22,6 +22,8 @@ class Meter:
         self._segments = 0
         self._wait_seconds = 0.0
         self._last: StepResult | None = None
+        self._easy_sum = self._epoch_easy_sum = torch.zeros(())
+        self._epoch_steps = 0
         self._since = self._idle_since = time.perf_counter()
 
     def restart_clock(self) -> None:
@@ -41,7 +43,11 @@ class Meter:
     def add(self, result: StepResult) -> None:
         """Count a step; nothing is moved off the device."""
         self._loss_sum = self._loss_sum.to(result.loss.device) + result.loss
+        easy = easy_anchor_share(result.embeddings, result.speaker_labels)
+        self._easy_sum = self._easy_sum.to(easy.device) + easy
+        self._epoch_easy_sum = self._epoch_easy_sum.to(easy.device) + easy
         self._steps += 1
+        self._epoch_steps += 1
         self._segments += len(result.speaker_labels)
         self._last = result
 
@@ -52,6 +58,7 @@ class Meter:
         mean, p95 = negative_similarity(self._last.embeddings, self._last.speaker_labels)
         values = {
             "loss": float(self._loss_sum) / self._steps,
+            "easy_anchor_share": float(self._easy_sum) / self._steps,
             "negative_similarity_mean": mean,
             "negative_similarity_p95": p95,
             "segments_per_second": self._segments / seconds,
@@ -59,18 +66,32 @@ class Meter:
             "encoder_seconds": self._last.encoder_seconds,
             "loss_seconds": self._last.loss_seconds,
         }
-        self._loss_sum = torch.zeros(())
+        self._loss_sum = self._easy_sum = torch.zeros(())
         self._steps = 0
         self.restart_clock()
         return values
 
+    def read_epoch(self) -> float:
+        """Mean share of easy anchors since the last reading of this kind."""
+        share = float(self._epoch_easy_sum) / self._epoch_steps
+        self._epoch_easy_sum = torch.zeros(())
+        self._epoch_steps = 0
+        return share
+
     def state_dict(self) -> dict[str, Any]:
         """The sums that a resumed run goes on with."""
-        return {"loss_sum": self._loss_sum, "steps": self._steps}
+        return {
+            "loss_sum": self._loss_sum,
+            "easy_sum": self._easy_sum,
+            "steps": self._steps,
+            "epoch_easy_sum": self._epoch_easy_sum,
+            "epoch_steps": self._epoch_steps,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with saved sums."""
-        self._loss_sum, self._steps = state["loss_sum"], state["steps"]
+        self._loss_sum, self._easy_sum, self._steps = state["loss_sum"], state["easy_sum"], state["steps"]
+        self._epoch_easy_sum, self._epoch_steps = state["epoch_easy_sum"], state["epoch_steps"]
 
 
 def negative_similarity(embeddings: Tensor, speaker_labels: Tensor) -> tuple[float, float]:
@@ -85,3 +106,24 @@ def negative_similarity(embeddings: Tensor, speaker_labels: Tensor) -> tuple[flo
     similarities = (normalised @ normalised.T)[different]
     rank = max(1, math.ceil(0.95 * len(similarities)))
     return float(similarities.mean()), float(similarities.kthvalue(rank).values)
+
+
+@torch.no_grad()
+def easy_anchor_share(embeddings: Tensor, speaker_labels: Tensor) -> Tensor:
+    """Share of the anchors to whom all their own speaker's utterances are more similar than anybody else's.
+
+    Such an anchor has little left to learn from its batch, whatever the loss and its temperature.
+
+    Args:
+        embeddings: Shape (N, dim).
+        speaker_labels: Shape (N,), of at least two speakers.
+
+    Returns:
+        A scalar; 1 where no anchor has another utterance of its speaker.
+    """
+    normalised = F.normalize(embeddings.float(), dim=1)
+    similarities = normalised @ normalised.T
+    same = speaker_labels[:, None] == speaker_labels[None]
+    nearest_other = similarities.masked_fill(same, -torch.inf).amax(dim=1)
+    farthest_own = similarities.masked_fill(~same, torch.inf).fill_diagonal_(torch.inf).amin(dim=1)
+    return (farthest_own > nearest_other).float().mean()

@@ -24,6 +24,8 @@ from chns.sampling.clusters import SpeakerClusters
 
 FloatArray = npt.NDArray[np.float64]
 
+_MOST_DECISION_BYTES = 1_000_000
+
 # Settings that may differ when a run goes on, because they do not change what it computes.
 FREE_SETTINGS = frozenset(
     {
@@ -90,11 +92,6 @@ class RunFolder:
         """The bundle of the last epoch."""
         return self.path / "model"
 
-    @property
-    def uses_clusters(self) -> bool:
-        """Whether its batches were clustered from some epoch on."""
-        return bool(self.settings.get("batches", {}).get("kind") == "clustered")
-
     def log(self) -> dict[str, FloatArray]:
         """The columns of ``log.csv``, each of shape (rows,); NaN where a value was not measured at that step.
 
@@ -116,6 +113,15 @@ class RunFolder:
         """The clusters it used last; None if it never clustered."""
         paths = sorted((self.path / "clusters").glob("epoch-*.safetensors"))
         return SpeakerClusters.load(paths[-1]) if paths else None
+
+    def decisions(self) -> list[str]:
+        """What it decided about its batches while it trained, in words; of a very long list the beginning."""
+        path = self.path / "decisions.txt"
+        if not path.is_file():
+            return []
+        with path.open("rb") as file:
+            text = file.read(_MOST_DECISION_BYTES).decode("utf-8", errors="replace")
+        return [line for line in text.splitlines() if line.strip()]
 
     def summary(self) -> dict[str, Any]:
         """Content of ``summary.json``; empty while the training is not finished.

@@ -18,6 +18,7 @@ COLUMNS = (
     "temperature",
     "learning_rate",
     "hard_ratio",
+    "easy_anchor_share",
     "negative_similarity_mean",
     "negative_similarity_p95",
     "segments_per_second",

@@ -8,7 +8,6 @@ several processes each runs this loop on its slice of every batch; the first one
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -29,15 +28,17 @@ from chns.encoders import SpeakerEncoder
 from chns.errors import ModelFileError
 from chns.evaluation.metrics import VerificationMetrics
 from chns.files import atomic_path
+from chns.learning_rate import learning_rate_factor
 from chns.meter import Meter
 from chns.run_log import RunLog
+from chns.sampling.schedule import EpochSignals
 from chns.stopping import StopRequest
 from chns.training_step import TrainingStep
 from chns.validation import Validation
 
 _log = logging.getLogger(__name__)
 
-_FORMAT = "chns-training-1"
+_FORMAT = "chns-training-2"
 
 
 class Training:
@@ -46,7 +47,8 @@ class Training:
     Args:
         fabric: Device and precision.
         model: Waveforms to embeddings; trained in place.
-        loss: Of embeddings and speaker labels; its parameters are trained too.
+        loss: Of embeddings and speaker labels; its parameters are trained too. If it has a method ``set_progress``, it
+            is told the share of the steps that are done before each one.
         make_optimizer: Makes the optimiser of a list of parameters.
         plan: Which batches each epoch trains on.
         crops: The training utterances.
@@ -89,6 +91,7 @@ class Training:
     ) -> None:
         self._fabric = fabric
         self._loss = fabric.to_device(loss)
+        self._set_progress: Callable[[float], None] | None = getattr(loss, "set_progress", None)
         parameters = [p for p in (*model.parameters(), *loss.parameters()) if p.requires_grad]
         optimizer = make_optimizer(parameters)
         self._parameters = parameters
@@ -141,7 +144,9 @@ class Training:
             for epoch in range(self._step // self._plan.steps_per_epoch, self._epochs):
                 self._train_epoch(epoch, log, progress, stop)
                 average_buffers(self._model)
-                self._validate_if_due(epoch, log)
+                validation_eer = self._validate_if_due(epoch, log)
+                self._plan.end_epoch(epoch, EpochSignals(self._meter.read_epoch(), validation_eer))
+                self._write_decisions()
                 self._save()
                 if epoch + 1 < self._epochs and stop.is_made(self._fabric.device):
                     raise KeyboardInterrupt
@@ -158,8 +163,8 @@ class Training:
     def _train_epoch(self, epoch: int, log: RunLog | None, progress: tqdm[Never], stop: StopRequest) -> None:
         first_step = self._step - epoch * self._plan.steps_per_epoch
         if first_step == 0 and self._plan.begin(epoch, self._model, self._fabric.device) and self._writes:
-            assert self._plan.clusters is not None
-            self._plan.clusters.save(self._folder / "clusters" / f"epoch-{epoch:04d}.safetensors")
+            self._plan.save_groups(self._folder)
+            self._write_decisions()
         self._model.train()
         self._meter.restart_clock()
         for waveforms, labels in self._batches(epoch, first_step):
@@ -207,6 +212,8 @@ class Training:
         rate = learning_rate_factor(self._step, self.num_steps, self._warmup_share)
         for group, peak in zip(self._optimizer.param_groups, self._peak_rates, strict=True):
             group["lr"] = peak * rate
+        if self._set_progress is not None:
+            self._set_progress(self._step / self.num_steps)
         self._optimizer.zero_grad()
         timed = (self._step + 1) % self._log_every_steps == 0
         result = self._compute_gradients(waveforms, labels, step=self._step, timed=timed)
@@ -215,6 +222,7 @@ class Training:
         self._optimizer.step()
         self._step += 1
         self._meter.add(result)
+        self._plan.observe_step(result.embeddings, result.speaker_labels)
 
     def _settings_now(self, epoch: int) -> dict[str, float]:
         values = {"learning_rate": self._optimizer.param_groups[0]["lr"], "hard_ratio": self._plan.hard_ratio_at(epoch)}
@@ -223,20 +231,29 @@ class Training:
             values["temperature"] = float(temperature().detach())
         return values
 
-    def _validate_if_due(self, epoch: int, log: RunLog | None) -> None:
+    def _validate_if_due(self, epoch: int, log: RunLog | None) -> float | None:
+        """The EER on the held-out speakers, if it is measured after this epoch."""
         last = epoch + 1 == self._epochs
         if self._validation is None:
             if last:
                 self._on_validation(None)
-            return
-        if last or (epoch + 1) % self._validate_every_epochs == 0:
-            metrics = self._validation.measure(self._model, self._fabric.device)
-            values = {"validation_eer": metrics.eer}
-            values |= {f"validation_min_dcf_{p}": cost for p, cost in metrics.min_dcf.items()}
-            if log is not None:
-                log.write(self._step, epoch, values)
-            _log.info("epoch %d: validation EER %.2f %%", epoch, 100 * metrics.eer)
-            self._on_validation(metrics)
+            return None
+        if not last and (epoch + 1) % self._validate_every_epochs:
+            return None
+        metrics = self._validation.measure(self._model, self._fabric.device)
+        values = {"validation_eer": metrics.eer}
+        values |= {f"validation_min_dcf_{p}": cost for p, cost in metrics.min_dcf.items()}
+        if log is not None:
+            log.write(self._step, epoch, values)
+        _log.info("epoch %d: validation EER %.2f %%", epoch, 100 * metrics.eer)
+        self._on_validation(metrics)
+        return metrics.eer
+
+    def _write_decisions(self) -> None:
+        """What the plan decided so far, one decision a line."""
+        if self._writes and self._plan.decisions:
+            with atomic_path(self._folder / "decisions.txt") as temporary:
+                temporary.write_text("".join(f"{line}\n" for line in self._plan.decisions), encoding="utf-8")
 
     def _save(self) -> None:
         if not self._writes:
@@ -257,7 +274,12 @@ class Training:
     def _load(self) -> None:
         try:
             state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-            if state["format"] != _FORMAT or state["num_steps"] != self.num_steps:
+            if state["format"] != _FORMAT:
+                raise ModelFileError(
+                    f"checkpoint must be of format {_FORMAT}, got {state['format']}, of another version of chns, in "
+                    f"{self.checkpoint}. Start in another folder."
+                )
+            if state["num_steps"] != self.num_steps:
                 raise ModelFileError(
                     f"checkpoint must be of a run of {self.num_steps} steps, got one of {state['num_steps']} in "
                     f"{self.checkpoint}. Start in another folder."
@@ -273,15 +295,6 @@ class Training:
                 f"checkpoint must be one that this run wrote, got a damaged or foreign file {self.checkpoint} "
                 f"({error}). Delete it to start anew."
             ) from error
-
-
-def learning_rate_factor(step: int, num_steps: int, warmup_share: float) -> float:
-    """Share of the peak learning rate at a step (from 0): a linear rise, then half a cosine down to zero."""
-    warmup_steps = warmup_share * num_steps
-    if step + 1 < warmup_steps:
-        return (step + 1) / warmup_steps
-    progress = (step + 1 - warmup_steps) / max(1.0, num_steps + 1 - warmup_steps)
-    return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 def _line(step: int, num_steps: int, epoch: int, values: dict[str, float]) -> str:

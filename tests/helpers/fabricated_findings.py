@@ -31,6 +31,7 @@ def fabricated_run(
     rng = np.random.default_rng(seed)
     strategy = strategy or STRATEGIES[name.partition("/")[0]]
     clustered = "clustered" in strategy
+    neighbours = "neighbours" in strategy
     speakers = [speaker.format(number) for number in range(num_speakers)]
     clusters = rng.integers(num_clusters, size=num_speakers)
     centres = rng.normal(size=(num_clusters, 2))
@@ -39,7 +40,7 @@ def fabricated_run(
         name=name,
         path=Path("runs") / "x",
         strategy=strategy,
-        log=_log(rng, clustered),
+        log=_log(rng, clustered or neighbours),
         scored={n: _scored(rng, n, separation - 0.7 * i, num_trials, speakers) for i, n in enumerate(trial_lists)},
         speaker_map=SpeakerMap(
             speakers=speakers,
@@ -52,11 +53,18 @@ def fabricated_run(
         )
         if clustered
         else None,
-        batch_hardness=BatchHardness(random=rng.normal(0.12, 0.15, 3_000), clustered=rng.normal(0.22, 0.16, 3_000)),
+        batch_hardness=BatchHardness(
+            kind="neighbours" if neighbours else "clustered",
+            random=rng.normal(0.12, 0.15, 3_000),
+            hard=rng.normal(0.22, 0.16, 3_000),
+            random_closest=0.61,
+            hard_closest=0.74,
+        ),
         duplicates=[
             SuspectedDuplicate(speakers=(speakers[i], speakers[i + 1]), similarity=0.9 - 0.01 * i, own_similarity=0.85)
             for i in range(25)
         ],
+        batches="neighbours" if neighbours else "clustered" if clustered else "random",
         num_training_speakers=num_speakers,
     )
 

@@ -207,6 +207,25 @@ def test_temperature_must_be_positive(kind):
         kind(temperature=0.0)
 
 
+def test_beta_moves_with_the_progress_of_the_training():
+    loss = HSCLLoss(beta=0.5, beta_start=0.1, beta_ramp_share=0.5)
+    betas = []
+    for share_done in (0.0, 0.25, 0.5, 1.0):
+        loss.set_progress(share_done)
+        betas.append(loss.beta)
+    assert betas == pytest.approx([0.1, 0.3, 0.5, 0.5])
+    constant = HSCLLoss(beta=0.5)
+    constant.set_progress(0.1)
+    assert constant.beta == 0.5
+
+
+def test_the_start_and_ramp_of_beta_must_be_in_range():
+    with pytest.raises(ValueError, match=r"beta_start must be 0 or more, got -0\.1"):
+        HSCLLoss(beta_start=-0.1)
+    with pytest.raises(ValueError, match=r"beta_ramp_share must be above 0 and at most 1, got 0"):
+        HSCLLoss(beta_ramp_share=0.0)
+
+
 def test_beta_must_not_be_negative():
     with pytest.raises(ValueError, match=r"beta must be 0 or more, got -0\.1"):
         HSCLLoss(beta=-0.1)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 
 from chns.cli.train import build_parser
 from chns.config import DataSettings, TrainSettings
@@ -15,6 +16,7 @@ from chns.errors import ManifestError, RunFolderError
 from chns.evaluation.scoring import write_scores
 from chns.evaluation.trials import Trials
 from chns.experiment import train
+from chns.report import collect
 from chns.report.collect import collect_findings
 from chns.sampling import SpeakerClusters
 from chns.training_data import read_data
@@ -22,10 +24,10 @@ from chns.training_data import read_data
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, configs, hum_manifest):
-    """One run with random and one with clustered batches, with a score file each."""
+    """A run with random batches, one with clustered ones and one with neighbours, with a score file each."""
     folder = tmp_path_factory.mktemp("runs")
     parser = build_parser()
-    for strategy in ("supcon", "chns"):
+    for strategy in ("supcon", "chns", "neighbours"):
         words = [word for name in (strategy, "tiny") for word in ("--config", str(configs / f"{name}.yaml"))]
         arguments = parser.instantiate(parser.parse_args([*words, "--data.train", str(hum_manifest)]))
         settings = TrainSettings(**{name: arguments[name] for name in TrainSettings.__dataclass_fields__})
@@ -40,6 +42,11 @@ def runs(tmp_path_factory, configs, hum_manifest):
 @pytest.fixture(scope="module")
 def findings(runs):
     return collect_findings([runs / "supcon" / "seed-0", runs / "chns" / "seed-0"])
+
+
+@pytest.fixture(scope="module")
+def neighbours(runs):
+    return collect_findings([runs / "neighbours" / "seed-0"])[0]
 
 
 @pytest.fixture
@@ -89,8 +96,45 @@ def test_the_map_shows_the_training_speakers_and_their_clusters(findings, runs, 
 
 def test_both_kinds_of_batches_are_measured_for_every_run(findings):
     for found in findings:
-        assert len(found.batch_hardness.random) == len(found.batch_hardness.clustered) > 1_000
-        assert found.batch_hardness.clustered.mean() > found.batch_hardness.random.mean()
+        assert found.batch_hardness.kind == "clustered"
+        assert len(found.batch_hardness.random) == len(found.batch_hardness.hard) > 1_000
+        assert found.batch_hardness.hard.mean() > found.batch_hardness.random.mean()
+
+
+def test_a_run_of_neighbours_has_no_clusters_but_hard_batches_and_decisions(neighbours):
+    assert (neighbours.batches, neighbours.strategy) == ("neighbours", "SupCon, batches of neighbours, hard ratio 1.0")
+    assert neighbours.cluster_shapes is None
+    assert neighbours.speaker_map.clusters is None
+    assert neighbours.batch_hardness.kind == "neighbours"
+    assert neighbours.batch_hardness.hard_closest > neighbours.batch_hardness.random_closest
+    assert neighbours.has_hard_phase
+    assert neighbours.decisions == ["epoch 1: the hard phase begins: grouping 18 speakers by their centroids"]
+    assert len(neighbours.log["easy_anchor_share"]) > 0
+
+
+def test_only_a_run_that_came_to_hard_batches_has_a_hard_phase(findings):
+    assert [found.has_hard_phase for found in findings] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("kind", "logged", "ratio"),
+    [
+        ("auto", [0.0, 0.5, np.nan, 0.0], 0.5),
+        ("auto", [0.0, 0.0], 1.0),
+        ("neighbours", [0.0], 0.25),
+        ("random", [], 0.25),
+    ],
+)
+def test_batches_are_as_hard_as_they_came_to_be_while_training(run, kind, logged, ratio, monkeypatch):
+    asked = []
+    monkeypatch.setattr(collect, "batch_hardness", lambda *_, hard_phase, **__: asked.append(hard_phase.hard_ratio))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["batches"]["kind"], config["clusters"]["hard_ratio"] = kind, 0.25
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    lines = [f"{step},{'' if np.isnan(value) else value}" for step, value in enumerate(logged)]
+    (run / "log.csv").write_text("\n".join(["step,hard_ratio", *lines]))
+    collect_findings([run])
+    assert asked == [ratio]
 
 
 def test_suspected_duplicates_are_training_speakers(findings):
@@ -103,7 +147,7 @@ def test_a_second_report_finds_the_same_without_the_audio(findings, runs, hum_ma
     again = collect_findings([runs / "supcon" / "seed-0"], names=["A"])[0]
     assert again.name == "A"
     assert np.array_equal(again.speaker_map.points, findings[0].speaker_map.points)
-    assert np.array_equal(again.batch_hardness.clustered, findings[0].batch_hardness.clustered)
+    assert np.array_equal(again.batch_hardness.hard, findings[0].batch_hardness.hard)
 
 
 def test_without_training_data_the_rest_is_reported(run, caplog):

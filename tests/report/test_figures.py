@@ -180,14 +180,19 @@ def test_equal_scores_of_one_value_have_a_histogram(tmp_path):
     assert score_figure(tmp_path, "s", one["flat"][0], run_styles([run])[run.name], (low, high)).svg
 
 
-def test_a_hardness_figure_says_by_how_much_clustered_batches_are_harder(runs, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "called"), [("clustered", "clustered batches"), ("neighbours", "batches of neighbours")]
+)
+def test_a_hardness_figure_says_by_how_much_hard_batches_of_either_kind_are_harder(runs, tmp_path, kind, called):
     run = runs[1]
-    hardness = run.batch_hardness
+    hardness = replace(run.batch_hardness, kind=kind)
     figure = hardness_figure(tmp_path, "h", run.name, hardness, run_styles(runs)[run.name], hardness_limits(runs))
-    shift = hardness.clustered.mean() - hardness.random.mean()
+    shift = hardness.hard.mean() - hardness.random.mean()
     assert f"{shift:.3f} higher" in figure.caption
-    assert {"random batches", "clustered batches"} <= set(texts(figure.svg))
-    easier = replace(hardness, random=hardness.clustered, clustered=hardness.random)
+    assert f"in {called}" in figure.caption
+    assert "the closest other speaker of its batch an utterance has 0.610 and 0.740" in figure.caption
+    assert {"random batches", called} <= set(texts(figure.svg))
+    easier = replace(hardness, random=hardness.hard, hard=hardness.random)
     figure = hardness_figure(tmp_path, "h", run.name, easier, run_styles(runs)[run.name], hardness_limits(runs))
     assert f"{shift:.3f} lower" in figure.caption
 
@@ -215,6 +220,15 @@ def test_a_training_figure_has_the_runs_that_measured_the_quantity(runs, tmp_pat
     assert "supcon" not in texts(figure.svg)
     assert training_figure(tmp_path, "none", loss, [silent], run_styles(runs)) is None
     assert not (tmp_path / "none.svg").exists()
+
+
+def test_easy_anchors_are_drawn_in_percent_if_some_run_has_logged_them(runs, tmp_path):
+    easy = next(quantity for quantity in QUANTITIES if quantity.column == "easy_anchor_share")
+    older = replace(runs[0], log={**runs[0].log, "easy_anchor_share": np.full(40, np.nan)})
+    assert training_figure(tmp_path, "easy", easy, [older, runs[1]], run_styles(runs)) is None
+    newer = replace(runs[2], log={**runs[2].log, "easy_anchor_share": np.full(40, 0.93)})
+    figure = training_figure(tmp_path, "easy", easy, [older, newer], run_styles(runs))
+    assert figure.alt == f"Easy anchors over steps: {newer.name} ends at 93"
 
 
 def test_a_curve_that_another_covers_shows_as_an_edge(runs, tmp_path):

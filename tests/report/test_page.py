@@ -16,8 +16,6 @@ from chns.report.comparison import read_comparison
 from chns.report.findings import SuspectedDuplicate
 from chns.report.map_data import map_data
 from chns.report.page import write_report
-from chns.report.reasons import missing_reasons
-from chns.report.summary import summary_words
 from chns.report.tables import list_errors, run_rows, suspected_pairs
 
 HOSTILE_SPEAKER = "<script>alert({})</script>"
@@ -190,15 +188,6 @@ def test_a_report_of_findings_without_data_says_why_in_every_section(tmp_path):
     assert "nothing can be said about its errors" in " ".join(written.summary)
 
 
-def test_reasons_name_the_runs_that_share_them():
-    runs = [fabricated_run("supcon/0"), fabricated_run("supcon/1"), fabricated_run("chns")]
-    assert missing_reasons(runs)["clusters"] == ["supcon/0, supcon/1: random batches, so no clusters."]
-    drawn = replace(runs[2], num_training_speakers=70_000)
-    assert missing_reasons([drawn])["map"] == ["chns: of 70,000 training speakers, 60 drawn at random were looked at."]
-    alone = replace(runs[2], batch_hardness=None)
-    assert "fewer than two speakers" in missing_reasons([alone])["hardness"][0]
-
-
 def test_the_best_value_of_a_column_is_marked_and_a_list_that_was_not_scored_left_open():
     runs = fabricated_runs(trial_lists=("a",))
     runs[1] = replace(runs[1], scored={})
@@ -252,15 +241,24 @@ def test_map_coordinates_keep_their_proportions_and_names_are_shared():
         assert drawn["clusters"] is None or len(drawn["clusters"]) == 60
 
 
-def test_the_summary_names_the_best_and_the_worst_run():
-    runs = fabricated_runs(trial_lists=("a",))
-    scored = {"a": [(run, run.scored["a"]) for run in runs]}
-    by_name = {"a": [type("One", (), {"run": run, "scored": s}) for run, s in scored["a"]]}
-    words = summary_words(runs, by_name, num_duplicates=1)
-    ordered = sorted(runs, key=lambda run: run.scored["a"].metrics.eer)
-    assert f"by {ordered[0].name} (" in words
-    assert f"by {ordered[-1].name}." in words
-    assert "One pair of training speakers" in words
+def test_decisions_of_a_run_are_listed_under_its_name_escaped_and_bounded(tmp_path):
+    lines = ["epoch 1: <b>hard</b> ratio 0 -> 0.5", "x" * 5_000, "bell \x07", *(f"epoch {n}: more" for n in range(70))]
+    runs = [replace(fabricated_run("chns", trial_lists=()), decisions=lines), fabricated_run(trial_lists=())]
+    html = write_report(tmp_path, runs).page.read_text()
+    listed = re.search(r'<ul class="decisions">(.*?)</ul>', html, re.S)[1]
+    assert "epoch 1: &lt;b&gt;hard&lt;/b&gt; ratio 0 -&gt; 0.5" in listed
+    assert "x" * 200 in listed
+    assert "x" * 201 not in listed
+    assert "bell \N{REPLACEMENT CHARACTER}" in listed
+    assert listed.count("<li>") == 50
+    assert "23 more are in" in html
+    assert html.count('class="decisions"') == 1
+    before = html[: html.index('<ul class="decisions">')]
+    assert before.rindex("</span>chns") > before.rindex("What the runs decided")
+
+
+def test_without_decisions_nothing_is_said_of_them(report):
+    assert "decided" not in report[3]
 
 
 def test_runs_of_a_report_are_at_least_one_and_differ_in_name(tmp_path):

@@ -36,6 +36,41 @@ def test_a_setting_that_is_none_is_refused_with_its_file(tmp_path, wrong):
 
 
 @pytest.mark.parametrize(
+    ("kind", "clusters", "name"),
+    [
+        ("neighbours", {}, "SupCon, batches of neighbours, hard ratio 1.0"),
+        (
+            "neighbours",
+            {"hard_ratio": 0.5, "group_size": 4, "first_neighbour": 1, "last_neighbour": 9, "refresh_every": 2},
+            "SupCon, batches of neighbours, hard ratio 0.5, groups of 4 from the nearest 2 to 9, "
+            "neighbours anew every 2 epochs",
+        ),
+        ("auto", {"hard_ratio": 0.5, "start": "easy"}, "SupCon, auto batches"),
+        ("auto", {"last_neighbour": 12}, "SupCon, auto batches, groups of 8 from the nearest 1 to 12"),
+        (
+            "clustered",
+            {"pooling": "even", "num_clusters": None, "start": "easy"},
+            "SupCon, clustered batches, hard ratio 1.0, even pooling, number of clusters derived, "
+            "from when batches are easy",
+        ),
+        (
+            "clustered",
+            {"refresh_drift": 0.1, "centroids": "moving_average", "separate_same_person": True},
+            "SupCon, clustered batches, hard ratio 1.0, clustered anew after a drift of 0.1, moving centroids, "
+            "suspected doubles kept apart",
+        ),
+    ],
+)
+def test_the_strategy_says_which_kind_and_what_is_unusual(kind, clusters, name):
+    assert strategy_name(TrainSettings(batches=BatchSettings(kind=kind), clusters=ClusterSettings(**clusters))) == name
+
+
+def test_a_scheduled_beta_is_part_of_the_strategy():
+    loss = ObjectSettings(factory="chns.losses.HSCLLoss", settings={"beta_start": 0.0, "beta": 0.5})
+    assert strategy_name(TrainSettings(loss=loss)) == "H-SCL with beta from 0.0, random batches"
+
+
+@pytest.mark.parametrize(
     ("loss", "clusters", "name"),
     [
         ("chns.losses.SupConLoss", None, "SupCon, random batches"),

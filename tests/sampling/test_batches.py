@@ -2,17 +2,25 @@
 
 import logging
 import math
+import pickle
 from itertools import chain
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from chns.sampling import ClusterSpeakerBatches, RandomSpeakerBatches, SpeakerClusters
+from chns.sampling import (
+    ClusterSpeakerBatches,
+    NeighbourSpeakerBatches,
+    RandomSpeakerBatches,
+    SpeakerClusters,
+    SpeakerNeighbours,
+)
 
-KINDS = ["random", "clusters, random pooling", "clusters, nearest pooling"]
+POOLINGS = ["random", "nearest", "even"]
+KINDS = ["random", "neighbours", *(f"clusters, {pooling} pooling" for pooling in POOLINGS)]
 
 
 def clusters_of(num_speakers, num_clusters, seed=0):
@@ -24,12 +32,23 @@ def clusters_of(num_speakers, num_clusters, seed=0):
     )
 
 
+def neighbours_of(num_speakers, num_neighbours, seed=0):
+    rng = np.random.default_rng(seed)
+    others = np.array([np.delete(np.arange(num_speakers), speaker) for speaker in range(num_speakers)], np.int32)
+    return SpeakerNeighbours(indices=rng.permuted(others, axis=1)[:, :num_neighbours])
+
+
 def make(kind, labels, **options):
+    num_speakers = int(max(labels)) + 1
     if kind == "random":
         options.pop("hard_ratio", None)
         return RandomSpeakerBatches(labels, **options)
-    pooling = "nearest" if "nearest" in kind else "random"
-    return ClusterSpeakerBatches(labels, clusters_of(int(max(labels)) + 1, 7), pooling=pooling, **options)
+    if kind == "neighbours":
+        known = min(5, num_speakers - 1)
+        options |= {"group_size": 1 + (known + 1) // 2, "band": (0, known)}
+        return NeighbourSpeakerBatches(labels, neighbours_of(num_speakers, known), **options)
+    pooling = next(pooling for pooling in POOLINGS if f" {pooling} " in kind)
+    return ClusterSpeakerBatches(labels, clusters_of(num_speakers, 7), pooling=pooling, **options)
 
 
 @st.composite
@@ -63,6 +82,56 @@ def test_every_batch_holds_p_speakers_once_with_k_different_adjacent_utterances(
         by_speaker = labels[np.reshape(batch, (speakers_per_batch, utterances_per_speaker))]
         assert (by_speaker == by_speaker[:, :1]).all()
         assert len(set(by_speaker[:, 0].tolist())) == speakers_per_batch
+
+
+@settings(max_examples=60, deadline=None)
+@given(populations(), st.sampled_from(KINDS), st.floats(0, 1), st.integers(1, 60), st.integers(0, 5))
+def test_speakers_of_one_person_never_meet_and_all_else_holds(population, kind, hard_ratio, num_persons, seed):
+    labels, speakers_per_batch, utterances_per_speaker = population
+    persons = np.random.default_rng(seed).integers(0, num_persons, labels.max() + 1) - 3
+    usable = np.flatnonzero(np.bincount(labels) >= utterances_per_speaker)
+    speakers_per_batch = min(speakers_per_batch, len(set(persons[usable].tolist())))
+    batches = make(
+        kind,
+        labels,
+        speakers_per_batch=speakers_per_batch,
+        utterances_per_speaker=utterances_per_speaker,
+        hard_ratio=hard_ratio,
+        steps_per_epoch=5,
+        persons=persons,
+    )
+    for batch in batches:
+        assert len(set(batch)) == speakers_per_batch * utterances_per_speaker
+        by_speaker = labels[np.reshape(batch, (speakers_per_batch, utterances_per_speaker))]
+        assert (by_speaker == by_speaker[:, :1]).all()
+        assert len(set(persons[by_speaker[:, 0]].tolist())) == speakers_per_batch
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_persons_who_are_all_different_change_nothing(kind):
+    labels = np.repeat(np.arange(40), 3)
+    persons = np.random.default_rng(0).permutation(1000)[:40]
+    plain, apart = (make(kind, labels, speakers_per_batch=10, steps_per_epoch=8, persons=p) for p in (None, persons))
+    assert list(plain) == list(apart)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_depends_on_nothing_but_its_epoch_and_step(kind):
+    labels = np.repeat(np.arange(30), 4)
+    batches = make(kind, labels, speakers_per_batch=8, steps_per_epoch=10)
+    in_order = {(epoch, step): batches.batch(epoch, step) for epoch in range(3) for step in range(10)}
+    asked = list(in_order)
+    np.random.default_rng(0).shuffle(asked)
+    assert all(batches.batch(epoch, step) == in_order[epoch, step] for epoch, step in map(tuple, asked))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pickled_sampler_goes_on_where_it_stood(kind):
+    labels = np.repeat(np.arange(30), 4)
+    batches = make(kind, labels, speakers_per_batch=8, steps_per_epoch=10)
+    batches.load_state_dict(batches.state_dict(step=4))
+    copy = pickle.loads(pickle.dumps(batches))
+    assert list(copy) == list(batches)
 
 
 @settings(max_examples=60, deadline=None)
@@ -221,6 +290,56 @@ def test_the_hard_ratio_can_change_between_epochs():
     assert all(len({index // 20 for index in batch}) == 1 for batch in batches)
 
 
+@settings(max_examples=60, deadline=None)
+@given(populations(), st.floats(0, 1), st.integers(1, 9), st.integers(0, 5))
+def test_in_a_round_of_even_pooling_nobody_is_hard_twice_and_all_but_a_remainder_once(
+    population, hard_ratio, num_clusters, seed
+):
+    labels, speakers_per_batch, utterances_per_speaker = population
+    num_hard = int(hard_ratio * speakers_per_batch)
+    assume(num_hard)
+    num_usable = np.count_nonzero(np.bincount(labels) >= utterances_per_speaker)
+    clusters = clusters_of(int(max(labels)) + 1, num_clusters, seed)
+    steps = num_usable // num_hard
+    batches = ClusterSpeakerBatches(
+        labels,
+        clusters,
+        speakers_per_batch=speakers_per_batch,
+        utterances_per_speaker=utterances_per_speaker,
+        hard_ratio=hard_ratio,
+        pooling="even",
+        steps_per_epoch=2 * steps,
+        seed=seed,
+    )
+    drawn = [labels[batch[::utterances_per_speaker]][:num_hard].tolist() for batch in batches]
+    for turn in (drawn[:steps], drawn[steps:]):
+        hard = list(chain(*turn))
+        assert len(set(hard)) == len(hard) == steps * num_hard > num_usable - num_hard
+        # Clusters come one after another; the first may come again at the end, as its order starts in its middle.
+        changes = np.count_nonzero(np.diff(clusters.labels[hard]))
+        assert changes <= len(set(clusters.labels[hard].tolist()))
+
+
+def test_even_pooling_leaves_nobody_out_more_often_than_others():
+    """One speaker of nine sits each round out: as often the one of the small cluster as each of the large one."""
+    labels = np.repeat(np.arange(9), 2)
+    clusters = SpeakerClusters(labels=np.array([0] * 8 + [1]), centres=np.eye(2, dtype=np.float32), seed=0)
+    batches = ClusterSpeakerBatches(labels, clusters, speakers_per_batch=8, pooling="even", steps_per_epoch=3600)
+    left_out = 3600 - np.bincount([index // 2 for batch in batches for index in batch[::2]])
+    assert left_out == pytest.approx(np.full(9, 400), rel=0.2)
+
+
+def test_even_pooling_draws_clusters_in_proportion_to_their_size_and_random_pooling_does_not():
+    labels = np.repeat(np.arange(40), 2)
+    clusters = SpeakerClusters(labels=np.repeat([0, 1], [32, 8]), centres=np.eye(2, dtype=np.float32), seed=0)
+    share = {}
+    for pooling in ("random", "even"):
+        batches = ClusterSpeakerBatches(labels, clusters, speakers_per_batch=8, pooling=pooling, steps_per_epoch=1000)
+        share[pooling] = np.mean([index >= 64 for batch in batches for index in batch[::2]])
+    assert share["even"] == pytest.approx(0.2, abs=1e-9)
+    assert share["random"] == pytest.approx(0.5, abs=0.05)
+
+
 def test_clusters_without_a_usable_speaker_are_never_drawn():
     labels = np.concatenate([np.repeat(np.arange(4), 3), [4, 5]])
     clusters = SpeakerClusters(labels=np.array([0, 0, 1, 1, 2, 2]), centres=np.eye(4, dtype=np.float32), seed=0)
@@ -250,6 +369,14 @@ def test_speakers_with_too_few_utterances_are_left_out_and_counted(kind, caplog)
         ([0, 0], {"steps_per_epoch": 0}, "steps_per_epoch must be at least 1, got 0"),
         ([0, 0, 1, 2], {"speakers_per_batch": 2}, "speakers_per_batch must be between world_size = 1 and 1, .* got 2"),
         ([0, 0], {"rank": 0, "world_size": 2}, "speakers_per_batch must be between world_size = 2 and 1"),
+        ([0, 0], {"persons": [[1]]}, r"persons must be a vector of integers, got shape \(1, 1\) of int64"),
+        ([0, 0], {"persons": [0.5]}, r"persons must be a vector of integers, got shape \(1,\) of float64"),
+        ([0, 0, 1, 1], {"persons": [7]}, "persons must have a number for each speaker label up to 1, got 1 of them"),
+        (
+            [0, 0, 1, 1],
+            {"persons": [7, 7], "speakers_per_batch": 2},
+            "speakers_per_batch must be at most 1, the number of persons that the speakers are, got 2",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(labels, options, message):
@@ -261,7 +388,7 @@ def test_wrong_arguments_are_named(labels, options, message):
     ("options", "message"),
     [
         ({"hard_ratio": 1.1}, r"hard_ratio must be between 0 and 1, got 1\.1"),
-        ({"pooling": "closest"}, "pooling must be 'random' or 'nearest', got 'closest'"),
+        ({"pooling": "closest"}, "pooling must be 'random', 'nearest' or 'even', got 'closest'"),
     ],
 )
 def test_wrong_cluster_options_are_named(options, message):

@@ -5,10 +5,18 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from chns.sampling import ClusterSpeakerBatches, RandomSpeakerBatches, SpeakerClusters
+from chns.sampling import (
+    ClusterSpeakerBatches,
+    NeighbourSpeakerBatches,
+    RandomSpeakerBatches,
+    SpeakerClusters,
+    SpeakerNeighbours,
+)
 
 LABELS = np.repeat(np.arange(24), 3)
 CLUSTERS = SpeakerClusters(labels=np.arange(24) // 8, centres=np.eye(3, dtype=np.float32), seed=0)
+NEIGHBOURS = SpeakerNeighbours(indices=((np.arange(24)[:, None] + np.arange(1, 7)) % 24).astype(np.int32))
+PERSONS = np.arange(24) // 2
 
 
 def samplers(rank, world_size):
@@ -16,6 +24,8 @@ def samplers(rank, world_size):
     return [
         RandomSpeakerBatches(LABELS, **shape),
         ClusterSpeakerBatches(LABELS, CLUSTERS, hard_ratio=0.6, **shape),
+        ClusterSpeakerBatches(LABELS, CLUSTERS, hard_ratio=0.6, pooling="even", persons=PERSONS, **shape),
+        NeighbourSpeakerBatches(LABELS, NEIGHBOURS, hard_ratio=0.6, group_size=3, band=(0, 6), **shape),
     ]
 
 

@@ -6,68 +6,22 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
-from chns.config import (
-    BatchSettings,
-    ClusterSettings,
-    ObjectSettings,
-    OptimizerSettings,
-    TrainingSettings,
-    TrainSettings,
+from fabricated_evidence import (
+    GUESSING,
+    HIGHER,
+    LOWER,
+    SAME,
+    SETTINGS,
+    change,
+    evidence,
+    log,
+    of_kind,
+    rules_of,
+    verdict,
 )
-from chns.evaluation.intervals import Interval
-from chns.verdict import Change, Twin, TwinEvidence, condition_mixing, find_twins, judge, rules
 
-SETTINGS = TrainSettings(
-    batches=BatchSettings(kind="clustered", speakers_per_batch=32),
-    clusters=ClusterSettings(start_epoch=2, num_clusters=50),
-    train=TrainingSettings(epochs=10),
-)
-GUESSING = math.log(63)
-
-
-def log(*, loss=(1.0, 0.1), hard_loss=None, p95=0.4, temperature=(0.1, 0.07), hard_from=None, steps=1000):
-    """A fabricated log of 100 rows: loss and temperature fall on a straight line, within the hard phase on another."""
-    step = np.linspace(steps / 100, steps, 100)
-    hard = np.zeros(100, bool) if hard_from is None else step > hard_from
-    losses = np.linspace(*loss, 100)
-    if hard_loss is not None:
-        losses[hard] = np.linspace(*hard_loss, hard.sum())
-    return {
-        "step": step,
-        "loss": losses,
-        "hard_ratio": hard.astype(float),
-        "negative_similarity_p95": np.where(hard, p95, 0.4),
-        "temperature": np.linspace(*temperature, 100),
-    }
-
-
-def evidence(*, random=None, clustered=None, settings=SETTINGS, **known):
-    """Evidence in which no rule of `EXPLAIN_NO_HELP` fires but those that say how easy random batches were."""
-    facts = {"num_training_speakers": 1000, "utterances_per_speaker": 20.0} | known
-    return TwinEvidence(
-        settings=settings,
-        random_logs=[log(**(random or {}))],
-        clustered_logs=[log(**({"hard_from": 200, "hard_loss": (1.5, 0.4), "p95": 0.6} | (clustered or {})))],
-        **facts,
-    )
-
-
-def change(low, high, *, metric="eer", before=0.06):
-    return Change(trial_list="hard", metric=metric, before=before, difference=Interval((low + high) / 2, low, high))
-
-
-LOWER, HIGHER, SAME = change(-0.02, -0.01), change(0.01, 0.02), change(-0.01, 0.02)
-
-
-def verdict(*changes, num_seeds=3, differing=(), **of_evidence):
-    return judge(
-        "chns", Twin("supcon", differing), changes=changes, num_seeds=num_seeds, evidence=evidence(**of_evidence)
-    )
-
-
-def rules_of(one):
-    return [finding.rule for finding in one.findings]
+from chns.config import ClusterSettings, ObjectSettings, OptimizerSettings
+from chns.verdict import Twin, TwinEvidence, condition_mixing, find_twins, rules
 
 
 @pytest.mark.parametrize(
@@ -140,7 +94,10 @@ def test_without_findings_it_says_so_and_still_gives_something_to_try():
     one = verdict(HIGHER, settings=settings)
     assert one.findings == ()
     assert "Nothing in the logs stands out" in str(one)
-    assert one.next_steps == ("clusters: {hard_ratio: 0.5}",)
+    assert one.next_steps == (
+        "clusters: {hard_ratio: 0.5}",
+        "batches: {kind: auto} (begins, grows and ends the hard phase by what it observes)",
+    )
 
 
 @pytest.mark.parametrize(
@@ -149,25 +106,40 @@ def test_without_findings_it_says_so_and_still_gives_something_to_try():
         ("random_batches_not_easy", {"random": {"loss": (1, 0.3)}}, {"random": {"loss": (1, 0.1)}}),
         (
             "everything_learnt",
-            {"clustered": {"hard_loss": (1.0, 0.05)}},
-            {"clustered": {"hard_loss": (1.0, 0.3)}},
+            {"hard": {"hard_loss": (1.0, 0.05)}},
+            {"hard": {"hard_loss": (1.0, 0.3)}},
         ),
-        ("near_duplicates", {"clustered": {"p95": 0.95}}, {"clustered": {"p95": 0.85}}),
+        ("near_duplicates", {"hard": {"p95": 0.95}}, {"hard": {"p95": 0.85}}),
         ("near_duplicates", {"suspected_duplicates": 10}, {"suspected_duplicates": 9}),
         ("few_utterances", {"utterances_per_speaker": 4.0}, {"utterances_per_speaker": 5.0}),
-        ("stuck_hard_loss", {"clustered": {"hard_loss": (1.5, 1.4)}}, {"clustered": {"hard_loss": (1.5, 1.0)}}),
-        ("risen_temperature", {"clustered": {"temperature": (0.1, 0.1)}}, {"clustered": {"temperature": (0.1, 0.08)}}),
+        ("stuck_hard_loss", {"hard": {"hard_loss": (1.5, 1.4)}}, {"hard": {"hard_loss": (1.5, 1.0)}}),
+        ("risen_temperature", {"hard": {"temperature": (0.1, 0.1)}}, {"hard": {"temperature": (0.1, 0.08)}}),
         (
             "hardly_harder",
-            {"clustered": {"hard_loss": None, "p95": 0.4}},
-            {"clustered": {"hard_loss": None, "p95": 0.5}},
+            {"hard": {"hard_loss": None, "p95": 0.4}},
+            {"hard": {"hard_loss": None, "p95": 0.5}},
         ),
-        ("hardly_harder", {"clustered": {"hard_loss": None, "p95": 0.4}}, {"clustered": {"p95": 0.4}}),
-        ("short_hard_phase", {"clustered": {"hard_from": 810}}, {"clustered": {"hard_from": 740}}),
+        ("hardly_harder", {"hard": {"hard_loss": None, "p95": 0.4}}, {"hard": {"p95": 0.4}}),
+        (
+            "hardly_harder",
+            {"hard": {"hard_loss": None, "p95": 0.4, "easy": 0.95}, "random": {"easy": 0.96}},
+            {"hard": {"hard_loss": None, "p95": 0.4, "easy": 0.95}, "random": {"easy": 0.98}},
+        ),
+        (
+            "hardly_harder",
+            {"hard": {"hard_loss": None, "p95": 0.4, "easy": 0.9}},
+            {"hard": {"hard_loss": None, "p95": 0.4, "easy": 0.9}, "random": {"easy": 0.97}},
+        ),
+        (
+            "stuck_hard_loss",
+            {"hard": {"hard_loss": (1.5, 1.4), "hard_from": 790}},
+            {"hard": {"hard_loss": (1.5, 1.4), "hard_from": 810}},
+        ),
+        ("short_hard_phase", {"hard": {"hard_from": 810}}, {"hard": {"hard_from": 740}}),
         (
             "short_hard_phase",
-            {"clustered": {"steps": 240, "hard_from": 50}},
-            {"clustered": {"steps": 260, "hard_from": 50}},
+            {"hard": {"steps": 240, "hard_from": 50}},
+            {"hard": {"steps": 260, "hard_from": 50}},
         ),
         (
             "separated_conditions",
@@ -186,7 +158,7 @@ def test_without_anything_odd_only_the_ease_of_random_batches_is_told():
 
 
 def test_what_to_try_next_is_settings_that_differ_from_those_tried():
-    one = verdict(SAME, clustered={"hard_loss": None, "p95": 0.4, "hard_from": 900})
+    one = verdict(SAME, hard={"hard_loss": None, "p95": 0.4, "hard_from": 900})
     assert "clusters: {num_clusters: 100, pooling: nearest}" in one.next_steps
     assert "train: {epochs: 20}" in one.next_steps
     assert "clusters: {start_epoch: 1}" in one.next_steps
@@ -194,10 +166,45 @@ def test_what_to_try_next_is_settings_that_differ_from_those_tried():
     half = replace(SETTINGS, clusters=replace(SETTINGS.clusters, hard_ratio=0.5))
     assert "clusters: {hard_ratio: 0.25}" in verdict(HIGHER, settings=half, utterances_per_speaker=2.0).next_steps
     assert "clusters: {hard_ratio: 1}" in verdict(LOWER, settings=half).next_steps
-    hardly = verdict(SAME, settings=half, clustered={"hard_loss": None, "p95": 0.4})
+    hardly = verdict(SAME, settings=half, hard={"hard_loss": None, "p95": 0.4})
     assert "clusters: {hard_ratio: 1.0}" in hardly.next_steps
     assert "seeds: [0, 1, 2, 3, 4, 5], or more speakers in the trials: narrower intervals" in verdict(SAME).next_steps
     assert any(step.startswith("clusters: {refresh_every: 2}") for step in verdict(LOWER).next_steps)
+
+
+def test_a_large_hard_ratio_that_an_adaptive_phase_left_again_counts_while_it_lasted():
+    left = evidence(settings=of_kind("auto"), hard={"hard_from": 200, "hard_to": 500, "hard_loss": (1.5, 0.9)})
+    assert left.hard_steps == pytest.approx(300)
+    assert left.hard_phase("loss", hard=True) == pytest.approx(1.2)
+    assert left.hard_phase("loss", hard=False) == pytest.approx(np.linspace(1.0, 0.1, 100)[20:50].mean())
+    start, end = left.hardest("loss")
+    assert start == pytest.approx(np.linspace(1.5, 0.9, 30)[:3].mean())
+    assert end == pytest.approx(np.linspace(1.5, 0.9, 30)[-3:].mean())
+
+
+def test_a_loss_that_rose_while_the_hard_ratio_did_is_not_stuck():
+    ramped = evidence()
+    rows = ramped.hard_logs[0]
+    rows["hard_ratio"][20:60], rows["loss"][20:60] = 0.5, 0.2
+    rows["loss"][60:] = np.linspace(1.0, 0.5, 40)
+    assert ramped.hardest_steps == pytest.approx(400)
+    assert rules.stuck_hard_loss(ramped) is None
+    rows["loss"][60:] = 1.0
+    assert "1.00 when they had become as hard as they would be" in rules.stuck_hard_loss(ramped).text
+
+
+def test_an_adaptive_phase_that_never_began_is_told_with_where_to_look():
+    one = verdict(SAME, settings=of_kind("auto"), hard={"hard_from": None})
+    (short,) = (finding for finding in one.findings if finding.rule == "short_hard_phase")
+    assert short.text.startswith("The hard phase was short: 0 of 1,000 steps. It begins when random batches are easy;")
+    assert "clusters: {start_easy_share: 0.7}" in short.try_next
+
+
+def test_a_log_of_an_older_version_is_judged_without_easy_anchors():
+    older = evidence(hard={"hard_loss": None, "p95": 0.4})
+    for rows in (*older.random_logs, *older.hard_logs):
+        del rows["easy_anchor_share"]
+    assert rules.hardly_harder(older) is not None
 
 
 def test_every_rule_is_used_and_states_its_threshold():
@@ -220,20 +227,20 @@ def test_seeds_are_averaged_and_validation_rows_left_out():
     both = TwinEvidence(
         settings=SETTINGS,
         random_logs=[with_validation, other],
-        clustered_logs=[log(hard_from=200), log(hard_from=400)],
+        hard_logs=[log(hard_from=200), log(hard_from=400)],
         num_training_speakers=10,
         utterances_per_speaker=9.0,
     )
     expected = np.mean([one["loss"][-10:].mean(), other["loss"][-10:].mean()])
-    assert both.final("loss", clustered=False) == pytest.approx(expected)
+    assert both.final("loss", hard=False) == pytest.approx(expected)
     assert both.hard_steps == pytest.approx(700)
     assert both.all_steps == pytest.approx(1000)
 
 
 def test_a_log_without_temperatures_or_hard_phase_says_nothing():
-    known = evidence(clustered={"hard_from": None})
+    known = evidence(hard={"hard_from": None})
     assert known.hard_steps == 0
-    assert math.isnan(known.hard_phase("loss", clustered=True))
+    assert math.isnan(known.hard_phase("loss", hard=True))
     assert rules.hardly_harder(known) is None
     assert rules.stuck_hard_loss(known) is None
     without = evidence()

@@ -12,6 +12,7 @@ from chns.config import TrainSettings
 
 _EXAMPLES = """examples:
   chns train --config configs/chns.yaml --data.train vox2.parquet --out runs/chns
+  chns train --config configs/auto.yaml --data.train vox2.parquet --out runs/auto
   chns train --config configs/hscl.yaml --config configs/thin_resnet34.yaml --data.train vox2.parquet --out runs/hscl
   chns train --config configs/chns.yaml --data.train own.parquet --out runs/own \\
       --batches.speakers_per_batch 96 --clusters.num_clusters 20 --train.precision bf16-mixed
@@ -28,7 +29,8 @@ def build_parser() -> ArgumentParser:
     """The options, from the fields of `TrainSettings`; later ``--config`` files win over earlier ones."""
     parser = ArgumentParser(
         prog="chns train",
-        description="Train an encoder with random or clustered batches.",
+        description="Train an encoder with random batches, or with hard ones: clustered, of neighbours, or auto, which "
+        "needs no settings (batches.kind).",
         epilog=_EXAMPLES,
         formatter_class=_Formatter,
     )

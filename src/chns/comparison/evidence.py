@@ -18,22 +18,22 @@ _MOST_CORPORA = 10
 _SMALLEST_SHARE = 0.05
 
 
-def twin_evidence(random: Sequence[PlannedRun], clustered: Sequence[PlannedRun]) -> TwinEvidence:
+def twin_evidence(random: Sequence[PlannedRun], hard: Sequence[PlannedRun]) -> TwinEvidence:
     """What is known of finished runs.
 
-    Training data and clusters are those of the first clustered run; the other seeds' differ in the speakers that are
-    held out only.
+    Training data and clusters, if there are any, are those of the first hard run; the other seeds' differ in the
+    speakers that are held out only.
 
     Args:
         random: Runs of the twin.
-        clustered: Those of the strategy with clustered batches, of the same seeds in the same order.
+        hard: Those of the strategy with hard batches, of the same seeds in the same order.
     """
-    first = RunFolder.open(clustered[0].folder)
-    manifest = read_data(clustered[0].settings)[0]
+    first = RunFolder.open(hard[0].folder)
+    manifest = read_data(hard[0].settings)[0]
     return TwinEvidence(
-        settings=clustered[0].settings,
+        settings=hard[0].settings,
         random_logs=[RunFolder.open(run.folder).log() for run in random],
-        clustered_logs=[RunFolder.open(run.folder).log() for run in clustered],
+        hard_logs=[RunFolder.open(run.folder).log() for run in hard],
         num_training_speakers=len(manifest.speakers),
         utterances_per_speaker=float(np.median(np.bincount(manifest.speaker_labels))),
         conditions=_conditions(manifest, first),

@@ -10,7 +10,8 @@ from chns.comparison.settings import Comparison
 from chns.config import TrainSettings
 from chns.data.manifest import Manifest
 from chns.errors import ConfigError
-from chns.experiment import make_loss, make_plan
+from chns.experiment import make_loss
+from chns.planning import make_plan
 from chns.run_folder import RunFolder
 from chns.starting_model import starting_model
 from chns.training_data import read_data

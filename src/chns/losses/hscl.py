@@ -29,9 +29,11 @@ class HSCLLoss(nn.Module):
         learn_temperature: Whether t is trained (through its logarithm, so it stays positive).
         beta: Strength of the weighting, 0 or more.
         similarity_scale: r. Masztalski et al. use 2, which equals half the temperature at r = 1.
+        beta_start: beta moves in a straight line from this value to ``beta``; None keeps it at ``beta``.
+        beta_ramp_share: Share of the training, as `set_progress` tells it, over which it moves.
 
     Raises:
-        ValueError: If the temperature is not positive or beta is negative.
+        ValueError: If the temperature is not positive, a beta is negative or the share is not in (0, 1].
 
     Source:
         Jiang, Nguyen, Ishwar, Aeron, "Supervised contrastive learning with hard negative samples", 2022 (H-SCL), after
@@ -45,13 +47,31 @@ class HSCLLoss(nn.Module):
         learn_temperature: bool = True,
         beta: float = 0.1,
         similarity_scale: float = 2.0,
+        beta_start: float | None = None,
+        beta_ramp_share: float = 0.5,
     ) -> None:
         super().__init__()
-        if beta < 0:
-            raise ValueError(f"beta must be 0 or more, got {beta}.")
+        for name, value in (("beta", beta), ("beta_start", beta_start or 0.0)):
+            if value < 0:
+                raise ValueError(f"{name} must be 0 or more, got {value}.")
+        if not 0.0 < beta_ramp_share <= 1.0:
+            raise ValueError(f"beta_ramp_share must be above 0 and at most 1, got {beta_ramp_share}.")
         self.temperature = Temperature(temperature, learn=learn_temperature)
-        self.beta = beta
+        self._last_beta = beta
+        self._first_beta = beta if beta_start is None else beta_start
+        self._beta_ramp_share = beta_ramp_share
+        self.beta = self._first_beta
         self.similarity_scale = similarity_scale
+
+    def set_progress(self, share_done: float) -> None:
+        """Move beta to where it belongs at this point of the training.
+
+        Args:
+            share_done: Share of all steps that are done, from 0 to 1. `chns.training` tells it before each step; so
+                does a loop of your own, if beta is to move.
+        """
+        ramp = min(1.0, share_done / self._beta_ramp_share)
+        self.beta = self._first_beta + ramp * (self._last_beta - self._first_beta)
 
     def forward(self, embeddings: Tensor, speaker_labels: Tensor) -> Tensor:
         """The loss of a batch, in float32 whatever the autocast type.

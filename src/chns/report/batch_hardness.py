@@ -1,23 +1,28 @@
-"""How alike the different speakers of a batch sound: random batches against clustered ones, under one model.
+"""How alike the different speakers of a batch sound: random batches against hard ones, under one model.
 
-Both kinds are composed by the samplers that train, from the embedded utterances. Pairs are drawn, not listed, so
-memory depends on their number only: 200,000 pairs x 192 dimensions take half a second, whatever the size of a batch.
+Both kinds are composed by the samplers that train, from the embedded utterances. Pairs and anchors are drawn, not
+listed, so memory hardly depends on the size of a batch: 200,000 pairs x 192 dimensions take half a second.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any, Literal
 
 import numpy as np
 
 from chns.config import BatchSettings, ClusterSettings
 from chns.evaluation.scoring import cosine_scores
-from chns.report.findings import BatchHardness, IntArray
+from chns.report.findings import BatchHardness, FloatArray, IntArray
 from chns.report.training_speakers import TrainingSpeakers
 from chns.sampling import ClusterSpeakerBatches, RandomSpeakerBatches, SpeakerClusters, cluster_speakers
+from chns.sampling.clusters import unit_length
+from chns.sampling.grouping import NeighbourGrouping, derived_num_clusters
+from chns.sampling.hard_speaker_batches import HardSpeakerBatches
 
 _FEWEST_SPEAKERS_PER_CLUSTER = 10
 _FEWEST_BATCHES, _MOST_BATCHES = 20, 500
+_ANCHORS_PER_BATCH = 64
 
 
 def batch_hardness(
@@ -32,16 +37,21 @@ def batch_hardness(
     """Cosines of utterances of different speakers who meet in a batch.
 
     A batch has the run's P and K. If only some training speakers were embedded, P shrinks with their number, as their
-    clusters did, so a batch is drawn from as large a part of all voices as in training. If fewer than K utterances of a
-    speaker were embedded, K is their number.
+    clusters did, so a batch is drawn from as large a part of all voices as in training; so do groups of neighbours and
+    the band that they are drawn from. If fewer than K utterances of a speaker were embedded, K is their number.
+
+    Hard batches are those of the run's kind, clustered ones for a run of random batches. Neighbours are found among the
+    embedded speakers, by their centroids under the model as it is now. Speakers whom a run kept apart because they may
+    be one person can meet here.
 
     Args:
         speakers: Whose utterances batches are drawn from.
-        clusters: Of all training speakers, as the run had them. None if it never clustered: the speakers are then
-            clustered by their centroids as the run's settings say, with fewer clusters where these would hold fewer
-            than ten speakers on average.
-        batches: P and K.
-        hard_phase: Hard ratio and pooling; for a run that never clustered also the number of clusters.
+        clusters: Of all training speakers, as the run had them. None if it never clustered: where clusters are needed,
+            the speakers are then clustered by their centroids as the run's settings say, with fewer clusters where
+            these would hold fewer than ten speakers on average.
+        batches: Kind, P and K.
+        hard_phase: Hard ratio, pooling, size of a group and band of neighbours; for a run that never clustered also
+            the number of clusters.
         max_pairs: Most pairs of each kind. Fewer are drawn where so many batches do not hold as many.
         seed: Decides batches and pairs.
 
@@ -55,56 +65,104 @@ def batch_hardness(
     speakers_per_batch = min(num_usable, max(2, round(batches.speakers_per_batch * embedded_share)))
     if speakers_per_batch < 2:
         return None
-    random = RandomSpeakerBatches(
-        speakers.labels,
-        speakers_per_batch=speakers_per_batch,
-        utterances_per_speaker=utterances_per_speaker,
-        seed=seed,
+    shape = {
+        "speakers_per_batch": speakers_per_batch,
+        "utterances_per_speaker": utterances_per_speaker,
+        "seed": seed,
+    }
+    random = RandomSpeakerBatches(speakers.labels, **shape)
+    kind: Literal["clustered", "neighbours"] = "neighbours" if batches.kind in ("neighbours", "auto") else "clustered"
+    if kind == "neighbours":
+        hard = _of_neighbours(speakers, hard_phase, embedded_share, **shape)
+    else:
+        hard = _clustered(speakers, clusters, hard_phase, **shape)
+    random_pairs, random_closest = _similarities(random, speakers, max_pairs, seed)
+    hard_pairs, hard_closest = _similarities(hard, speakers, max_pairs, seed)
+    return BatchHardness(
+        kind=kind,
+        random=random_pairs,
+        hard=hard_pairs,
+        random_closest=random_closest,
+        hard_closest=hard_closest,
     )
-    clustered = ClusterSpeakerBatches(
+
+
+def _clustered(
+    speakers: TrainingSpeakers,
+    clusters: SpeakerClusters | None,
+    hard_phase: ClusterSettings,
+    *,
+    speakers_per_batch: int,
+    **shape: Any,
+) -> HardSpeakerBatches:
+    """Batches of the run's clusters, or of new ones."""
+    if clusters is not None:
+        own = SpeakerClusters(labels=clusters.labels[speakers.places], centres=clusters.centres, seed=clusters.seed)
+    else:
+        wanted = hard_phase.num_clusters or derived_num_clusters(len(speakers.names), speakers_per_batch)
+        most = max(1, len(speakers.names) // _FEWEST_SPEAKERS_PER_CLUSTER)
+        own = cluster_speakers(speakers.centroids, num_clusters=min(wanted, most), seed=shape["seed"])
+    return ClusterSpeakerBatches(
         speakers.labels,
-        _of_embedded(speakers, clusters, num_clusters=hard_phase.num_clusters, seed=seed),
+        own,
         speakers_per_batch=speakers_per_batch,
-        utterances_per_speaker=utterances_per_speaker,
         hard_ratio=hard_phase.hard_ratio,
         pooling=hard_phase.pooling,
-        seed=seed,
-    )
-    return BatchHardness(
-        **{
-            kind: cosine_scores(speakers.embeddings, *_negatives(sampler, max_pairs, seed)).astype(np.float64)
-            for kind, sampler in (("random", random), ("clustered", clustered))
-        }
+        **shape,
     )
 
 
-def _of_embedded(
-    speakers: TrainingSpeakers, clusters: SpeakerClusters | None, *, num_clusters: int, seed: int
-) -> SpeakerClusters:
-    """Clusters of the embedded speakers."""
-    if clusters is not None:
-        return SpeakerClusters(labels=clusters.labels[speakers.places], centres=clusters.centres, seed=clusters.seed)
-    most_clusters = max(1, len(speakers.names) // _FEWEST_SPEAKERS_PER_CLUSTER)
-    return cluster_speakers(speakers.centroids, num_clusters=min(num_clusters, most_clusters), seed=seed)
+def _of_neighbours(
+    speakers: TrainingSpeakers, hard_phase: ClusterSettings, embedded_share: float, **shape: Any
+) -> HardSpeakerBatches:
+    """Batches of groups of neighbours; band and groups are no larger than the speakers allow."""
+    num_speakers = len(speakers.names)
+    first = min(round(embedded_share * hard_phase.first_neighbour), num_speakers - 2)
+    end = min(max(round(embedded_share * hard_phase.last_neighbour), first + 1), num_speakers - 1)
+    group_size = min(max(round(embedded_share * hard_phase.group_size), 2), end - first + 1)
+    grouping = NeighbourGrouping(group_size=group_size, band=(first, end), seed=shape["seed"])
+    neighbours = grouping.group(speakers.centroids, encoder="")
+    return grouping.batches(speakers.labels, neighbours, hard_ratio=hard_phase.hard_ratio, **shape)
 
 
-def _negatives(
-    batches: RandomSpeakerBatches | ClusterSpeakerBatches, max_pairs: int, seed: int
-) -> tuple[IntArray, IntArray]:
-    """Pairs of utterances of different speakers of a batch, equally many of each of the first batches."""
-    num_speakers, num_of_speaker = batches.speakers_per_batch, batches.utterances_per_speaker
-    size = num_speakers * num_of_speaker
-    num_in_batch = size * (size - num_of_speaker) // 2
-    num_batches = min(_MOST_BATCHES, max(_FEWEST_BATCHES, math.ceil(max_pairs / num_in_batch)))
-    pairs_per_batch = min(num_in_batch, math.ceil(max_pairs / num_batches))
+def _similarities(
+    sampler: RandomSpeakerBatches | HardSpeakerBatches, speakers: TrainingSpeakers, max_pairs: int, seed: int
+) -> tuple[FloatArray, float]:
+    """Cosines of pairs of different speakers of a batch, and the mean of an utterance's highest."""
+    num_of_speaker = sampler.utterances_per_speaker
+    size = sampler.speakers_per_batch * num_of_speaker
+    num_pairs = size * (size - num_of_speaker) // 2
+    num_batches = min(_MOST_BATCHES, max(_FEWEST_BATCHES, math.ceil(max_pairs / num_pairs)))
+    batches = [np.array(sampler.batch(0, step)) for step in range(num_batches)]
+    pairs = _pairs(batches, num_of_speaker, min(num_pairs, math.ceil(max_pairs / num_batches)), seed)
+    first, second = (utterances[:max_pairs] for utterances in pairs)
+    closest = _closest(batches, num_of_speaker, speakers, seed)
+    return cosine_scores(speakers.embeddings, first, second).astype(np.float64), closest
+
+
+def _pairs(batches: list[IntArray], num_of_speaker: int, per_batch: int, seed: int) -> tuple[IntArray, IntArray]:
+    """Pairs of utterances of different speakers of a batch, equally many of each."""
     rng = np.random.default_rng(seed)
+    size = len(batches[0])
     firsts, seconds = [], []
-    for step in range(num_batches):
-        utterances = np.array(batches.batch(0, step))
-        first = rng.integers(size, size=pairs_per_batch)
+    for utterances in batches:
+        first = rng.integers(size, size=per_batch)
         # A speaker's utterances are adjacent: skip them, and any of the others comes next.
         own_start = first - first % num_of_speaker
-        second = (own_start + num_of_speaker + rng.integers(size - num_of_speaker, size=pairs_per_batch)) % size
+        second = (own_start + num_of_speaker + rng.integers(size - num_of_speaker, size=per_batch)) % size
         firsts.append(utterances[first])
         seconds.append(utterances[second])
-    return np.concatenate(firsts)[:max_pairs], np.concatenate(seconds)[:max_pairs]
+    return np.concatenate(firsts), np.concatenate(seconds)
+
+
+def _closest(batches: list[IntArray], num_of_speaker: int, speakers: TrainingSpeakers, seed: int) -> float:
+    """Mean cosine of an utterance with the most similar one of another speaker in its batch."""
+    rng = np.random.default_rng(seed)
+    highest = []
+    for utterances in batches:
+        embeddings = unit_length(speakers.embeddings[utterances])
+        anchors = rng.permutation(len(utterances))[:_ANCHORS_PER_BATCH]
+        cosines = embeddings[anchors] @ embeddings.T
+        same = anchors[:, None] // num_of_speaker == np.arange(len(utterances)) // num_of_speaker
+        highest.append(np.where(same, -np.inf, cosines).max(axis=1))
+    return float(np.concatenate(highest).mean())

@@ -7,14 +7,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from chns.checkpoint import load_bundle
-from chns.config import TrainSettings
+from chns.config import ClusterSettings, TrainSettings
 from chns.errors import ManifestError, RunFolderError
 from chns.report.batch_hardness import batch_hardness
 from chns.report.duplicates import suspected_duplicates
-from chns.report.findings import RunFindings
+from chns.report.findings import FloatArray, RunFindings
 from chns.report.run_settings import read_settings, strategy_name
 from chns.report.scored_trials import scored_trials
 from chns.report.speaker_map import cluster_shapes, speaker_map
@@ -127,6 +128,8 @@ def _findings(name: str, run: RunFolder, settings: TrainSettings, speakers: Trai
         cluster_shapes=None,
         batch_hardness=None,
         duplicates=None,
+        batches=settings.batches.kind,
+        decisions=run.decisions(),
     )
     if speakers is None:
         return without_speakers
@@ -141,11 +144,25 @@ def _findings(name: str, run: RunFolder, settings: TrainSettings, speakers: Trai
         speaker_map=speaker_map(speakers, clusters),
         cluster_shapes=None if clusters is None else cluster_shapes(speakers, clusters),
         batch_hardness=batch_hardness(
-            speakers, clusters, batches=settings.batches, hard_phase=settings.clusters, seed=settings.seed
+            speakers,
+            clusters,
+            batches=settings.batches,
+            hard_phase=_as_trained(settings, without_speakers.log["hard_ratio"]),
+            seed=settings.seed,
         ),
         duplicates=suspected_duplicates(speakers),
         num_training_speakers=speakers.num_training_speakers,
     )
+
+
+def _as_trained(settings: TrainSettings, hard_ratios: FloatArray) -> ClusterSettings:
+    """The hard phase with the largest hard ratio that it came to, which for an adaptive one is not in the settings.
+
+    ``auto`` does not ask the settings at all: if its hard phase never began, the ratio is the largest it could have.
+    """
+    reached = float(np.nanmax(hard_ratios, initial=0.0))
+    of_settings = 1.0 if settings.batches.kind == "auto" else settings.clusters.hard_ratio
+    return replace(settings.clusters, hard_ratio=reached or of_settings)
 
 
 def _checked_names(folders: Sequence[Path], names: Sequence[str] | None) -> Sequence[str]:

@@ -72,7 +72,7 @@ class Comparison:
         seeds: Each strategy was trained with each.
         steps: Of each training.
         lists: Tables.
-        verdicts: On the strategies with clustered batches.
+        verdicts: On the strategies with hard batches.
         runs: Folders of its trainings that there are.
     """
 

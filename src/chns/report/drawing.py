@@ -29,7 +29,7 @@ _LEGEND_ROW_INCHES = 0.21
 _LEGEND_ROW_CHARACTERS = 40
 _PNG_DOTS_PER_INCH = 160
 _LONGEST_LABEL = 34
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "chns",
     "text.parse_math": False,
@@ -54,6 +54,7 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.handlelength": 2.6,
 }
+"""Settings of matplotlib for every figure; ids in SVG are the same each time."""
 
 LegendEntry = tuple[Any, str]
 """What stands in front of a label (a matplotlib artist), and the label."""
@@ -121,7 +122,7 @@ def _draw_files(stem: Path, plot: Callable[[Axes], Sequence[LegendEntry]], heigh
     from matplotlib import rc_context
     from matplotlib.figure import Figure as Canvas
 
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         canvas = Canvas(figsize=(_WIDTH_INCHES, height_inches), layout="constrained")
         entries = plot(canvas.subplots())
         if entries:

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from chns.config import BatchKind
 from chns.evaluation.metrics import VerificationMetrics
 from chns.evaluation.trials import Trials
 
@@ -72,15 +74,27 @@ class ClusterShapes:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class BatchHardness:
-    """Cosine of utterances of different speakers within batches, under one model, by the kind of the batches.
+    """Cosine of utterances of different speakers within batches, under one model: random batches and hard ones.
 
     Attributes:
-        random: Of random batches, shape (pairs,).
-        clustered: Of clustered batches of the same size, shape (pairs,).
+        kind: How the hard batches are composed.
+        random: Of pairs in random batches, shape (pairs,).
+        hard: Of pairs in hard batches of the same size, shape (pairs,).
+        random_closest: Of an utterance and the most similar one of another speaker in its random batch, the mean.
+        hard_closest: The same in hard batches. In large batches made of small groups it rises where the mean of all
+            pairs does not, since the groups are strangers to each other.
     """
 
+    kind: Literal["clustered", "neighbours"]
     random: FloatArray
-    clustered: FloatArray
+    hard: FloatArray
+    random_closest: float
+    hard_closest: float
+
+    @property
+    def hard_batches(self) -> str:
+        """The hard batches in words."""
+        return "clustered batches" if self.kind == "clustered" else "batches of neighbours"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +127,8 @@ class RunFindings:
         cluster_shapes: None if it never clustered, or the speakers were not embedded.
         batch_hardness: None if the training speakers were not embedded.
         duplicates: Most suspicious first; None if the training speakers were not embedded.
+        batches: What kind of batches the run was to train on.
+        decisions: What it decided about them while it trained, in words.
         num_training_speakers: How many there are; if ``speaker_map`` has fewer, then it, ``batch_hardness``,
             ``duplicates`` and the tightness are of a random part of them. None if they were not embedded.
         why_not_embedded: The error that kept them from being embedded.
@@ -127,5 +143,12 @@ class RunFindings:
     cluster_shapes: ClusterShapes | None
     batch_hardness: BatchHardness | None
     duplicates: Sequence[SuspectedDuplicate] | None
+    batches: BatchKind = "random"
+    decisions: Sequence[str] = ()
     num_training_speakers: int | None = None
     why_not_embedded: str | None = None
+
+    @property
+    def has_hard_phase(self) -> bool:
+        """Whether it has trained on hard batches."""
+        return bool(np.any(self.log.get("hard_ratio", np.zeros(0)) > 0))

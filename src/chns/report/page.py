@@ -35,13 +35,14 @@ from chns.report.speaker_figures import (
     tightness_figure,
 )
 from chns.report.summary import summary_words
-from chns.report.tables import cluster_rows, list_errors, list_sizes, run_rows, suspected_pairs
+from chns.report.tables import cluster_rows, list_errors, list_sizes, run_decisions, run_rows, suspected_pairs
 from chns.report.training_figures import QUANTITIES, training_figure
 
 _log = logging.getLogger(__name__)
 
 _MOST_DUPLICATES = 20
 _MOST_ERRORS = 10
+_MOST_DECISIONS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +102,7 @@ def write_report(folder: Path | str, runs: Sequence[RunFindings], *, comparison:
         styles_shared=len({run.strategy for run in runs}) not in (1, len(runs)),
         map=map_data(runs),
         cluster_rows=cluster_rows(runs),
+        decisions=run_decisions(runs, most=_MOST_DECISIONS),
         error_lists=list_errors(trial_lists, most=_MOST_ERRORS),
         duplicates=pairs[:_MOST_DUPLICATES],
         num_duplicates=len(pairs),

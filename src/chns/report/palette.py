@@ -34,7 +34,7 @@ INK = Colour("--ink", "#1b1f24", "#e6e9ee")
 MUTED = Colour("--muted", "#5a636e", "#a0a9b5")
 GRID = Colour("--grid", "#dde1e6", "#343a43")
 
-_RUNS = (
+RUN_COLOURS = (
     Colour("--run-0", "#0072b2", "#4ea8e6"),
     Colour("--run-1", "#d55e00", "#ff8f45"),
     Colour("--run-2", "#00876a", "#2cc79c"),
@@ -55,7 +55,7 @@ _CLUSTERS = (
     Colour("--cluster-8", "#8b9a1f", "#c3d250"),
     Colour("--cluster-9", "#697684", "#a9b6c4"),
 )
-COLOURS = (PAPER, INK, MUTED, GRID, *_RUNS, *_CLUSTERS)
+COLOURS = (PAPER, INK, MUTED, GRID, *RUN_COLOURS, *_CLUSTERS)
 
 _DASHES: tuple[tuple[float, tuple[float, ...]], ...] = (
     (0, ()),
@@ -88,8 +88,8 @@ def run_styles(runs: Sequence[RunFindings]) -> dict[str, RunStyle]:
     styles = {}
     for place, run in enumerate(runs):
         group = strategies.index(run.strategy) if len(strategies) > 1 else place
-        colour = group % len(_RUNS)
-        styles[run.name] = RunStyle(_RUNS[colour], _DASHES[drawn[colour] % len(_DASHES)])
+        colour = group % len(RUN_COLOURS)
+        styles[run.name] = RunStyle(RUN_COLOURS[colour], _DASHES[drawn[colour] % len(_DASHES)])
         drawn[colour] += 1
     return styles
 

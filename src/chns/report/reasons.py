@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from chns.config import BatchKind
 from chns.report.findings import RunFindings
 from chns.report.training_figures import QUANTITIES, measured
 
 _NOT_EMBEDDED = "the training speakers were not embedded"
+_WITHOUT_CLUSTERS: dict[BatchKind, str] = {
+    "random": "random batches, so no clusters",
+    "clustered": "it has not clustered yet",
+    "neighbours": "batches of neighbours, so no clusters",
+    "auto": "batches of neighbours, so no clusters",
+}
 
 
 def missing_reasons(runs: Sequence[RunFindings]) -> dict[str, list[str]]:
@@ -41,9 +48,9 @@ def _reasons(run: RunFindings) -> dict[str, str]:
         if run.batch_hardness is None:
             reasons["hardness"] = "fewer than two speakers have enough utterances for a batch"
         if run.cluster_shapes is None:
-            reasons["clusters"] = "random batches, so no clusters"
+            reasons["clusters"] = _WITHOUT_CLUSTERS[run.batches]
         reasons |= _part_of_speakers(run, shown=len(run.speaker_map.speakers))
-    unmeasured = [quantity.title for quantity in QUANTITIES if not len(measured(run.log, quantity))]
+    unmeasured = [one.title for one in QUANTITIES if not (one.is_recent or len(measured(run.log, one)))]
     if unmeasured:
         reasons["training"] = f"the log has no values of {', '.join(unmeasured)}"
     return reasons

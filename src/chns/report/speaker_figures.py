@@ -23,17 +23,18 @@ _MOST_DRAWN = 0.9995
 def hardness_figure(
     folder: Path, name: str, run: str, hardness: BatchHardness, style: RunStyle, limits: tuple[float, float]
 ) -> Figure:
-    """How similar different speakers of a batch are, in random and in clustered batches, under one model."""
-    random, clustered = float(np.mean(hardness.random)), float(np.mean(hardness.clustered))
-    direction = "higher" if clustered >= random else "lower"
+    """How similar different speakers of a batch are, in random and in hard batches, under one model."""
+    random, hard = float(np.mean(hardness.random)), float(np.mean(hardness.hard))
+    direction = "higher" if hard >= random else "lower"
     return draw(
         folder,
         name,
         lambda axes: _plot_hardness(axes, run, hardness, style, limits),
-        alt=f"Within-batch negative similarity of {run}: mean {random:.3f} random, {clustered:.3f} clustered",
+        alt=f"Within-batch negative similarity of {run}: mean {random:.3f} in random batches, "
+        f"{hard:.3f} in {hardness.hard_batches}",
         caption=(
-            f"{run}: on average {random:.3f} in random batches and {clustered:.3f} in clustered ones, "
-            f"{abs(clustered - random):.3f} {direction}. {_share_hard(hardness)}"
+            f"{run}: on average {random:.3f} in random batches and {hard:.3f} in {hardness.hard_batches}, "
+            f"{abs(hard - random):.3f} {direction}. {_share_hard(hardness)}"
         ),
         height_inches=2.6,
     )
@@ -43,18 +44,20 @@ def hardness_limits(runs: Sequence[RunFindings]) -> tuple[float, float]:
     """Nearly all similarities of any run lie between these, so that histograms side by side compare."""
     measured = [run.batch_hardness for run in runs if run.batch_hardness is not None]
     ends = [
-        np.quantile(values, (1 - _MOST_DRAWN, _MOST_DRAWN))
-        for one in measured
-        for values in (one.random, one.clustered)
+        np.quantile(values, (1 - _MOST_DRAWN, _MOST_DRAWN)) for one in measured for values in (one.random, one.hard)
     ]
     low, high = float(np.min(ends)), float(np.max(ends))
     return low, max(high, low + 0.01)
 
 
 def _share_hard(hardness: BatchHardness) -> str:
-    hard = float(np.quantile(hardness.random, 0.95))
-    share = float(np.mean(hardness.clustered > hard))
-    return f"The hardest 5% of random pairs are above {hard:.2f}; of clustered pairs {share:.0%} are."
+    limit = float(np.quantile(hardness.random, 0.95))
+    share = float(np.mean(hardness.hard > limit))
+    return (
+        f"The hardest 5% of random pairs are above {limit:.2f}; of pairs in {hardness.hard_batches} {share:.0%} are. "
+        f"With the closest other speaker of its batch an utterance has {hardness.random_closest:.3f} and "
+        f"{hardness.hard_closest:.3f}."
+    )
 
 
 def _plot_hardness(
@@ -64,7 +67,7 @@ def _plot_hardness(
     entries = []
     for values, colour, label in (
         (hardness.random, MUTED, "random batches"),
-        (hardness.clustered, style.colour, "clustered batches"),
+        (hardness.hard, style.colour, hardness.hard_batches),
     ):
         share = 100 * np.histogram(values, edges)[0] / len(values)
         filled = axes.stairs(share, edges, fill=True, color=colour.light, alpha=0.35)
@@ -104,8 +107,8 @@ def sizes_figure(
         plot,
         alt="Cluster sizes, largest first: " + "; ".join(f"{run} {_range(s)} speakers" for run, s in shapes.items()),
         caption=(
-            "A flat line means clusters of equal size. Clusters are drawn with equal chance, so the speakers of small "
-            "ones, at the right end, are trained on more often."
+            "A flat line means clusters of equal size. Clusters are drawn with equal chance, but for even pooling, so "
+            "the speakers of small ones, at the right end, are trained on more often."
         ),
     )
 

@@ -37,15 +37,19 @@ def _best_on(trial_list: str, scored: Sequence[RunScores]) -> str:
 
 
 def _harder_batches(runs: Sequence[RunFindings]) -> list[str]:
-    """By how much clustered batches are harder, over the runs that trained on them; nothing if none did."""
-    shifts = [
-        float(np.mean(run.batch_hardness.clustered) - np.mean(run.batch_hardness.random))
-        for run in runs
-        if run.batch_hardness is not None and run.cluster_shapes is not None
-    ]
-    if not shifts:
-        return []
-    return [
-        f"Under the final models, clustering changes the mean cosine of different speakers of a batch by "
-        f"{np.mean(shifts):+.3f}."
-    ]
+    """By how much hard batches are harder, over the runs that trained on them; nothing if none did."""
+    measured = [run.batch_hardness for run in runs if run.batch_hardness is not None and run.has_hard_phase]
+    clustered = [np.mean(one.hard) - np.mean(one.random) for one in measured if one.kind == "clustered"]
+    neighbours = [one.hard_closest - one.random_closest for one in measured if one.kind == "neighbours"]
+    sentences = []
+    if clustered:
+        sentences.append(
+            f"Under the final models, clustering changes the mean cosine of different speakers of a batch by "
+            f"{np.mean(clustered):+.3f}."
+        )
+    if neighbours:
+        sentences.append(
+            f"Under the final models, batches of neighbours change the cosine of an utterance with the closest other "
+            f"speaker of its batch by {np.mean(neighbours):+.3f}."
+        )
+    return sentences

@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from chns.report.drawing import printable
 from chns.report.error_figures import RunScores
 from chns.report.findings import IntArray, RunFindings, ScoredTrials, SuspectedDuplicate
 
 _COLUMNS_OF_A_LIST = 3
+_LONGEST_DECISION = 200
 
 
 class Cell(NamedTuple):
@@ -45,6 +47,14 @@ class ClusterRow(NamedTuple):
     median: str
     largest: int
     tightness: str
+
+
+class RunDecisions(NamedTuple):
+    """What a run decided about its batches, and how many decisions are left out."""
+
+    run: str
+    shown: Sequence[str]
+    left_out: int
 
 
 class ErrorTrial(NamedTuple):
@@ -126,6 +136,26 @@ def cluster_rows(runs: Sequence[RunFindings]) -> list[ClusterRow]:
         )
         for run in runs
         if (shapes := run.cluster_shapes) is not None
+    ]
+
+
+def run_decisions(runs: Sequence[RunFindings], *, most: int) -> list[RunDecisions]:
+    """The decisions of each run that made any, in their order.
+
+    They are read from a file of whoever made the run, so each is printable and of bounded length.
+
+    Args:
+        runs: In the order of the result.
+        most: Most decisions of each that are shown.
+    """
+    return [
+        RunDecisions(
+            run.name,
+            [printable(decision[:_LONGEST_DECISION]) for decision in run.decisions[:most]],
+            max(0, len(run.decisions) - most),
+        )
+        for run in runs
+        if run.decisions
     ]
 
 

@@ -30,6 +30,7 @@ class LoggedQuantity(NamedTuple):
         axis: Label of the vertical axis, with the unit.
         caption: How to read it.
         scale: What values are multiplied by to be of that unit.
+        is_recent: Whether it is missing from the logs of older runs.
     """
 
     column: str
@@ -37,6 +38,7 @@ class LoggedQuantity(NamedTuple):
     axis: str
     caption: str
     scale: float = 1.0
+    is_recent: bool = False
 
 
 QUANTITIES = (
@@ -52,7 +54,8 @@ QUANTITIES = (
         "Within-batch negative similarity",
         "Mean cosine",
         "How hard the batches are for the encoder as it is at that step. Clustered batches should lie above random "
-        "ones from the step on at which the hard ratio rises.",
+        "ones from the step on at which the hard ratio rises; those of neighbours need not, since their groups are "
+        "strangers to each other.",
     ),
     LoggedQuantity(
         "negative_similarity_p95",
@@ -62,10 +65,19 @@ QUANTITIES = (
         "that the encoder cannot tell apart.",
     ),
     LoggedQuantity(
+        "easy_anchor_share",
+        "Easy anchors",
+        "Share of anchors (%)",
+        "Utterances that are more similar to all others of their speaker than to any other speaker of the batch: they "
+        "have little left to learn from it. Hard batches should have fewer. Runs of older versions did not log it.",
+        scale=100.0,
+        is_recent=True,
+    ),
+    LoggedQuantity(
         "hard_ratio",
         "Hard ratio",
         "Hard ratio (%)",
-        "The share of a batch's speakers that comes from clusters: when the hard phase began, and how it ramped. "
+        "The share of a batch's speakers that is drawn to be alike: when the hard phase began, and how it went on. "
         "Random batches stay at zero. Runs of one schedule lie on one another.",
         scale=100.0,
     ),

@@ -6,12 +6,17 @@ audio nor knows what an utterance is, so it serves faces or sentences as well.
 
 from chns.sampling.batches import ClusterSpeakerBatches, RandomSpeakerBatches
 from chns.sampling.clusters import SpeakerClusters, cluster_speakers
+from chns.sampling.neighbour_batches import NeighbourSpeakerBatches
+from chns.sampling.neighbours import SpeakerNeighbours, find_neighbours
 from chns.sampling.schedule import HardPhaseSchedule
 
 __all__ = [
     "ClusterSpeakerBatches",
     "HardPhaseSchedule",
+    "NeighbourSpeakerBatches",
     "RandomSpeakerBatches",
     "SpeakerClusters",
+    "SpeakerNeighbours",
     "cluster_speakers",
+    "find_neighbours",
 ]

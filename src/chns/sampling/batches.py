@@ -21,9 +21,12 @@ import numpy as np
 import numpy.typing as npt
 
 from chns.sampling.clusters import SpeakerClusters
-from chns.sampling.speaker_batches import Groups, IntArray, SpeakerBatches
+from chns.sampling.flat_groups import Groups, IntArray
+from chns.sampling.hard_speaker_batches import HardSpeakerBatches
+from chns.sampling.rounds import Rounds
+from chns.sampling.speaker_batches import SpeakerBatches
 
-Pooling = Literal["random", "nearest"]
+Pooling = Literal["random", "nearest", "even"]
 
 
 class RandomSpeakerBatches(SpeakerBatches):
@@ -42,6 +45,9 @@ class RandomSpeakerBatches(SpeakerBatches):
         seed: Same seed and epoch, same batches.
         rank: Which slice of every batch this process takes.
         world_size: Number of slices; a batch is cut between speakers.
+        persons: An integer a speaker label; speakers with the same one, who may be one person under two names, never
+            meet in a batch: all but the first of them make way for others drawn at random, beyond the order above. See
+            `chns.sampling.same_person`.
 
     Raises:
         ValueError: If labels are not a non-empty vector of non-negative integers, or a setting is out of range.
@@ -57,6 +63,7 @@ class RandomSpeakerBatches(SpeakerBatches):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        persons: npt.ArrayLike | None = None,
     ) -> None:
         super().__init__(
             speaker_labels,
@@ -66,20 +73,18 @@ class RandomSpeakerBatches(SpeakerBatches):
             seed=seed,
             rank=rank,
             world_size=world_size,
+            persons=persons,
         )
-        self._round: tuple[int, int] | None = None
-        self._order = self.speakers
+        self._rounds = Rounds(seed, len(self.speakers), self._shuffled)
 
     def _draw_speakers(self, rng: np.random.Generator, epoch: int, step: int) -> IntArray:  # noqa: ARG002
-        round_number, place = divmod(step, len(self.speakers) // self.speakers_per_batch)
-        if self._round != (epoch, round_number):
-            self._round = (epoch, round_number)
-            self._order = np.random.default_rng([self.seed, epoch, round_number, 1]).permutation(self.speakers)
-        first = place * self.speakers_per_batch
-        return self._order[first : first + self.speakers_per_batch]
+        return self._rounds.take(self.speakers_per_batch, epoch=epoch, step=step)
+
+    def _shuffled(self, rng: np.random.Generator) -> IntArray:
+        return rng.permutation(self.speakers)
 
 
-class ClusterSpeakerBatches(SpeakerBatches):
+class ClusterSpeakerBatches(HardSpeakerBatches):
     """Batches with a chosen share of speakers who sound alike: clustering-based hard negative sampling.
 
     Each batch (P speakers, hard ratio h) is composed as in Masztalski et al., Interspeech 2025:
@@ -88,9 +93,14 @@ class ClusterSpeakerBatches(SpeakerBatches):
     2. Draw ``floor(h * P)`` speakers from the pool, none twice.
     3. Fill up with speakers drawn from all others.
 
+    Drawn so, a small cluster comes as often as a large one, and its speakers more often than others. With
+    ``pooling="even"`` the hard speakers are instead the next ones of an order in which each speaker comes once, those
+    of a cluster one after another, clusters at random; a new order when fewer than ``floor(h * P)`` are left. Clusters
+    then come in proportion to their size, no speaker is hard twice in a round, and all sit it out equally likely.
+
     Keeps, for every batch: exactly P speakers, none twice, at least ``floor(h * P)`` of them from the pool of that
-    batch, K different utterances of each speaker, those of one speaker adjacent. An epoch stops after
-    ``steps_per_epoch`` batches. A small cluster is drawn as often as a large one, so its speakers appear more often.
+    batch (fewer only if ``persons`` keeps some apart), K different utterances of each speaker, those of one speaker
+    adjacent. An epoch stops after ``steps_per_epoch`` batches.
 
     Args:
         speaker_labels: Speaker of each utterance, shape (utterances,), non-negative integers.
@@ -98,11 +108,15 @@ class ClusterSpeakerBatches(SpeakerBatches):
         speakers_per_batch: P, over all ranks; the default is the paper's.
         utterances_per_speaker: K. Speakers with fewer utterances are left out and counted in the log.
         hard_ratio: h, between 0 (random) and 1 (all speakers from the pool). May be set between epochs.
-        pooling: How clusters after the first are chosen: "random", or "nearest" to the first by their centres.
+        pooling: How clusters after the first are chosen: "random" as in the paper, "nearest" to the first by their
+            centres, or "even", see above.
         steps_per_epoch: Batches an epoch; by default as many as give each utterance one turn on average.
         seed: Same seed and epoch, same batches.
         rank: Which slice of every batch this process takes.
         world_size: Number of slices; a batch is cut between speakers.
+        persons: An integer a speaker label; speakers with the same one, who may be one person under two names, never
+            meet in a batch: all but the first of them make way for others drawn at random. See
+            `chns.sampling.same_person`.
 
     Raises:
         ValueError: If labels are not a non-empty vector of non-negative integers, a label has no cluster, or a setting
@@ -131,50 +145,50 @@ class ClusterSpeakerBatches(SpeakerBatches):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        persons: npt.ArrayLike | None = None,
     ) -> None:
         super().__init__(
             speaker_labels,
             speakers_per_batch=speakers_per_batch,
             utterances_per_speaker=utterances_per_speaker,
+            hard_ratio=hard_ratio,
             steps_per_epoch=steps_per_epoch,
             seed=seed,
             rank=rank,
             world_size=world_size,
+            persons=persons,
         )
         if self.speakers[-1] >= len(clusters.labels):
             raise ValueError(
                 f"clusters must cover speaker label {self.speakers[-1]}, got {len(clusters.labels)} speakers. "
                 "Cluster the same manifest that is sampled."
             )
-        if pooling not in ("random", "nearest"):
-            raise ValueError(f"pooling must be 'random' or 'nearest', got {pooling!r}.")
+        if pooling not in ("random", "nearest", "even"):
+            raise ValueError(f"pooling must be 'random', 'nearest' or 'even', got {pooling!r}.")
         grouped = Groups.by_label(clusters.labels[self.speakers], clusters.num_clusters)
         filled = np.flatnonzero(grouped.sizes)
         # Members are places in self.speakers, so that "everybody but these" is arithmetic on places.
         self._clusters = Groups(grouped.members, grouped.starts[filled], grouped.sizes[filled])
         self._centres = clusters.centres[filled]
         self.pooling = pooling
-        self.hard_ratio = hard_ratio
+        self._rounds = Rounds(seed, len(self.speakers), self._cluster_by_cluster)
 
-    @property
-    def hard_ratio(self) -> float:
-        """Share of a batch's speakers that comes from its pool of clusters."""
-        return self._hard_ratio
+    def _draw_hard(self, rng: np.random.Generator, epoch: int, step: int) -> IntArray:
+        if self.pooling == "even":
+            return self._rounds.take(self._num_hard, epoch=epoch, step=step)
+        return self._draw_pooled(rng)
 
-    @hard_ratio.setter
-    def hard_ratio(self, value: float) -> None:
-        if not 0.0 <= value <= 1.0:
-            raise ValueError(f"hard_ratio must be between 0 and 1, got {value}.")
-        self._hard_ratio = value
-        self._num_hard = int(value * self.speakers_per_batch)
+    def _cluster_by_cluster(self, rng: np.random.Generator) -> IntArray:
+        """Places of all speakers: clusters in random order, the speakers of each in random order.
 
-    def _draw_speakers(self, rng: np.random.Generator, epoch: int, step: int) -> IntArray:  # noqa: ARG002
-        hard = self._draw_hard(rng)
-        others = _draw_excluding(rng, len(self.speakers), self.speakers_per_batch - len(hard), hard)
-        speakers: IntArray = self.speakers[np.concatenate([hard, others])]
-        return speakers
+        The start is drawn too, which parts one cluster into an end and a beginning of the order. Otherwise a small
+        cluster would be as likely as a large one to be what is left over at the end of a round.
+        """
+        turns = np.repeat(rng.permutation(len(self._clusters.sizes)), self._clusters.sizes)
+        order = self._clusters.members[np.lexsort((rng.random(len(turns)), turns))]
+        return np.roll(order, rng.integers(len(order)))
 
-    def _draw_hard(self, rng: np.random.Generator) -> IntArray:
+    def _draw_pooled(self, rng: np.random.Generator) -> IntArray:
         """Places of the hard speakers: positions in the pool are drawn first, then looked up cluster by cluster."""
         pool = self._draw_pool(rng)
         ends = np.cumsum(self._clusters.sizes[pool])
@@ -203,13 +217,3 @@ class ClusterSpeakerBatches(SpeakerBatches):
         """The shortest beginning of the order that holds enough speakers."""
         enough = int(np.searchsorted(np.cumsum(self._clusters.sizes[order]), self._num_hard)) + 1
         return order[:enough]
-
-
-def _draw_excluding(rng: np.random.Generator, total: int, count: int, excluded: IntArray) -> IntArray:
-    """Draw ``count`` different numbers below ``total`` that are not in ``excluded``, without listing the rest.
-
-    Draws ranks among the numbers that remain; the number of rank r is r plus how many excluded ones lie before it.
-    """
-    ranks = rng.choice(total - len(excluded), count, replace=False)
-    remaining_before = np.sort(excluded) - np.arange(len(excluded))
-    return ranks + np.searchsorted(remaining_before, ranks, side="right")

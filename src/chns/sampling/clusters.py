@@ -129,19 +129,28 @@ def cluster_speakers(
         Masztalski et al., Interspeech 2025, which uses k-means on normalised means; spherical k-means keeps the
         centres on the sphere too.
     """
+    normalised = unit_length(centroids)
+    if not 1 <= num_clusters <= len(normalised):
+        raise ValueError(f"num_clusters must be between 1 and the {len(normalised)} speakers, got {num_clusters}.")
+    centres = _best_centres(normalised, num_clusters, seed, num_initialisations)
+    labels, _ = _nearest(normalised, centres)
+    return SpeakerClusters(labels=labels, centres=centres, seed=seed, encoder=encoder)
+
+
+def unit_length(centroids: FloatArray) -> FloatArray:
+    """Scale each centroid to length 1.
+
+    Raises:
+        ValueError: If they are not a table, or one is zero or not finite.
+    """
     centroids = np.asarray(centroids, dtype=np.float32)
     if centroids.ndim != 2:
         raise ValueError(f"centroids must have shape (speakers, dim), got {centroids.shape}.")
-    if not 1 <= num_clusters <= len(centroids):
-        raise ValueError(f"num_clusters must be between 1 and the {len(centroids)} speakers, got {num_clusters}.")
     norms = np.linalg.norm(centroids, axis=1, keepdims=True)
     bad = np.flatnonzero(~np.isfinite(norms[:, 0]) | (norms[:, 0] == 0))
     if len(bad):
         raise ValueError(f"centroids must be finite and not zero, got speaker {bad[0]} ({len(bad)} such speakers).")
-    normalised = np.ascontiguousarray(centroids / norms)
-    centres = _best_centres(normalised, num_clusters, seed, num_initialisations)
-    labels, _ = _nearest(normalised, centres)
-    return SpeakerClusters(labels=labels, centres=centres, seed=seed, encoder=encoder)
+    return np.ascontiguousarray(centroids / norms)
 
 
 def _best_centres(normalised: FloatArray, num_clusters: int, seed: int, num_initialisations: int) -> FloatArray:

@@ -5,28 +5,15 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from chns.sampling.flat_groups import Groups, IntArray
+from chns.sampling.persons import Persons
+
 _log = logging.getLogger(__name__)
-
-IntArray = npt.NDArray[np.int64]
-
-
-class Groups(NamedTuple):
-    """Members of groups in one flat array: group g holds ``members[starts[g] : starts[g] + sizes[g]]``."""
-
-    members: IntArray
-    starts: IntArray
-    sizes: IntArray
-
-    @classmethod
-    def by_label(cls, labels: IntArray, num_groups: int) -> Groups:
-        """Group positions by their label."""
-        sizes = np.bincount(labels, minlength=num_groups)
-        return cls(np.argsort(labels, kind="stable"), np.cumsum(sizes) - sizes, sizes)
 
 
 class SpeakerBatches(ABC):
@@ -42,6 +29,7 @@ class SpeakerBatches(ABC):
         seed: int,
         rank: int,
         world_size: int,
+        persons: npt.ArrayLike | None,
     ) -> None:
         labels = _checked_labels(speaker_labels)
         if utterances_per_speaker < 1:
@@ -65,6 +53,7 @@ class SpeakerBatches(ABC):
         self.utterances_per_speaker = utterances_per_speaker
         usable = int(sizes[self.speakers].sum())
         self.steps_per_epoch = steps_per_epoch or max(1, usable // (speakers_per_batch * utterances_per_speaker))
+        self._persons = None if persons is None else self._checked_persons(persons)
         self.seed = seed
         self._first_speaker = speakers_per_batch * rank // world_size
         self._last_speaker = speakers_per_batch * (rank + 1) // world_size
@@ -101,6 +90,8 @@ class SpeakerBatches(ABC):
         """
         rng = np.random.default_rng([self.seed, epoch, step])
         speakers = self._draw_speakers(rng, epoch, step)
+        if self._persons is not None:
+            speakers = self._persons.apart(rng, speakers)
         utterances = self._draw_utterances(rng, speakers)
         mine: list[int] = utterances[self._first_speaker : self._last_speaker].ravel().tolist()
         return mine
@@ -149,6 +140,15 @@ class SpeakerBatches(ABC):
     @abstractmethod
     def _draw_speakers(self, rng: np.random.Generator, epoch: int, step: int) -> IntArray:
         """P different speakers."""
+
+    def _checked_persons(self, numbers: npt.ArrayLike) -> Persons:
+        persons = Persons(numbers, self.speakers)
+        if persons.count < self.speakers_per_batch:
+            raise ValueError(
+                f"speakers_per_batch must be at most {persons.count}, the number of persons that the speakers are, "
+                f"got {self.speakers_per_batch}."
+            )
+        return persons
 
     def _draw_utterances(self, rng: np.random.Generator, speakers: IntArray) -> IntArray:
         """K different utterances of each speaker, shape (P, K).

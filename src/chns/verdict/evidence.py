@@ -62,12 +62,14 @@ def _pairs(counts: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TwinEvidence:
-    """What is known of a strategy with clustered batches and of its twin with random ones.
+    """What is known of a strategy with hard batches and of its twin with random ones.
+
+    The hard phase is the steps whose hard ratio was above 0; an adaptive one can end, and begin again.
 
     Attributes:
-        settings: Of the clustered strategy; those of any seed.
+        settings: Of the hard strategy; those of any seed.
         random_logs: Log of each run of the twin, as `chns.run_folder.RunFolder.log` gives it.
-        clustered_logs: Those of the clustered strategy, of the same seeds in the same order.
+        hard_logs: Those of the hard strategy, of the same seeds in the same order.
         num_training_speakers: How many there are.
         utterances_per_speaker: Median over the training speakers.
         conditions: How clusters go with recording conditions; None if these are not known.
@@ -76,7 +78,7 @@ class TwinEvidence:
 
     settings: TrainSettings
     random_logs: Sequence[Log]
-    clustered_logs: Sequence[Log]
+    hard_logs: Sequence[Log]
     num_training_speakers: int
     utterances_per_speaker: float
     conditions: ConditionMixing | None = None
@@ -93,53 +95,88 @@ class TwinEvidence:
             return None
         return math.log(batches.speakers_per_batch * batches.utterances_per_speaker - 1)
 
-    def final(self, column: str, *, clustered: bool) -> float:
+    @property
+    def hard_batches(self) -> str:
+        """The strategy's batches in words."""
+        return "clustered batches" if self.settings.batches.kind == "clustered" else "hard batches"
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether the hard ratio follows what is observed."""
+        return self.settings.batches.kind == "auto" or self.settings.clusters.start == "easy"
+
+    @property
+    def keeps_doubles_apart(self) -> bool:
+        """Whether speakers who may be one person never meet in a batch."""
+        return self.settings.batches.kind == "auto" or self.settings.clusters.separate_same_person
+
+    def final(self, column: str, *, hard: bool) -> float:
         """Mean of a column over the last tenth of the log, and over the seeds."""
-        logs = self.clustered_logs if clustered else self.random_logs
-        return _mean([values[-max(1, len(values) // 10) :] for values in (_measured(log, column) for log in logs)])
+        logs = self.hard_logs if hard else self.random_logs
+        return _mean([_last_tenth(_measured(log, column)) for log in logs])
 
-    def hard_phase(self, column: str, *, clustered: bool) -> float:
+    def hard_phase(self, column: str, *, hard: bool) -> float:
         """Mean of a column over the hard phase, and over the seeds; the twin's over the same steps."""
-        logs = self.clustered_logs if clustered else self.random_logs
-        return _mean([_measured(log, column, since=start) for log, start in zip(logs, self._starts(), strict=True)])
+        logs = self.hard_logs if hard else self.random_logs
+        return _mean(
+            [
+                _measured(log, column)[_ratios_at(_measured(log, "step"), hard_log) > 0]
+                for log, hard_log in zip(logs, self.hard_logs, strict=True)
+            ]
+        )
 
-    def hard_phase_start(self, column: str) -> float:
-        """Mean of a column over the first tenth of the hard phase, and over the seeds."""
-        phases = [
-            _measured(log, column, since=start) for log, start in zip(self.clustered_logs, self._starts(), strict=True)
-        ]
-        return _mean([values[: max(1, len(values) // 10)] for values in phases])
+    def hardest(self, column: str) -> tuple[float, float]:
+        """Means of a column over the first and the last tenth of the steps of the largest hard ratio, and the seeds."""
+        phases = []
+        for log in self.hard_logs:
+            ratios = _measured(log, "hard_ratio")
+            phases.append(_measured(log, column)[ratios == ratios.max(initial=0)])
+        return _mean([_first_tenth(values) for values in phases]), _mean([_last_tenth(values) for values in phases])
 
     @property
     def hard_steps(self) -> float:
         """Steps of the hard phase, mean over the seeds."""
-        return float(
-            np.mean([_last(log) - start for log, start in zip(self.clustered_logs, self._starts(), strict=True)])
-        )
+        return float(np.mean([_steps(log)[_measured(log, "hard_ratio") > 0].sum() for log in self.hard_logs]))
+
+    @property
+    def hardest_steps(self) -> float:
+        """Steps of the largest hard ratio that was reached, mean over the seeds; 0 without a hard phase."""
+        counts = []
+        for log in self.hard_logs:
+            ratios = _measured(log, "hard_ratio")
+            counts.append(_steps(log)[(ratios > 0) & (ratios == ratios.max(initial=0))].sum())
+        return float(np.mean(counts))
 
     @property
     def all_steps(self) -> float:
         """Steps of a run, mean over the seeds."""
-        return float(np.mean([_last(log) for log in self.clustered_logs]))
-
-    def _starts(self) -> list[float]:
-        """The last logged step before the hard phase of each run; its own last step if there is no hard phase."""
-        starts = []
-        for log in self.clustered_logs:
-            steps, ratios = _measured(log, "step"), _measured(log, "hard_ratio")
-            before = steps[np.cumsum(ratios > 0) == 0]
-            starts.append(float(before[-1]) if len(before) else 0.0)
-        return starts
+        return float(np.mean([log["step"].max(initial=0) for log in self.hard_logs]))
 
 
-def _measured(log: Log, column: str, *, since: float = 0) -> FloatArray:
-    """A column where the loss was measured, which leaves out the rows of a validation, after a step."""
-    values: FloatArray = log[column][np.isfinite(log["loss"]) & (log["step"] > since)]
+def _measured(log: Log, column: str) -> FloatArray:
+    """A column where the loss was measured, which leaves out the rows of a validation; NaN where a log lacks it."""
+    values: FloatArray = log.get(column, np.full(len(log["step"]), np.nan))[np.isfinite(log["loss"])]
     return values
 
 
-def _last(log: Log) -> float:
-    return float(log["step"].max(initial=0))
+def _steps(log: Log) -> FloatArray:
+    """How many steps each row of the log is about."""
+    return np.diff(_measured(log, "step"), prepend=0)
+
+
+def _ratios_at(steps: FloatArray, hard_log: Log) -> FloatArray:
+    """The hard ratio with which steps were made, by the first row of the log that is not before each."""
+    ratios = np.append(_measured(hard_log, "hard_ratio"), 0.0)
+    found: FloatArray = ratios[np.searchsorted(_measured(hard_log, "step"), steps)]
+    return found
+
+
+def _first_tenth(values: FloatArray) -> FloatArray:
+    return values[: max(1, len(values) // 10)]
+
+
+def _last_tenth(values: FloatArray) -> FloatArray:
+    return values[-max(1, len(values) // 10) :]
 
 
 def _mean(of_seeds: Sequence[FloatArray]) -> float:

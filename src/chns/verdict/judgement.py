@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from chns.verdict import advice
 from chns.verdict.change import Change
 from chns.verdict.evidence import TwinEvidence
 from chns.verdict.rules import EXPLAIN_HELP, EXPLAIN_NO_HELP, Finding
@@ -18,10 +19,10 @@ _FEW_SEEDS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What clustered batches did to a strategy, and what in the logs may explain it.
+    """What hard batches did to a strategy, and what in the logs may explain it.
 
     Attributes:
-        strategy: With clustered batches.
+        strategy: With hard batches.
         twin: Its twin with random ones.
         effect: ``helped`` if some error rate is measurably lower and none higher, ``hurt`` for the reverse, ``mixed``
             if both occur, ``none`` if no interval leaves out zero.
@@ -100,10 +101,10 @@ class Verdict:
 
 
 def judge(strategy: str, twin: Twin, *, changes: Sequence[Change], num_seeds: int, evidence: TwinEvidence) -> Verdict:
-    """Say what clustered batches did.
+    """Say what hard batches did.
 
     Args:
-        strategy: Name of the strategy with clustered batches.
+        strategy: Name of the strategy with hard batches.
         twin: What it is judged against, see `chns.verdict.find_twins`.
         changes: Its error rates against the twin's.
         num_seeds: Trainings of each.
@@ -144,20 +145,13 @@ def _effect(changes: Sequence[Change]) -> Effect:
 
 def _next_steps(effect: Effect, findings: Sequence[Finding], num_seeds: int, evidence: TwinEvidence) -> tuple[str, ...]:
     steps = [step for finding in findings for step in finding.try_next]
-    clusters = evidence.settings.clusters
     if num_seeds < _FEW_SEEDS:
         steps.insert(0, f"seeds: {list(range(_FEW_SEEDS))}")
     if effect == "helped":
-        if clusters.hard_ratio < 1:
-            steps.append(f"clusters: {{hard_ratio: {min(1.0, 2 * clusters.hard_ratio):g}}}")
-        if not clusters.refresh_every:
-            hard_epochs = evidence.settings.train.epochs - clusters.start_epoch
-            steps.append(
-                f"clusters: {{refresh_every: {max(1, hard_epochs // 3)}}} (clusters of an early encoder grow stale)"
-            )
+        steps += advice.more_of_it(evidence)
     if effect == "none" and num_seeds >= _FEW_SEEDS:
         steps.append(f"seeds: {list(range(2 * num_seeds))}, or more speakers in the trials: narrower intervals")
-    return tuple(dict.fromkeys(steps)) or (f"clusters: {{hard_ratio: {clusters.hard_ratio / 2:g}}}",)
+    return tuple(dict.fromkeys(steps or advice.less_hard(evidence)))
 
 
 def _listed(items: Any) -> str:

@@ -14,9 +14,11 @@ EER                                  a quarter lower     equal or higher       h
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from chns.verdict import advice
 from chns.verdict.evidence import TwinEvidence
 
 EASY_LOSS_SHARE = 0.05  # of the loss of guessing: below it, batches teach little
@@ -27,6 +29,7 @@ STUCK_LOSS_SHARE = 0.8  # of the loss with which the hard phase began
 RISEN_TEMPERATURE = 1.25  # times that of random batches
 HARDER_SIMILARITY = 0.02  # rise of the 95th percentile over random batches
 HARDER_LOSS = 1.2  # times that of random batches
+FEWER_EASY_ANCHORS = 0.02  # fall of their share below that of random batches
 SEPARATED_CONDITIONS = 0.5  # of the way from chance to clusters of one condition each
 SHORT_HARD_PHASE_SHARE = 0.25  # of all steps
 SHORT_HARD_PHASE_STEPS = 200
@@ -52,22 +55,22 @@ def easy_random_batches(evidence: TwinEvidence) -> Finding | None:
     guessing = evidence.guessing_loss
     if guessing is None:
         return None
-    random, clustered = (evidence.final("loss", clustered=clustered) for clustered in (False, True))
+    random, hard = (evidence.final("loss", hard=hard) for hard in (False, True))
     if not random <= EASY_LOSS_SHARE * guessing:
         return None
     share = f"{100 * random / guessing:.0f} %"
     easy = f"Random batches had become easy: their loss ended at {random:.2f}, {share} of that of guessing"
-    if clustered > EASY_LOSS_SHARE * guessing:
+    if hard > EASY_LOSS_SHARE * guessing:
         return Finding(
-            rule="random_batches_easy", text=f"{easy}, while that of clustered batches was still {clustered:.2f}."
+            rule="random_batches_easy", text=f"{easy}, while that of {evidence.hard_batches} was still {hard:.2f}."
         )
     return Finding(
         rule="everything_learnt",
-        text=f"{easy}, and that of clustered batches at {clustered:.2f}. What these recordings can teach is "
+        text=f"{easy}, and that of {evidence.hard_batches} at {hard:.2f}. What these recordings can teach is "
         "learnt, whatever the negatives.",
         try_next=(
             "more utterances a speaker, or augmentation, so that there is something left to learn",
-            "clusters: {pooling: nearest}",
+            *advice.closer_speakers(evidence),
         ),
     )
 
@@ -77,7 +80,7 @@ def random_batches_not_easy(evidence: TwinEvidence) -> Finding | None:
     guessing = evidence.guessing_loss
     if guessing is None:
         return None
-    random = evidence.final("loss", clustered=False)
+    random = evidence.final("loss", hard=False)
     if not random > EASY_LOSS_SHARE * guessing:
         return None
     epochs = evidence.settings.train.epochs
@@ -85,14 +88,17 @@ def random_batches_not_easy(evidence: TwinEvidence) -> Finding | None:
         rule="random_batches_not_easy",
         text=f"Random batches still taught at the end: their loss was {random:.2f}, {100 * random / guessing:.0f} % of "
         "that of guessing. Hard batches are for when random ones have become easy.",
-        try_next=(f"train: {{epochs: {2 * epochs}}}", f"clusters: {{start_epoch: {_later_start(evidence)}}}"),
+        try_next=(f"train: {{epochs: {2 * epochs}}}", *advice.later_start(evidence)),
     )
 
 
 def near_duplicates(evidence: TwinEvidence) -> Finding | None:
-    """A twentieth of the negatives of clustered batches are closer than 0.9, or 1 % of the speakers have a double."""
-    similarity = evidence.hard_phase("negative_similarity_p95", clustered=True)
-    doubles = evidence.suspected_duplicates or 0
+    """A twentieth of the negatives of hard batches are closer than 0.9, or 1 % of the speakers have a double.
+
+    Doubles do not count where those who may be one person never meet in a batch.
+    """
+    similarity = evidence.hard_phase("negative_similarity_p95", hard=True)
+    doubles = 0 if evidence.keeps_doubles_apart else evidence.suspected_duplicates or 0
     many_doubles = doubles > 0 and doubles >= DUPLICATE_SHARE * evidence.num_training_speakers
     if not (similarity >= NEAR_DUPLICATE_SIMILARITY or many_doubles):
         return None
@@ -100,14 +106,16 @@ def near_duplicates(evidence: TwinEvidence) -> Finding | None:
         seen = f"{doubles:,} pairs of the {evidence.num_training_speakers:,} training speakers may each be one person"
     else:
         seen = (
-            f"The closest twentieth of the different speakers of a clustered batch have a cosine above {similarity:.2f}"
+            f"The closest twentieth of the different speakers in {evidence.hard_batches} have a cosine above "
+            f"{similarity:.2f}"
         )
     return Finding(
         rule="near_duplicates",
         text=f"{seen}. If they are one person under two names, the loss pushes apart what belongs together.",
         try_next=(
             "listen to the closest pairs of speakers: `chns cluster --pairs`, or the report's list of duplicates",
-            _lower_hard_ratio(evidence),
+            *advice.doubles_apart(evidence),
+            *advice.less_hard(evidence),
         ),
     )
 
@@ -121,56 +129,57 @@ def few_utterances(evidence: TwinEvidence) -> Finding | None:
         rule="few_utterances",
         text=f"Half of the training speakers have {number:g} utterances or fewer. Hard negatives then teach to tell "
         "apart these recordings rather than these voices.",
-        try_next=("more utterances a speaker, or augmentation", _lower_hard_ratio(evidence)),
+        try_next=("more utterances a speaker, or augmentation", *advice.less_hard(evidence)),
     )
 
 
 def stuck_hard_loss(evidence: TwinEvidence) -> Finding | None:
-    """The loss of clustered batches ended above 80 % of what it was when the hard phase began."""
-    start, end = evidence.hard_phase_start("loss"), evidence.final("loss", clustered=True)
-    if not end > STUCK_LOSS_SHARE * start:
+    """In 200 steps or more of the full hard ratio the loss ended above 80 % of what it began with."""
+    start, end = evidence.hardest("loss")
+    if not (end > STUCK_LOSS_SHARE * start and evidence.hardest_steps >= SHORT_HARD_PHASE_STEPS):
         return None
     return Finding(
         rule="stuck_hard_loss",
-        text=f"The loss of clustered batches did not come down: {start:.2f} when the hard phase began, {end:.2f} at "
-        "the end. They may be too hard for this encoder.",
-        try_next=(
-            _lower_hard_ratio(evidence),
-            f"clusters: {{ramp_epochs: {max(2, evidence.settings.train.epochs // 4)}}}",
-        ),
+        text=f"The loss of {evidence.hard_batches} did not come down: {start:.2f} when they had become as hard as they "
+        f"would be, {end:.2f} when that ended. They may be too hard for this encoder.",
+        try_next=(*advice.less_hard(evidence), *advice.gentler_start(evidence)),
     )
 
 
 def risen_temperature(evidence: TwinEvidence) -> Finding | None:
     """The learnt temperature ended at 1.25 times that of random batches, or above: the loss softened itself."""
-    random, clustered = (evidence.final("temperature", clustered=clustered) for clustered in (False, True))
-    if not clustered >= RISEN_TEMPERATURE * random:
+    random, hard = (evidence.final("temperature", hard=hard) for hard in (False, True))
+    if not hard >= RISEN_TEMPERATURE * random:
         return None
     return Finding(
         rule="risen_temperature",
-        text=f"The learnt temperature ended at {clustered:.3f}, {clustered / random:.2f} times that of random batches "
+        text=f"The learnt temperature ended at {hard:.3f}, {hard / random:.2f} times that of random batches "
         f"({random:.3f}): the loss became more lenient instead of telling the hard speakers apart.",
-        try_next=(_lower_hard_ratio(evidence), "loss: {settings: {learn_temperature: false}}"),
+        try_next=(*advice.less_hard(evidence), "loss: {settings: {learn_temperature: false}}"),
     )
 
 
 def hardly_harder(evidence: TwinEvidence) -> Finding | None:
-    """In the hard phase neither negatives' similarity (p95, + 0.02) nor loss (x 1.2) exceeds that of random batches."""
+    """Neither negatives' similarity (p95, + 0.02) nor loss (x 1.2) nor easy anchors (- 0.02) tell of harder batches.
+
+    One of the three is enough to call them harder, and the mean similarity is not asked: in a large batch of small
+    groups nearly all pairs are strangers, and neither the mean nor p95 sees the few who are not. Older runs did not log
+    easy anchors.
+    """
     column = "negative_similarity_p95"
-    rise = evidence.hard_phase(column, clustered=True) - evidence.hard_phase(column, clustered=False)
-    ratio = evidence.hard_phase("loss", clustered=True) / evidence.hard_phase("loss", clustered=False)
-    if not (rise < HARDER_SIMILARITY and ratio < HARDER_LOSS):
+    rise = evidence.hard_phase(column, hard=True) - evidence.hard_phase(column, hard=False)
+    ratio = evidence.hard_phase("loss", hard=True) / evidence.hard_phase("loss", hard=False)
+    easy_random, easy_hard = (evidence.hard_phase("easy_anchor_share", hard=hard) for hard in (False, True))
+    if not (rise < HARDER_SIMILARITY and ratio < HARDER_LOSS) or easy_random - easy_hard >= FEWER_EASY_ANCHORS:
         return None
-    clusters = evidence.settings.clusters
-    per_cluster = evidence.num_training_speakers / clusters.num_clusters
-    more = min(2 * clusters.num_clusters, evidence.num_training_speakers // 2)
+    measured = f"p95 of the similarity of different speakers {rise:+.2f}, loss {ratio:.2f} times theirs"
+    if not math.isnan(easy_random - easy_hard):
+        measured += f", easy anchors {100 * easy_hard:.0f} % instead of {100 * easy_random:.0f} %"
     return Finding(
         rule="hardly_harder",
-        text=f"Clustered batches were hardly harder than random ones: p95 of the similarity of different speakers "
-        f"{rise:+.2f}, loss {ratio:.2f} times theirs. A cluster holds {per_cluster:.0f} speakers on average.",
-        try_next=(f"clusters: {{num_clusters: {more}, pooling: nearest}}", "clusters: {hard_ratio: 1.0}")
-        if clusters.hard_ratio < 1
-        else (f"clusters: {{num_clusters: {more}, pooling: nearest}}",),
+        text=f"{evidence.hard_batches.capitalize()} were hardly harder than random ones: {measured}. "
+        f"{advice.size_of_groups(evidence)}",
+        try_next=advice.harder(evidence),
     )
 
 
@@ -184,7 +193,11 @@ def separated_conditions(evidence: TwinEvidence) -> Finding | None:
         text=f"Clusters separate the corpora: {100 * mixing.within:.0f} % of the pairs of speakers in a cluster are of "
         f"one corpus, {100 * mixing.chance:.0f} % of all pairs. The hard speakers of a batch then share a recording "
         "condition, and batch normalisation is trained on one at a time.",
-        try_next=(_lower_hard_ratio(evidence), "train and cluster each corpus by itself"),
+        try_next=(
+            *advice.less_hard(evidence),
+            "batches: {kind: neighbours} (groups of all corpora meet in a batch)",
+            "train and cluster each corpus by itself",
+        ),
     )
 
 
@@ -193,15 +206,13 @@ def short_hard_phase(evidence: TwinEvidence) -> Finding | None:
     steps, total = evidence.hard_steps, evidence.all_steps
     if steps >= SHORT_HARD_PHASE_STEPS and steps >= SHORT_HARD_PHASE_SHARE * total:
         return None
-    settings = evidence.settings
-    start, epochs = settings.clusters.start_epoch, settings.train.epochs
-    advice = [f"train: {{epochs: {2 * epochs}}}"]
-    if start >= 2:
-        advice.append(f"clusters: {{start_epoch: {start // 2}}}")
+    text = f"The hard phase was short: {steps:,.0f} of {total:,.0f} steps."
+    if evidence.is_adaptive:
+        text += " It begins when random batches are easy; decisions.txt in the run's folder says what happened when."
     return Finding(
         rule="short_hard_phase",
-        text=f"The hard phase was short: {steps:,.0f} of {total:,.0f} steps.",
-        try_next=tuple(advice),
+        text=text,
+        try_next=(f"train: {{epochs: {2 * evidence.settings.train.epochs}}}", *advice.earlier_start(evidence)),
     )
 
 
@@ -219,13 +230,3 @@ EXPLAIN_NO_HELP: tuple[Rule, ...] = (
     random_batches_not_easy,
     easy_random_batches,
 )
-
-
-def _lower_hard_ratio(evidence: TwinEvidence) -> str:
-    return f"clusters: {{hard_ratio: {evidence.settings.clusters.hard_ratio / 2:g}}}"
-
-
-def _later_start(evidence: TwinEvidence) -> int:
-    """Half-way between the present start and the end."""
-    start, epochs = evidence.settings.clusters.start_epoch, evidence.settings.train.epochs
-    return (start + epochs) // 2

@@ -13,7 +13,7 @@ _BATCHES_THEMSELVES = ("batches.kind", "clusters.", "seed")
 
 @dataclass(frozen=True)
 class Twin:
-    """The strategy with random batches that one with clustered batches is judged against.
+    """The strategy with random batches that one with hard batches is judged against.
 
     Attributes:
         name: Its name.
@@ -25,14 +25,14 @@ class Twin:
 
 
 def find_twins(strategies: Mapping[str, TrainSettings]) -> dict[str, Twin]:
-    """The twin of each strategy with clustered batches, if it has one.
+    """The twin of each strategy with hard batches, if it has one.
 
     A twin has random batches and the same loss with the same settings. Of several, the one with the fewest other
     differences, of these the first.
     """
     twins = {}
     for name, settings in strategies.items():
-        if settings.batches.kind != "clustered":
+        if settings.batches.kind == "random":
             continue
         candidates = [
             Twin(other, _differences(settings, candidate))

@@ -1,0 +1,87 @@
+"""A hard phase that follows what is observed."""
+
+import pytest
+
+from chns.sampling.adaptive import AdaptiveHardPhase
+from chns.sampling.schedule import EpochSignals
+
+
+def ratios_after(phase, easy_shares, eers=None):
+    ratios = []
+    for epoch, easy in enumerate(easy_shares):
+        phase.end_epoch(epoch, EpochSignals(easy, eers[epoch] if eers else None))
+        ratios.append(phase.hard_ratio_at(epoch + 1))
+    return ratios
+
+
+def test_hard_batches_begin_when_random_ones_have_become_easy():
+    phase = AdaptiveHardPhase(start_easy_share=0.8, step=0.25)
+    assert ratios_after(phase, [0.3, 0.6, 0.79, 0.81]) == [0, 0, 0, 0.25]
+
+
+def test_the_ratio_stays_while_batches_are_within_the_band_and_follows_them_out_of_it():
+    phase = AdaptiveHardPhase(start_easy_share=0.9, easy_share_low=0.5, easy_share_high=0.8, step=0.25)
+    assert ratios_after(phase, [0.95, 0.7, 0.85, 0.4, 0.4, 0.4]) == [0.25, 0.25, 0.5, 0.25, 0, 0]
+    assert ratios_after(phase, [0.85, 0.95]) == [0, 0.25]
+
+
+def test_the_ratio_never_exceeds_its_largest():
+    assert ratios_after(AdaptiveHardPhase(hard_ratio=0.6, step=0.25), [0.95] * 4) == [0.25, 0.5, 0.6, 0.6]
+
+
+def test_it_does_not_begin_before_its_earliest_epoch():
+    assert ratios_after(AdaptiveHardPhase(earliest_epoch=3), [0.95] * 4) == [0, 0, 0.5, 1]
+
+
+def test_a_validation_that_stays_worse_halves_the_ratio_and_then_ends_the_hard_phase():
+    phase = AdaptiveHardPhase(easy_share_low=0.1, step=0.5, tolerance=0.1)
+    eers = [0.10, 0.10, 0.12, 0.105, 0.12, 0.12, 0.12, 0.12, 0.01, 0.01]
+    easy = [0.95, 0.9] + [0.5] * 6 + [0.95] * 2
+    assert ratios_after(phase, easy, eers) == [0.5, 1, 1, 1, 1, 0.5, 0.5, 0, 0, 0]
+
+
+def test_decisions_are_told_in_words():
+    phase = AdaptiveHardPhase(tolerance=0.1)
+    begin = phase.end_epoch(0, EpochSignals(0.95, 0.1))
+    assert begin == ["95 % of the anchors were easy, above 90 %: hard ratio 0 -> 0.5"]
+    assert phase.end_epoch(1, EpochSignals(0.7, 0.2)) == []
+    assert phase.end_epoch(2, EpochSignals(0.7, 0.2)) == [
+        "validation EER 20.00 % has been more than 10 % above the best, 10.00 %, 2 times: "
+        "batches are random from now on"
+    ]
+    assert phase.end_epoch(3, EpochSignals(0.99, 0.01)) == []
+    too_hard = AdaptiveHardPhase()
+    too_hard.end_epoch(0, EpochSignals(0.95, None))
+    assert too_hard.end_epoch(1, EpochSignals(0.3, None)) == [
+        "only 30 % of the anchors were easy, below 50 %: hard ratio 0.5 -> 0"
+    ]
+
+
+def test_a_saved_state_goes_on_alike():
+    easy, eers = [0.95, 0.7, 0.95, 0.7, 0.7], [0.1, 0.2, 0.1, 0.2, 0.2]
+    whole = ratios_after(AdaptiveHardPhase(), easy, eers)
+    first = AdaptiveHardPhase()
+    ratios_after(first, easy[:2], eers[:2])
+    second = AdaptiveHardPhase()
+    second.load_state_dict(first.state_dict())
+    assert ratios_after(second, easy[2:], eers[2:]) == whole[2:]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"start_easy_share": 1.5}, "start_easy_share must be between 0 and 1, got 1.5"),
+        ({"earliest_epoch": -1}, "earliest_epoch must be 0 or more, got -1"),
+        (
+            {"easy_share_low": 0.8},
+            "easy_share_low must be below easy_share_high, .* got 0.8 and 0.8",
+        ),
+        ({"easy_share_high": 1.1}, "easy_share_low must be below easy_share_high"),
+        ({"hard_ratio": 0.0}, "hard_ratio must be above 0 and at most 1, got 0.0"),
+        ({"step": 2.0}, "step must be above 0 and at most 1, got 2.0"),
+        ({"tolerance": -0.1}, "tolerance must be 0 or more, got -0.1"),
+    ],
+)
+def test_wrong_settings_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        AdaptiveHardPhase(**settings)

@@ -1,0 +1,157 @@
+"""The nearest speakers are those that a naive search finds, and a file gives them back."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from chns.errors import ModelFileError
+from chns.sampling import SpeakerNeighbours, find_neighbours, neighbours
+
+
+def voices(num_speakers, num_groups=40, dim=24, seed=0):
+    rng = np.random.default_rng(seed)
+    groups = rng.normal(size=(num_groups, dim))[rng.integers(0, num_groups, num_speakers)]
+    return (groups + 0.5 * rng.normal(size=(num_speakers, dim))).astype(np.float32)
+
+
+def cosines_of(centroids):
+    unit = centroids / np.linalg.norm(centroids, axis=1, keepdims=True)
+    return unit @ unit.T
+
+
+def naive_neighbours(centroids, count):
+    cosines = cosines_of(centroids)
+    rows = []
+    for speaker, row in enumerate(cosines):
+        others = [other for other in np.argsort(-row, kind="stable") if other != speaker]
+        rows.append(others[:count])
+    return np.array(rows)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 80), st.integers(1, 30), st.integers(0, 99))
+def test_neighbours_are_those_of_a_naive_search(num_speakers, num_neighbours, seed):
+    num_neighbours = min(num_neighbours, num_speakers - 1)
+    centroids = voices(num_speakers, seed=seed) * np.random.default_rng(seed).uniform(0.1, 9, (num_speakers, 1))
+    found = find_neighbours(centroids.astype(np.float32), num_neighbours=num_neighbours)
+    assert found.indices.dtype == np.int32
+    assert (found.indices == naive_neighbours(centroids, num_neighbours)).all()
+
+
+def test_searching_in_parts_finds_the_same(monkeypatch):
+    whole = find_neighbours(voices(500), num_neighbours=10)
+    monkeypatch.setattr(neighbours, "_SEARCHED_AT_ONCE", 37)
+    assert (find_neighbours(voices(500), num_neighbours=10).indices == whole.indices).all()
+
+
+@pytest.mark.parametrize("at_once", [10_000, 7])
+@pytest.mark.parametrize("exactly", [200_000, 0])
+@pytest.mark.parametrize("num_equal", [2, 5, 60])
+def test_nobody_is_their_own_neighbour_or_twice_a_neighbour_among_equal_centroids(
+    num_equal, exactly, at_once, monkeypatch
+):
+    monkeypatch.setattr(neighbours, "_MOST_COMPARED_EXACTLY", exactly)
+    monkeypatch.setattr(neighbours, "_SEARCHED_AT_ONCE", at_once)
+    centroids = np.concatenate([np.tile(voices(1), (num_equal, 1)), voices(200, seed=1)])
+    found = find_neighbours(centroids, num_neighbours=8).indices
+    assert (found != np.arange(len(centroids))[:, None]).all()
+    assert all(len(set(row[row >= 0].tolist())) == np.count_nonzero(row >= 0) for row in found)
+    nearest = np.take_along_axis(cosines_of(centroids)[:num_equal], found[:num_equal].astype(np.int64), axis=1)
+    assert nearest[:, : min(8, num_equal - 1)] == pytest.approx(1, abs=1e-5)
+
+
+def test_an_approximate_search_finds_nearly_all_that_an_exact_one_finds(monkeypatch):
+    centroids = voices(4_000, num_groups=100)
+    exact = find_neighbours(centroids, num_neighbours=20).indices
+    monkeypatch.setattr(neighbours, "_MOST_COMPARED_EXACTLY", 3_999)
+    approximate = find_neighbours(centroids, num_neighbours=20, seed=1).indices
+    recall = np.mean([len(set(a.tolist()) & set(b.tolist())) / 20 for a, b in zip(exact, approximate, strict=True)])
+    assert recall > 0.95
+    assert (approximate != exact).any()  # it is another search
+    assert (approximate == find_neighbours(centroids, num_neighbours=20, seed=1).indices).all()
+
+
+def test_what_an_approximate_search_does_not_find_is_minus_one_at_the_end(monkeypatch):
+    """Two dozen cells of a few speakers, of which one is looked into."""
+    monkeypatch.setattr(neighbours, "_MOST_COMPARED_EXACTLY", 0)
+    monkeypatch.setattr(neighbours, "_PROBED_CELLS", 1)
+    found = find_neighbours(voices(400), num_neighbours=60).indices
+    missing = found == -1
+    assert missing.any()
+    assert (np.diff(missing.astype(int), axis=1) >= 0).all()
+    assert (found != np.arange(400)[:, None]).all()
+
+
+@pytest.mark.parametrize(
+    ("centroids", "num_neighbours", "message"),
+    [
+        (np.ones((3, 2)), 3, "num_neighbours must be between 1 and 2, one less than the speakers, got 3"),
+        (np.ones((3, 2)), 0, "num_neighbours must be between 1 and 2, one less than the speakers, got 0"),
+        (np.ones(3), 1, r"centroids must have shape \(speakers, dim\), got \(3,\)"),
+        ([[1, 0], [0, 0]], 1, "centroids must be finite and not zero, got speaker 1"),
+    ],
+)
+def test_wrong_arguments_of_a_search_are_named(centroids, num_neighbours, message):
+    with pytest.raises(ValueError, match=message):
+        find_neighbours(np.asarray(centroids, np.float32), num_neighbours=num_neighbours)
+
+
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [
+        (np.zeros(3, np.int32), r"indices must be a table of int32, got shape \(3,\) of int32"),
+        (np.zeros((3, 1)), r"indices must be a table of int32, got shape \(3, 1\) of float64"),
+        (np.array([[1], [2]], np.int32), "indices must be between -1 and 1, got -1 to 2"),
+        (np.array([[1], [-2]], np.int32), "indices must be between -1 and 1, got -2 to 1"),
+    ],
+)
+def test_a_table_that_names_no_speakers_is_an_error(indices, message):
+    with pytest.raises(ValueError, match=message):
+        SpeakerNeighbours(indices=indices)
+
+
+def test_saved_neighbours_come_back_whole(tmp_path):
+    found = find_neighbours(voices(50), num_neighbours=6, encoder="abc")
+    found.save(tmp_path / "neighbours.safetensors")
+    loaded = SpeakerNeighbours.load(tmp_path / "neighbours.safetensors")
+    assert (loaded.indices == found.indices).all()
+    assert loaded.indices.dtype == np.int32
+    assert loaded.encoder == "abc"
+    assert [path.name for path in tmp_path.iterdir()] == ["neighbours.safetensors"]
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"neighbours must be a file, got .*none\.safetensors"):
+        SpeakerNeighbours.load(tmp_path / "none.safetensors")
+
+
+TABLE = {"indices": np.array([[1], [0]], np.int32)}
+OURS = {"format": "chns-neighbours-1", "encoder": ""}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata", "message"),
+    [
+        (TABLE, None, "neighbours must be of format chns-neighbours-1"),
+        (TABLE, {"format": "chns-clusters-1"}, "neighbours must be of format chns-neighbours-1"),
+        (TABLE, {"format": OURS["format"]}, "neighbours must be a complete file"),
+        ({"labels": TABLE["indices"]}, OURS, "neighbours must be a complete file"),
+        ({"indices": np.array([[9], [0]], np.int32)}, OURS, "neighbours must be a complete file, .*between -1 and 1"),
+        ({"indices": np.array([[np.nan], [0]])}, OURS, "neighbours must be a complete file, .*a table of int32"),
+    ],
+)
+def test_foreign_and_incomplete_files_are_named(tensors, metadata, message, tmp_path):
+    save_file(tensors, tmp_path / "foreign.safetensors", metadata=metadata)
+    with pytest.raises(ModelFileError, match=message):
+        SpeakerNeighbours.load(tmp_path / "foreign.safetensors")
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 5, 60, -1])
+def test_a_damaged_file_is_named(kept_bytes, tmp_path):
+    path = tmp_path / "damaged.safetensors"
+    SpeakerNeighbours(**TABLE).save(path)
+    path.write_bytes(path.read_bytes()[:kept_bytes])
+    with pytest.raises(ModelFileError, match=r"neighbours must be a complete file, got .*damaged\.safetensors"):
+        SpeakerNeighbours.load(path)
