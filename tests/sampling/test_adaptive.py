@@ -35,20 +35,24 @@ def test_it_does_not_begin_before_its_earliest_epoch():
 
 def test_a_validation_that_stays_worse_halves_the_ratio_and_then_ends_the_hard_phase():
     phase = AdaptiveHardPhase(easy_share_low=0.1, step=0.5, tolerance=0.1)
-    eers = [0.10, 0.10, 0.12, 0.105, 0.12, 0.12, 0.12, 0.12, 0.01, 0.01]
-    easy = [0.95, 0.9] + [0.5] * 6 + [0.95] * 2
-    assert ratios_after(phase, easy, eers) == [0.5, 1, 1, 1, 1, 0.5, 0.5, 0, 0, 0]
+    eers = [0.10, 0.10, 0.12, 0.12, 0.105, 0.12, 0.12, 0.12, 0.10, 0.12, 0.12, 0.12, 0.01, 0.01]
+    easy = [0.95] * 2 + [0.5] * 6 + [0.95] + [0.5] * 3 + [0.95] * 2
+    assert ratios_after(phase, easy, eers) == [0.5, 1, 1, 1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0, 0, 0]
 
 
 def test_decisions_are_told_in_words():
     phase = AdaptiveHardPhase(tolerance=0.1)
     begin = phase.end_epoch(0, EpochSignals(0.95, 0.1))
     assert begin == ["95 % of the anchors were easy, above 90 %: hard ratio 0 -> 0.5"]
-    assert phase.end_epoch(1, EpochSignals(0.7, 0.2)) == []
-    assert phase.end_epoch(2, EpochSignals(0.7, 0.2)) == [
-        "validation EER 20.00 % has been more than 10 % above the best, 10.00 %, 2 times: "
-        "batches are random from now on"
+    assert phase.end_epoch(1, EpochSignals(0.85, 0.1)) == [
+        "85 % of the anchors were easy, above 80 %: hard ratio 0.5 -> 1"
     ]
+    for outcome in ("hard ratio 1 -> 0.5 at most", "batches are random from now on"):
+        assert [phase.end_epoch(2, EpochSignals(0.7, 0.2)) for _ in range(3)] == [
+            [],
+            [],
+            [f"validation EER 20.00 % has been more than 10 % above the best, 10.00 %, 3 times: {outcome}"],
+        ]
     assert phase.end_epoch(3, EpochSignals(0.99, 0.01)) == []
     too_hard = AdaptiveHardPhase()
     too_hard.end_epoch(0, EpochSignals(0.95, None))

@@ -8,7 +8,7 @@ from typing import Any
 
 from chns.sampling.schedule import EpochSignals
 
-_PATIENCE = 2  # validations in a row that must be worse before the ratio is halved
+_PATIENCE = 3  # validations in a row that must be worse: a hard phase that begins may well cost one or two
 
 
 @dataclass(kw_only=True)
@@ -22,8 +22,9 @@ class AdaptiveHardPhase:
     - In the hard phase, above ``easy_share_high`` the ratio rises by ``step``, below ``easy_share_low`` it falls by
       ``step``, to 0 if need be: then batches are random.
 
-    If validation is measured, the ratio is also halved whenever the EER has been worse than the best so far by more
-    than ``tolerance`` in two validations running, and batches are random for good once it has fallen below ``step``.
+    If validation is measured, the ratio is also halved, and stays below that, whenever the EER has been worse than the
+    best so far by more than ``tolerance`` in three validations running; batches are random for good once that would
+    take it below ``step``.
 
     Args:
         earliest_epoch: The hard phase starts in no earlier epoch: an encoder that has hardly been trained says little
@@ -49,7 +50,7 @@ class AdaptiveHardPhase:
     _ratio: float = field(default=0.0, init=False)
     _best_eer: float | None = field(default=None, init=False)
     _worse: int = field(default=0, init=False)
-    _given_up: bool = field(default=False, init=False)
+    _most: float = field(default=1.0, init=False)
 
     def __post_init__(self) -> None:
         if self.earliest_epoch < 0:
@@ -66,6 +67,7 @@ class AdaptiveHardPhase:
                 raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(self, name)}.")
         if self.tolerance < 0:
             raise ValueError(f"tolerance must be 0 or more, got {self.tolerance}.")
+        self._most = self.hard_ratio
 
     def hard_ratio_at(self, epoch: int) -> float:  # noqa: ARG002
         """The hard ratio that the last epoch's observations led to."""
@@ -73,7 +75,7 @@ class AdaptiveHardPhase:
 
     def end_epoch(self, epoch: int, signals: EpochSignals) -> list[str]:
         """Move the ratio; see `chns.sampling.schedule.HardPhase`."""
-        if self._given_up:
+        if self._most == 0:
             return []
         return self._judge_validation(signals.validation_eer) or self._judge_batches(epoch, signals.easy_anchor_share)
 
@@ -88,9 +90,10 @@ class AdaptiveHardPhase:
             return []
         self._worse = 0
         before = self._ratio
-        self._ratio = before / 2 if before / 2 >= self.step else 0.0
-        self._given_up = self._ratio == 0.0
-        outcome = "batches are random from now on" if self._given_up else f"hard ratio {before:g} -> {self._ratio:g}"
+        self._ratio = self._most = before / 2 if before / 2 >= self.step else 0.0
+        outcome = (
+            f"hard ratio {before:g} -> {self._ratio:g} at most" if self._most else "batches are random from now on"
+        )
         return [
             f"validation EER {100 * eer:.2f} % has been more than {100 * self.tolerance:.0f} % above the best, "
             f"{100 * self._best_eer:.2f} %, {_PATIENCE} times: {outcome}"
@@ -100,7 +103,7 @@ class AdaptiveHardPhase:
         before = self._ratio
         enough = self.easy_share_high if before > 0 else self.start_easy_share
         if easy_share > enough and epoch + 1 >= self.earliest_epoch:
-            self._ratio = min(self.hard_ratio, before + self.step)
+            self._ratio = min(self._most, before + self.step)
             why = f"{100 * easy_share:.0f} % of the anchors were easy, above {100 * enough:.0f} %"
         elif easy_share < self.easy_share_low:
             self._ratio = max(0.0, before - self.step)
@@ -111,9 +114,9 @@ class AdaptiveHardPhase:
 
     def state_dict(self) -> dict[str, Any]:
         """What decisions so far depend on."""
-        return {"ratio": self._ratio, "best_eer": self._best_eer, "worse": self._worse, "given_up": self._given_up}
+        return {"ratio": self._ratio, "best_eer": self._best_eer, "worse": self._worse, "most": self._most}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state."""
         self._ratio, self._best_eer = state["ratio"], state["best_eer"]
-        self._worse, self._given_up = state["worse"], state["given_up"]
+        self._worse, self._most = state["worse"], state["most"]
