@@ -34,7 +34,8 @@ from chns.data.shards import recording as shard_recording
 from chns.data.shards import writing
 from chns.data.shards.pack import pack_shards as pack_with_jobs
 from chns.data.shards.plan import plan_shards
-from chns.data.shards.recording import PackedRecording, name_field, size_field
+from chns.data.shards.recording import PackedRecording
+from chns.data.shards.tar_header import name_field, size_field
 from chns.errors import AudioError, ManifestError
 from chns.sampling import RandomSpeakerBatches
 

@@ -23,7 +23,7 @@ COMMANDS = {
     "pack": "pack a corpus into shards for sequential reading",
     "merge": "put manifests together",
     "split": "split a manifest by speaker",
-    "train": "train an encoder with random or clustered batches",
+    "train": "train an encoder with random or hard batches",
     "compare": "train several strategies with several seeds and tell which is better",
     "report": "draw and explain what runs came to, in one HTML file",
     "cluster": "group the speakers of a manifest by voice",

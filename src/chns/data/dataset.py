@@ -7,9 +7,10 @@ depend on which worker cuts it, nor on how many there are.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -19,10 +20,15 @@ from torch.utils.data import Dataset
 from chns.data.audio import Waveform, read_audio
 from chns.data.augmentation.speed import change_speed, speed_factors
 from chns.data.manifest import Manifest, Utterance
+from chns.data.shards.http_ranges import KEPT_CONNECTIONS
+from chns.data.shards.remote_root import RemoteRoot
 from chns.errors import AudioError
 
 if TYPE_CHECKING:  # filters and codecs take half a second to import, and only a training augments
     from chns.data.augmentation.augmenter import Augmenter
+
+_Item = TypeVar("_Item")
+_Read = TypeVar("_Read")
 
 
 class CropRequest(NamedTuple):
@@ -68,8 +74,19 @@ class SpeakerCrops(Dataset[tuple[Tensor, int]]):
             FileNotFoundError: If the recording, or one that the augmentation needs, is gone.
             AudioError: If it cannot be decoded.
         """
-        crop, _ = self.augmented(request)
-        return torch.from_numpy(crop), int(self.manifest.speaker_labels[request.utterance])
+        return self._labelled(self.augmented(request)[0], request)
+
+    def __getitems__(self, requests: Sequence[CropRequest]) -> list[tuple[Tensor, int]]:
+        """A whole batch, which is what the loader asks for: from object storage, several recordings are on their way.
+
+        Raises:
+            FileNotFoundError, AudioError: As for a single one.
+        """
+        plain_crops = _read_all(self._plain_crop, requests, self.manifest)
+        return [
+            self._labelled(self._with_effects(crop, speed, request)[0], request)
+            for (crop, speed), request in zip(plain_crops, requests, strict=True)
+        ]
 
     def augmented(self, request: CropRequest) -> tuple[Waveform, tuple[str, ...]]:
         """The crop, shape (samples,), and what was done to it, in words and in this order.
@@ -78,10 +95,20 @@ class SpeakerCrops(Dataset[tuple[Tensor, int]]):
             FileNotFoundError: If the recording, or one that the augmentation needs, is gone.
             AudioError: If it cannot be decoded.
         """
+        crop, speed = self._plain_crop(request)
+        return self._with_effects(crop, speed, request)
+
+    def _labelled(self, crop: Waveform, request: CropRequest) -> tuple[Tensor, int]:
+        return torch.from_numpy(crop), int(self.manifest.speaker_labels[request.utterance])
+
+    def _plain_crop(self, request: CropRequest) -> tuple[Waveform, float]:
+        """The crop at its speed, and that speed."""
         speed = 1.0 if self._speeds is None else float(self._speeds[request.utterance])
         if self._augmenter is not None:
             speed *= self._augmenter.speed_of(request.seed)
-        crop = self._crop(self.manifest[request.utterance], speed, request.seed)
+        return self._crop(self.manifest[request.utterance], speed, request.seed), speed
+
+    def _with_effects(self, crop: Waveform, speed: float, request: CropRequest) -> tuple[Waveform, tuple[str, ...]]:
         done = () if speed == 1 else (f"speed {speed:g}",)
         if self._augmenter is None:
             return crop, done
@@ -153,6 +180,14 @@ class WholeUtterances(Dataset[Tensor]):
             )
         return torch.from_numpy(waveform)
 
+    def __getitems__(self, indices: Sequence[int]) -> list[Tensor]:
+        """A whole batch, which is what the loader asks for: from object storage, several recordings are on their way.
+
+        Raises:
+            FileNotFoundError, AudioError: As for a single one.
+        """
+        return list(_read_all(self.__getitem__, indices, self.manifest))
+
 
 class CropBatches:
     """Turns a batch sampler's utterance indices into crop requests, each with a seed of its own.
@@ -202,6 +237,15 @@ def plain_worker_errors() -> Iterator[None]:
         last_line = str(error).strip().splitlines()[-1]
         qualified_name = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
         raise type(error)(last_line.removeprefix(f"{qualified_name}: ")) from error
+
+
+def _read_all(read: Callable[[_Item], _Read], items: Sequence[_Item], manifest: Manifest) -> Iterator[_Read]:
+    """In order: one after the other, or by threads where a recording is a request that takes its time."""
+    if not isinstance(manifest.location, RemoteRoot):
+        yield from map(read, items)
+        return
+    with ThreadPoolExecutor(KEPT_CONNECTIONS) as threads:
+        yield from threads.map(read, items)
 
 
 def _repeated(waveform: Waveform, num_samples: int) -> Waveform:

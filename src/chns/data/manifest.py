@@ -5,7 +5,8 @@ and forked loader workers read the parent's pages instead of copying them. Parqu
 with the same column names, is for people.
 
 A manifest may come from a stranger: its paths cannot leave its root. The root that a Parquet file names is believed,
-because a corpus may lie anywhere; whoever does not believe it passes their own.
+because a corpus may lie anywhere; whoever does not believe it passes their own. It is always a folder: only
+a user names a URL.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ import pyarrow.parquet as pq
 
 from chns.data.manifest_checks import PACKED_COLUMNS, REQUIRED_COLUMNS, require_valid, with_types
 from chns.data.shards.recording import PackedRecording, Recording, split_path
+from chns.data.shards.remote_recording import RemoteRecording
+from chns.data.shards.remote_root import RemoteRoot, is_url
+from chns.data.shards.remote_rows import require_packed
 from chns.errors import ManifestError
 from chns.files import atomic_path
 
@@ -55,19 +59,25 @@ class Manifest:
 
     Args:
         table: The columns above, in any order.
-        root: Folder that the paths are relative to.
+        root: Folder, or URL of packed shards, that the paths are relative to.
         source: Where the table came from, for error messages.
+
+    Attributes:
+        location: The root.
 
     Raises:
         ManifestError: If a column is missing, doubled or of the wrong type, a value is missing or holds a line break
             or another control character, an utterance appears twice, a path leaves the root, a time or rate is not a
-            positive finite number, or a place in a shard is none. Names the source and the row.
+            positive finite number, a place in a shard is none, or a recording below a URL is not in a shard. Names the
+            source and the row.
     """
 
-    def __init__(self, table: pa.Table, *, root: Path, source: str = "manifest") -> None:
-        self.root = root
+    def __init__(self, table: pa.Table, *, root: Path | RemoteRoot, source: str = "manifest") -> None:
+        self.location = root
         table = with_types(table, source).combine_chunks()
         require_valid(table, source)
+        if isinstance(root, RemoteRoot):
+            require_packed(table, root, source)
         names = pc.unique(table["speaker"])
         ordered = names.take(pc.sort_indices(names))
         self.speakers: list[str] = ordered.to_pylist()
@@ -76,17 +86,19 @@ class Manifest:
         self._table = table
 
     @classmethod
-    def read(cls, path: Path | str, *, root: Path | str | None = None) -> Manifest:
+    def read(cls, path: Path | str, *, root: Path | str | RemoteRoot | None = None) -> Manifest:
         """Read a Parquet (``.parquet``) or CSV (``.csv``) manifest.
 
         Args:
             path: The manifest.
-            root: Folder of the audio. By default the one that a Parquet manifest names, and the manifest's own folder
-                for CSV.
+            root: Folder of the audio, or URL below which its packed shards are (``https://``, ``s3://``, ...). By
+                default the folder that a Parquet manifest names, and the manifest's own for CSV.
 
         Raises:
+            ValueError: If the root is a URL that is not valid or that nothing reads.
             FileNotFoundError: If there is no such file.
             ManifestError: If it is neither format, holds no utterance, or its content is not valid.
+            ChnsError: If the root is a URL and the package that reads it is not installed.
         """
         path = Path(path)
         if not path.is_file():
@@ -95,13 +107,15 @@ class Manifest:
         if root is None:
             stored = (table.schema.metadata or {}).get(_ROOT_KEY, b".")
             root = path.parent / os.fsdecode(stored)
-        manifest = cls(table, root=Path(root), source=str(path))
+        manifest = cls(table, root=_as_root(root), source=str(path))
         if not len(manifest):
             raise ManifestError(f"manifest must hold at least one utterance, got none in {path}.")
         return manifest
 
     @classmethod
-    def from_rows(cls, rows: Sequence[dict[str, object]], *, root: Path, source: str = "manifest") -> Manifest:
+    def from_rows(
+        cls, rows: Sequence[dict[str, object]], *, root: Path | RemoteRoot, source: str = "manifest"
+    ) -> Manifest:
         """Build a manifest from one dict an utterance; all need the same keys."""
         columns = list(rows[0]) if rows else list(REQUIRED_COLUMNS)
         types = REQUIRED_COLUMNS | PACKED_COLUMNS
@@ -124,7 +138,8 @@ class Manifest:
 
         Raises:
             ValueError: If there is no manifest or the number of prefixes differs.
-            ManifestError: If an utterance is in two manifests, or a speaker is and ``same_speakers`` is not set.
+            ManifestError: If an utterance is in two manifests, or a speaker is and ``same_speakers`` is not set, or the
+                root of one is a URL.
         """
         if not manifests:
             raise ValueError("manifests must be at least one, got none.")
@@ -157,6 +172,20 @@ class Manifest:
             sample_rate_hz=column("sample_rate_hz")[index].as_py(),
         )
 
+    @property
+    def root(self) -> Path:
+        """Folder that the paths are relative to.
+
+        Raises:
+            ManifestError: If they are relative to a URL.
+        """
+        if isinstance(self.location, RemoteRoot):
+            raise ManifestError(
+                f"root must be a folder here, got the URL {self.location}: only recordings are read from there. "
+                f"Copy the shards, or mount the storage, and name that folder."
+            )
+        return self.location
+
     def recording(self, index: int) -> Recording:
         """Where the recording of one utterance is: a file below the root, or part of a shard."""
         path: str = self._table["path"][index].as_py()
@@ -166,6 +195,9 @@ class Manifest:
         if byte_offset is None:
             return self.root / path
         shard, member = split_path(path)
+        if isinstance(self.location, RemoteRoot):
+            utterance = self._table["utterance"][index].as_py()
+            return RemoteRecording(self.location, shard, member, byte_offset, byte_length, utterance)
         return PackedRecording(self.root / shard, member, byte_offset, byte_length)
 
     @property
@@ -208,7 +240,7 @@ class Manifest:
             raise ValueError(
                 f"indices must be integers, got {indices.dtype}. Turn a mask into indices with numpy.flatnonzero."
             )
-        return Manifest(self._table.take(pa.array(indices.astype(np.int64))), root=self.root)
+        return Manifest(self._table.take(pa.array(indices.astype(np.int64))), root=self.location)
 
     def split_speakers(self, num_held_out: int, *, seed: int) -> tuple[Manifest, Manifest]:
         """Split by speaker: no speaker is on both sides.
@@ -239,7 +271,8 @@ class Manifest:
         its paths are made relative to its own folder, which must hold the audio.
 
         Raises:
-            ManifestError: If the suffix is neither, or a CSV is to lie where no relative path leads to the audio.
+            ManifestError: If the suffix is neither, a CSV is to lie where no relative path leads to the audio, or the
+                root is a URL, which no manifest remembers.
         """
         path = Path(path)
         root, folder = self.root.resolve(), path.parent.resolve()
@@ -256,6 +289,12 @@ class Manifest:
         with atomic_path(path) as temporary:
             table = self._table.replace_schema_metadata({_ROOT_KEY: os.fsencode(stored)})
             pq.write_table(table, temporary, compression="zstd")
+
+
+def _as_root(root: Path | str | RemoteRoot) -> Path | RemoteRoot:
+    if isinstance(root, RemoteRoot):
+        return root
+    return RemoteRoot(root) if is_url(root) else Path(root)
 
 
 def relative_name(path: PurePosixPath) -> str:

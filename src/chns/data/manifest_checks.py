@@ -7,7 +7,7 @@ import math
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chns.data.shards.recording import HEADER_BYTES
+from chns.data.shards.tar_header import HEADER_BYTES
 from chns.errors import ManifestError
 
 REQUIRED_COLUMNS = {

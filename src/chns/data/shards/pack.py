@@ -84,8 +84,8 @@ def pack_shards(
 
     Raises:
         ValueError: If a setting is not one that works, or the recordings come from shards in ``out``.
-        ManifestError: If another process is packing into ``out``, no recording can be packed, or a folder of one has
-            a name like that of a shard.
+        ManifestError: If another process is packing into ``out``, no recording can be packed, a folder of one has a
+            name like that of a shard, or the recordings are in object storage.
     """
     if format not in ("as-is", "flac"):
         raise ValueError(f"format must be as-is or flac, got {format!r}.")

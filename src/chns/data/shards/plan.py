@@ -16,13 +16,12 @@ from tqdm import tqdm
 
 from chns.data.manifest import Manifest
 from chns.data.prepare.scan import Rejected
-from chns.data.shards.recording import HEADER_BYTES, PackedRecording, Recording, split_path
+from chns.data.shards.recording import PackedRecording, Recording, split_path
+from chns.data.shards.remote_recording import RemoteRecording
+from chns.data.shards.tar_header import HEADER_BYTES, MAX_RECORDING_BYTES
 from chns.errors import ManifestError
 
 IntArray = npt.NDArray[np.int64]
-
-MAX_RECORDING_BYTES = 2**33 - 1
-"""The most that tar's plain header can say."""
 
 _FLAC_SHARE = 0.5
 _FLAC_SAMPLE_BYTES = 2
@@ -41,7 +40,7 @@ class Member(NamedTuple):
 
     path: str
     name: str
-    source: Recording
+    source: Path | PackedRecording
     source_bytes: int
     source_mtime_ns: int
 
@@ -80,7 +79,7 @@ def plan_shards(
 
     Raises:
         ValueError: If there is not one group a speaker.
-        ManifestError: If a folder of a recording has a name like that of a shard.
+        ManifestError: If a folder of a recording has a name like that of a shard, or recordings are in object storage.
     """
     ordered = _rows_in_order(manifest, speaker_groups)
     seconds = _seconds_needed(manifest) if flac_rate_hz else None
@@ -134,6 +133,11 @@ def _seconds_needed(manifest: Manifest) -> dict[str, float]:
 
 
 def _member(path: str, source: Recording, suffix: str | None) -> Member | Rejected:
+    if isinstance(source, RemoteRecording):
+        raise ManifestError(
+            f"recordings to be packed must be in files or local shards, got {source}. Copy the shards, or mount the "
+            f"storage, and read the manifest from there."
+        )
     file = source.shard if isinstance(source, PackedRecording) else source
     try:
         status = file.stat()

@@ -11,13 +11,14 @@ from __future__ import annotations
 import io
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
 
+from chns.data.shards.part import Part
+from chns.data.shards.remote_recording import RemoteRecording
+from chns.data.shards.tar_header import HEADER_BYTES, is_header_of
 from chns.errors import AudioError
-
-HEADER_BYTES = 512
-"""Of tar."""
 
 _SHARD_END = ".tar/"
 _READ_WHOLE_BYTES = 2**20
@@ -79,7 +80,8 @@ class PackedRecording:
         is_read_whole = self.byte_length <= _READ_WHOLE_BYTES
         wanted = HEADER_BYTES + (self.byte_length if is_read_whole else 0)
         content = os.pread(descriptor, wanted, self.byte_offset - HEADER_BYTES)
-        if len(content) < wanted or not self._is_named_in(content[:HEADER_BYTES]):
+        header = content[:HEADER_BYTES]
+        if len(content) < wanted or not is_header_of(header, member=self.member, byte_length=self.byte_length):
             raise AudioError(
                 f"shard must hold the recording at byte {self.byte_offset:,}, got something else in {self}. "
                 f"It is damaged or not the shard of this manifest: copy both again."
@@ -87,10 +89,8 @@ class PackedRecording:
         if is_read_whole:
             os.close(descriptor)
             return io.BytesIO(content[HEADER_BYTES:])
-        return io.BufferedReader(_Part(descriptor, self.byte_offset, self.byte_length), _BUFFER_BYTES)
-
-    def _is_named_in(self, header: bytes) -> bool:
-        return header[:100].rstrip(b"\0") == name_field(self.member) and header[124:136] == size_field(self.byte_length)
+        fill = partial(_read_at, descriptor, self.byte_offset)
+        return io.BufferedReader(Part(fill, self.byte_length, on_close=partial(os.close, descriptor)), _BUFFER_BYTES)
 
 
 def split_path(path: str) -> tuple[str, str]:
@@ -99,45 +99,9 @@ def split_path(path: str) -> tuple[str, str]:
     return f"{shard}.tar", member
 
 
-def name_field(member: str) -> bytes:
-    """What tar's header has for a name: the whole name, if it is longer or not ASCII, is in an extended header."""
-    return member.encode("ascii", "replace")[:100]
+def _read_at(descriptor: int, start: int, buffer: memoryview, position: int) -> int:
+    return os.preadv(descriptor, [buffer], start + position)
 
 
-def size_field(num_bytes: int) -> bytes:
-    """What tar's header has for a size."""
-    return b"%011o\0" % num_bytes
-
-
-class _Part(io.RawIOBase):
-    """Part of an open file, as a file; closes it."""
-
-    def __init__(self, descriptor: int, start: int, length: int) -> None:
-        self._descriptor, self._start, self._length = descriptor, start, length
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._length}[whence]
-        self._position = max(0, origin + offset)
-        return self._position
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        wanted = max(0, min(len(buffer), self._length - self._position))
-        got = os.preadv(self._descriptor, [memoryview(buffer)[:wanted]], self._start + self._position)
-        self._position += got
-        return got
-
-    def close(self) -> None:
-        if not self.closed:
-            os.close(self._descriptor)
-        super().close()
-
-
-Recording = Path | PackedRecording
-"""A recording that is a file, or lies in a shard."""
+Recording = Path | PackedRecording | RemoteRecording
+"""A recording that is a file, or lies in a shard here or in object storage."""

@@ -22,7 +22,8 @@ import soundfile
 from chns.data.audio import audio_info, read_audio
 from chns.data.prepare.scan import Rejected
 from chns.data.shards.plan import Member, ShardPlan
-from chns.data.shards.recording import HEADER_BYTES, Recording
+from chns.data.shards.recording import Recording
+from chns.data.shards.tar_header import HEADER_BYTES
 from chns.errors import AudioError
 from chns.files import atomic_path
 

@@ -1,0 +1,153 @@
+"""Part of a file from a web server, which is not trusted: no answer is read further than what was asked for.
+
+Through urllib3, which has no dependencies, checks certificates and keeps connections open. fsspec's own driver for HTTP
+(``cat_file``, with aiohttp and seven more packages) reads the whole answer before it looks at the status, so that a
+server without ranges would send the whole shard into memory for each recording. Redirections are not followed: where
+shards come from is for the user to say.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from chns.errors import AudioError
+
+if TYPE_CHECKING:
+    from urllib3 import BaseHTTPResponse, PoolManager
+
+KEPT_CONNECTIONS = 16
+
+_OK, _PARTIAL, _OUTSIDE = 200, 206, 416
+_MISSING = (404, 410)
+_PASSING = (408, 429, 500, 502, 503, 504)
+_MOVED = range(300, 400)
+
+
+class Patience(NamedTuple):
+    """How long to wait for a web server.
+
+    Attributes:
+        timeout_seconds: From a request to the last byte of its answer.
+        attempts: Requests at most, if the trouble may pass: no connection, no whole answer, a status that says so.
+        backoff_seconds: Pause before the second attempt; it doubles each time.
+    """
+
+    timeout_seconds: float = 60.0
+    attempts: int = 5
+    backoff_seconds: float = 0.5
+
+
+class _PassingError(Exception):
+    """What may work the next time."""
+
+
+def http_range(url: str, start: int, length: int, *, place: str, patience: Patience) -> bytes:
+    """Fetch part of a file.
+
+    Args:
+        url: The file.
+        start: First byte.
+        length: Number of bytes, at least 1.
+        place: What to call it in an error.
+        patience: How long to try.
+
+    Returns:
+        Exactly the bytes asked for.
+
+    Raises:
+        FileNotFoundError: If the server has no such file.
+        AudioError: If the server refuses, does not know ranges, sends other bytes or more, or does not answer in time.
+    """
+    attempt, pause_seconds = 1, patience.backoff_seconds
+    while True:
+        try:
+            return _answer(url, start, length, place, patience.timeout_seconds)
+        except _PassingError as error:
+            if attempt == patience.attempts:
+                raise AudioError(
+                    f"recording must be fetched within {patience.attempts} attempts, got {error} in {place}. Check the "
+                    f"network and the server, then start again: a training goes on from its last checkpoint."
+                ) from error
+        time.sleep(pause_seconds)
+        attempt, pause_seconds = attempt + 1, 2 * pause_seconds
+
+
+@cache
+def _connections(process_id: int) -> PoolManager:  # noqa: ARG001 - a forked process must not talk into its parent's
+    from urllib3 import PoolManager
+
+    return PoolManager(maxsize=KEPT_CONNECTIONS)
+
+
+def _answer(url: str, start: int, length: int, place: str, timeout_seconds: float) -> bytes:
+    from urllib3.exceptions import HTTPError
+
+    deadline = time.monotonic() + timeout_seconds
+    headers = {"Range": f"bytes={start}-{start + length - 1}", "Accept-Encoding": "identity"}
+    try:
+        response = _connections(os.getpid()).request(
+            "GET", url, headers=headers, timeout=timeout_seconds, retries=False, redirect=False, preload_content=False
+        )
+        try:
+            _require_range(response, start, length, place)
+            content = _body(response, length, place, deadline)
+        except BaseException:
+            response.close()  # there may be more to come, so the connection is of no use
+            raise
+    except HTTPError as error:
+        raise _PassingError(f"no whole answer ({' '.join(str(error).split())})") from error
+    response.release_conn()
+    return content
+
+
+def _require_range(response: BaseHTTPResponse, start: int, length: int, place: str) -> None:
+    status = response.status
+    if status in _PASSING:
+        raise _PassingError(f"status {status}")
+    if status in _MISSING:
+        raise FileNotFoundError(
+            f"shard must be there, got status {status} for {place}. Put the shards below the root URL, or correct it."
+        )
+    if status == _OUTSIDE:
+        raise AudioError(
+            f"recording must lie inside its shard, got status {status} for bytes {start:,} to {start + length:,} in "
+            f"{place}. The shard is cut off or not that of this manifest: upload both again."
+        )
+    if status == _OK:
+        raise AudioError(
+            f"server must answer with the range that was asked for (status {_PARTIAL}), got the whole file in {place}. "
+            f"Choose storage that knows HTTP ranges."
+        )
+    if status in _MOVED:
+        raise AudioError(
+            f"root URL must be where the shards are, got status {status} that leads to "
+            f"{response.headers.get('Location', 'nowhere')!r} in {place}. Name that place as the root."
+        )
+    if status != _PARTIAL:
+        raise AudioError(f"shard must be readable, got status {status} for {place}. Check the URL and who may read it.")
+    sent, expected = response.headers.get("Content-Range", ""), f"bytes {start}-{start + length - 1}/"
+    if not sent.startswith(expected):
+        raise AudioError(
+            f"server must send {expected[:-1]}, got {sent[:100]!r} in {place}. The shard is cut off or not that of "
+            f"this manifest: upload both again."
+        )
+
+
+def _body(response: BaseHTTPResponse, length: int, place: str, deadline: float) -> bytes:
+    """The content, piece by piece as it comes, so that a server that trickles cannot hold on for ever."""
+    content = bytearray()
+    while len(content) <= length:
+        piece = response.read1(length + 1 - len(content), decode_content=False)
+        if not piece:
+            break
+        content += piece
+        if time.monotonic() > deadline:
+            raise _PassingError(f"{len(content):,} of {length:,} bytes in time")
+    if len(content) > length:
+        raise AudioError(f"server must send {length:,} bytes, got more in {place}. Do not use this server.")
+    if len(content) < length:
+        raise _PassingError(f"{len(content):,} of {length:,} bytes")
+    return bytes(content)
