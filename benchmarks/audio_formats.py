@@ -1,4 +1,4 @@
-"""What a format costs: crops a second, headers a second, and how many times as fast as speech a corpus is converted.
+"""What a format costs: crops and headers a second, and how many times as fast as speech it is converted or checked.
 
 One process, one thread. The recordings are those of `--data` or of the folder that CHNS_DATA names (FLAC, Opus or WAV,
 anywhere below it), or noise if there is neither. They are written anew in each format, so that all hold the same; AAC
@@ -19,6 +19,7 @@ import soundfile
 from report import Ratio, parser, publish, take_turns
 
 from chns.data.audio import audio_info, read_audio, write_audio
+from chns.data.check import check_manifest
 from chns.data.conversion import FORMATS, convert_audio
 from chns.data.manifest import Manifest
 from chns.data.prepare.folder import prepare_folder
@@ -66,6 +67,11 @@ def convert(manifest: Manifest, folder: Path, suffix: str) -> None:
     assert result.num_written == len(manifest)
 
 
+def check(manifest: Manifest, folder: Path) -> None:
+    """Anew each time: nothing of an earlier check is kept."""
+    assert len(check_manifest(manifest, kept=Path(tempfile.mkdtemp(dir=folder)), jobs=1).measures) == len(manifest)
+
+
 def main() -> None:
     """Measure, print, write."""
     options = parser(__doc__, out="audio_formats.json", repeats=5)
@@ -89,8 +95,11 @@ def main() -> None:
         headers = take_turns(
             {s: lambda s=s: [audio_info(path) for path in paths[s]] for s in SUFFIXES}, repeats=arguments.repeats
         )
-        aac = prepare_folder(folder / "m4a", jobs=1).manifest
-        conversions = take_turns({f: partial(convert, aac, folder, f) for f in FORMATS}, repeats=arguments.repeats)
+        prepared = {s: prepare_folder(folder / s[1:], jobs=1).manifest for s in SUFFIXES}
+        conversions = take_turns(
+            {f: partial(convert, prepared[".m4a"], folder, f) for f in FORMATS}, repeats=arguments.repeats
+        )
+        checks = take_turns({s: partial(check, prepared[s], folder) for s in SUFFIXES}, repeats=arguments.repeats)
         kilobytes = {s: sum(path.stat().st_size for path in paths[s]) / 1e3 / speech_seconds for s in SUFFIXES}
     rows = {
         suffix[1:]: {
@@ -98,6 +107,7 @@ def main() -> None:
             "crops/s, fastest": len(waveforms) / crops[suffix].fastest,
             "headers/s, median": len(waveforms) / headers[suffix].median,
             "kB a second": kilobytes[suffix],
+            "checked, times real time, median": speech_seconds / checks[suffix].median,
         }
         for suffix in SUFFIXES
     }

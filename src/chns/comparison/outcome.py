@@ -19,7 +19,7 @@ class Outcome:
         comparison: Its settings.
         length: Of every run.
         results: By trial list, in the order of the settings.
-        verdicts: On each strategy with clustered batches that has a twin with random ones.
+        verdicts: On each strategy with hard batches that has a twin with random ones.
     """
 
     comparison: Comparison

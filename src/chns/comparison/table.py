@@ -9,7 +9,7 @@ from chns.comparison.results import METRICS, ListResults
 
 
 def describe(outcome: Outcome) -> str:
-    """A table for each trial list, like the paper's, then a verdict on each strategy with clustered batches."""
+    """A table for each trial list, like the paper's, then a verdict on each strategy with hard batches."""
     comparison = outcome.comparison
     parts = [
         "# Comparison",

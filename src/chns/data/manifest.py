@@ -139,7 +139,7 @@ class Manifest:
         Raises:
             ValueError: If there is no manifest or the number of prefixes differs.
             ManifestError: If an utterance is in two manifests, or a speaker is and ``same_speakers`` is not set, or the
-                root of one is a URL.
+                root of one is a URL and not that of all.
         """
         if not manifests:
             raise ValueError("manifests must be at least one, got none.")
@@ -151,9 +151,7 @@ class Manifest:
                 tables = [_prefixed(table, name, prefix) for table, prefix in zip(tables, prefixes, strict=True)]
         if not same_speakers:
             _refuse_shared_speakers(tables)
-        roots = [manifest.root.resolve() for manifest in manifests]
-        top = Path(os.path.commonpath(roots))
-        tables = [_moved(table, root.relative_to(top)) for table, root in zip(tables, roots, strict=True)]
+        top, tables = _below_one_root(tables, manifests)
         return cls(pa.concat_tables(tables, promote_options="default"), root=top, source="merged manifest")
 
     def __len__(self) -> int:
@@ -351,6 +349,16 @@ def _prefixed(table: pa.Table, name: str, prefix: str) -> pa.Table:
 def _moved(table: pa.Table, folder: Path) -> pa.Table:
     """The table seen from further up, where its root is ``folder``."""
     return table if folder == Path() else _prefixed(table, "path", folder.as_posix())
+
+
+def _below_one_root(tables: list[pa.Table], manifests: Sequence[Manifest]) -> tuple[Path | RemoteRoot, list[pa.Table]]:
+    """The deepest folder that holds all audio, or the URL that all share, and the tables seen from there."""
+    first = manifests[0].location
+    if isinstance(first, RemoteRoot) and all(manifest.location == first for manifest in manifests):
+        return first, tables
+    roots = [manifest.root.resolve() for manifest in manifests]
+    top = Path(os.path.commonpath(roots))
+    return top, [_moved(table, root.relative_to(top)) for table, root in zip(tables, roots, strict=True)]
 
 
 def _refuse_shared_speakers(tables: Sequence[pa.Table]) -> None:
