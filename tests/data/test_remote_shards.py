@@ -553,12 +553,22 @@ def test_what_needs_files_says_so(server, packed, tmp_path):
     with pytest.raises(ManifestError, match=r"root must be a folder here, got the URL http://127.*Copy the shards"):
         far.write(tmp_path / "m.parquet")
     with pytest.raises(ManifestError, match="root must be a folder here"):
-        Manifest.merge([far])
+        Manifest.merge([far, packed], prefixes=["a", "b"])
     with pytest.raises(ManifestError, match=r"to be packed must be in files or local shards, got http://127.*s0/flac"):
         pack_shards(far, tmp_path / "out")
     assert far.take([1, 0]).location == far.location
     with pytest.raises(ManifestError, match="root must be a folder here"):
         _ = far.root
+
+
+def test_manifests_below_one_url_merge_and_below_two_do_not(server, packed):
+    far = remote(server, packed)
+    merged = Manifest.merge([far, far], prefixes=["a", "b"])
+    assert merged.location == far.location
+    assert merged.column("path") == far.column("path") * 2
+    other = Manifest(packed.table, root=RemoteRoot("https://bucket.example/corpus"))
+    with pytest.raises(ManifestError, match="root must be a folder here, got the URL http"):
+        Manifest.merge([far, other], prefixes=["a", "b"])
 
 
 def test_a_place_can_be_sent_to_another_process(server, packed):
