@@ -33,7 +33,7 @@ class DataSettings:
 
     Args:
         train: Manifest of the training utterances.
-        root: Folder of the audio, if not the one that the manifest names.
+        root: Folder of the audio, or URL of packed shards, if not the folder that the manifest names.
         validation: Manifest of other speakers to validate on. By default training speakers are held out for it.
         held_out_speakers: How many, if validation is not given. By default 100, or a tenth of the speakers if there
             are fewer than 1,000; 0 trains without validation.

@@ -3,6 +3,7 @@
 import json
 import subprocess
 
+import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -109,6 +110,36 @@ def test_embeddings_trials_scores_and_checks_of_shards_are_those_of_files(
         written[name] = (embeddings, (folder / "t.txt").read_text(), (folder / "s.txt").read_text())
     assert written["files"][0].equals(written["shards"][0])
     assert written["files"][1:] == written["shards"][1:]
+
+
+@pytest.fixture
+def shards_url(shards):
+    """The shards in fsspec's own memory, below a bucket."""
+    storage = fsspec.filesystem("memory")
+    for shard in shards.glob("*.tar"):
+        storage.pipe_file(f"/bucket/packed/{shard.name}", shard.read_bytes())
+    yield "memory://bucket/packed"
+    storage.rm("/bucket", recursive=True)
+
+
+def test_embeddings_scores_and_clusters_below_a_url_are_those_of_local_shards(
+    shards, shards_url, trained, tmp_path, capsys
+):
+    manifest, model = shards / "manifest.parquet", trained / "model"
+    run(capsys, "trials", manifest, "--out", tmp_path / "t.txt", "--targets", 2, "--nontargets", 20)
+    written = []
+    for name, root in (("here", shards), ("there", shards_url)):
+        folder = tmp_path / name
+        folder.mkdir()
+        where = ("--root", root, "--workers", 0)
+        run(capsys, "embed", model, manifest, "--out", folder / "e.parquet", *where)
+        run(
+            capsys, "evaluate", model, manifest, "--trials", tmp_path / "t.txt", "--scores", folder / "s.txt", *where
+        )  # fmt: skip
+        run(capsys, "cluster", model, manifest, "--out", folder / "c.safetensors", "--num-clusters", 3, *where)
+        clusters = SpeakerClusters.load(folder / "c.safetensors").labels.tolist()
+        written.append((pq.read_table(folder / "e.parquet"), (folder / "s.txt").read_text(), clusters))
+    assert written[0] == written[1]
 
 
 def test_clusters_order_the_shards(hum_manifest, tmp_path, capsys):

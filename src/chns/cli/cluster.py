@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chns.cli import command_parser
-from chns.cli.model_options import add_model_options, load_on_device
+from chns.cli.model_options import add_model_options, add_root_option, load_on_device
 
 if TYPE_CHECKING:
     from chns.sampling.clusters import FloatArray, SpeakerClusters
@@ -36,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--pairs", type=int, default=10, metavar="N", help="closest pairs to show (default: 10)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
+    add_root_option(parser)
     add_model_options(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     return parser
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
     from chns.embedding import speaker_centroids
     from chns.sampling.clusters import cluster_speakers
 
-    manifest = Manifest.read(arguments.manifest)
+    manifest = Manifest.read(arguments.manifest, root=arguments.root)
     bundle, device = load_on_device(arguments.model, arguments)
     centroids = speaker_centroids(
         bundle.model,

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from chns.cli import command_parser
-from chns.cli.model_options import add_model_options, load_on_device
+from chns.cli.model_options import add_model_options, add_root_option, load_on_device
 
 _EXAMPLES = """  chns embed runs/chns/model test.parquet --out embeddings.parquet
 
@@ -20,6 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("model", metavar="MODEL", help="the model's folder, or hf://owner/name")
     parser.add_argument("manifest", type=Path, metavar="M.parquet", help="the utterances")
     parser.add_argument("--out", type=Path, required=True, metavar="E.parquet", help="where the embeddings go")
+    add_root_option(parser)
     add_model_options(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     return parser
@@ -30,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     from chns.data.manifest import Manifest
     from chns.embedding import embed_utterances, write_embeddings
 
-    manifest = Manifest.read(arguments.manifest)
+    manifest = Manifest.read(arguments.manifest, root=arguments.root)
     bundle, device = load_on_device(arguments.model, arguments)
     embeddings = embed_utterances(bundle.model, manifest, num_workers=arguments.workers, device=device)
     write_embeddings(arguments.out, manifest, embeddings)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from chns.cli import command_parser
-from chns.cli.model_options import add_model_options, load_on_device
+from chns.cli.model_options import add_model_options, add_root_option, load_on_device
 
 if TYPE_CHECKING:
     from chns.data.manifest import Manifest
@@ -59,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_enrolment_options(parser)
     _add_normalisation_options(parser)
+    add_root_option(parser)
     add_model_options(parser)
     parser.add_argument("--json", action="store_true", help="print the summary and the metrics as JSON")
     return parser
@@ -108,7 +109,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     _require_consistent(arguments)
     trials = read_trials(arguments.trials, form=arguments.format)
-    manifest = Manifest.read(arguments.manifest)
+    manifest = Manifest.read(arguments.manifest, root=arguments.root)
     rows = _Rows.of(trials, manifest, arguments.enrolment_map)
     normalisation = _normalisation(arguments)
 

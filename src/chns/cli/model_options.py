@@ -22,6 +22,16 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     _add_trust_option(parser)
 
 
+def add_root_option(parser: argparse.ArgumentParser) -> None:
+    """Where a manifest's recordings are; the only place where a command takes a URL."""
+    parser.add_argument(
+        "--root",
+        metavar="DIR|URL",
+        help="where the recordings are, if not where the manifest says: a folder, or the URL of packed shards "
+        "(https://, s3://, gs://)",
+    )
+
+
 def _add_trust_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust",

@@ -23,7 +23,7 @@ class TrialListSettings:
     Args:
         manifest: Manifest of the utterances.
         trials: The list, with labels.
-        root: Folder of the audio, if not the one that the manifest names.
+        root: Folder of the audio, or URL of packed shards, if not the folder that the manifest names.
         form: How the list reads, see `chns.evaluation.trials.read_trials`.
     """
 

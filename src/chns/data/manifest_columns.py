@@ -33,7 +33,7 @@ def with_columns(manifest: Manifest, columns: Mapping[str, Any]) -> Manifest:
         column = pa.array(values)
         place = table.column_names.index(name) if name in table.column_names else None
         table = table.append_column(name, column) if place is None else table.set_column(place, name, column)
-    return Manifest(table, root=manifest.root)
+    return Manifest(table, root=manifest.location)
 
 
 def fingerprint(manifest: Manifest) -> str:

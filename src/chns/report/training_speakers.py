@@ -132,7 +132,9 @@ def _utterances_of(places: IntArray, manifest: Manifest, most: int, rng: np.rand
 def _cache_key(encoder: str, chosen: Manifest, crop_seconds: float, seed: int) -> str:
     """Identity of everything that decides the embeddings."""
     digest = hashlib.sha256()
-    texts: Iterable[str] = (_FORMAT, encoder, repr(crop_seconds), str(seed), str(chosen.root.resolve()))
+    root = chosen.location
+    root = root.resolve() if isinstance(root, Path) else root
+    texts: Iterable[str] = (_FORMAT, encoder, repr(crop_seconds), str(seed), str(root))
     for text in (*texts, *chosen.column("utterance"), *chosen.column("speaker"), *chosen.column("path")):
         digest.update(text.encode() + b"\n")  # no text of a manifest holds a line break
     return digest.hexdigest()
