@@ -104,7 +104,7 @@ def test_groups_are_refreshed_when_centroids_have_drifted(hum_manifest, model, r
 
 
 def test_moving_averages_need_no_pass_over_the_recordings(hum_manifest, model, rng, monkeypatch):
-    monkeypatch.setattr("chns.batch_plan.embed_crops", None)
+    monkeypatch.setattr("chns.batch_plan.embed_some_of_each_speaker", None)
     plan = plan_of(hum_manifest, HardPhaseSchedule(start_epoch=0), centroids="moving_average")
     observe_batches(plan, rng)
     assert plan.begin(0, model, CPU)

@@ -15,7 +15,7 @@ from torch import Tensor
 from chns.checkpoint import weights_digest
 from chns.data.manifest import Manifest
 from chns.distributed import from_first_process, rank, world_size
-from chns.embedding import FloatArray, centroids_of, draw_per_speaker, embed_crops
+from chns.embedding import FloatArray, centroids_of, embed_some_of_each_speaker
 from chns.encoders import SpeakerEncoder
 from chns.moving_centroids import MovingCentroids
 from chns.sampling import RandomSpeakerBatches, SpeakerClusters, SpeakerNeighbours
@@ -205,22 +205,19 @@ class BatchPlan:
         searching = self._separate_same_person and self._persons is None
         if self._moving is not None and self._centroids == "moving_average" and not searching:
             return self._moving.centroids()
-        labels = self._manifest.speaker_labels
-        chosen = draw_per_speaker(labels, self._utterances_per_centroid, np.random.default_rng(self._seed + epoch))
-        embeddings = embed_crops(
+        embeddings, labels = embed_some_of_each_speaker(
             model,
             self._manifest,
-            chosen,
+            utterances_per_speaker=self._utterances_per_centroid,
             crop_seconds=self._centroid_crop_seconds,
             seed=self._seed + epoch,
             num_workers=self._num_workers,
             device=device,
             sharded=True,
-            purpose="centroids",
         )
         if searching:
-            self._persons = from_first_process(lambda: self._search_persons(epoch, embeddings, labels[chosen]))
-        return centroids_of(embeddings, labels[chosen], len(self._manifest.speakers))
+            self._persons = from_first_process(lambda: self._search_persons(epoch, embeddings, labels))
+        return centroids_of(embeddings, labels, len(self._manifest.speakers))
 
     def _search_persons(self, epoch: int, embeddings: FloatArray, speaker_labels: IntArray) -> IntArray:
         num_speakers = len(self._manifest.speakers)

@@ -103,6 +103,35 @@ def speaker_centroids(
     Source:
         Masztalski et al., Interspeech 2025: 10 utterances, crops of 3 s, the average of embeddings, normalised.
     """
+    embeddings, labels = embed_some_of_each_speaker(
+        model,
+        manifest,
+        utterances_per_speaker=utterances_per_speaker,
+        crop_seconds=crop_seconds,
+        seed=seed,
+        num_workers=num_workers,
+        device=device,
+        sharded=sharded,
+    )
+    return centroids_of(embeddings, labels, len(manifest.speakers))
+
+
+def embed_some_of_each_speaker(
+    model: SpeakerEncoder,
+    manifest: Manifest,
+    *,
+    utterances_per_speaker: int = 10,
+    crop_seconds: float = 3.0,
+    seed: int = 0,
+    num_workers: int = 0,
+    device: torch.device | str = "cpu",
+    sharded: bool = False,
+) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+    """The embeddings that centroids are made of: arguments and errors are those of `speaker_centroids`.
+
+    Returns:
+        Embeddings of shape (utterances, dim), not normalised, and the speaker of each, shape (utterances,).
+    """
     chosen = draw_per_speaker(manifest.speaker_labels, utterances_per_speaker, np.random.default_rng(seed))
     embeddings = embed_crops(
         model,
@@ -115,7 +144,7 @@ def speaker_centroids(
         sharded=sharded,
         purpose="centroids",
     )
-    return centroids_of(embeddings, manifest.speaker_labels[chosen], len(manifest.speakers))
+    return embeddings, manifest.speaker_labels[chosen]
 
 
 def embed_crops(
