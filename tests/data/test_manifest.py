@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from chns.data.manifest import Manifest, manifest_suffix, relative_name
+from chns.data.manifest import Manifest, relative_name
+from chns.data.manifest_file import manifest_suffix
 from chns.errors import ManifestError
 
 

@@ -69,7 +69,8 @@ def build_parser() -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> int:
     """Check, write the report and the corrected manifest, print what was found; the exit code tells if it was bad."""
     from chns.data.check import Limits, check_manifest
-    from chns.data.manifest import Manifest, manifest_suffix
+    from chns.data.manifest import Manifest
+    from chns.data.manifest_file import manifest_suffix
 
     report = arguments.report or arguments.manifest.with_name(f"{arguments.manifest.stem}.check.parquet")
     _require_outputs(arguments, report)

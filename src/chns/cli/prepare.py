@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
         _print({"manifest": str(arguments.out / "manifest.parquet"), **_summary(manifest)}, as_json=arguments.json)
         return
-    from chns.data.manifest import manifest_suffix
+    from chns.data.manifest_file import manifest_suffix
 
     manifest_suffix(arguments.out)  # a million files later would be late
     require_both_or_none(arguments)

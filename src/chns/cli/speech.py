@@ -48,7 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     """Find speech, write the new manifest, and print how much there is."""
-    from chns.data.manifest import Manifest, manifest_suffix
+    from chns.data.manifest import Manifest
+    from chns.data.manifest_file import manifest_suffix
     from chns.data.resumable import forget
     from chns.data.speech_activity import detect_speech, mark_speech, trim_to_speech
 

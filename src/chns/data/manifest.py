@@ -20,19 +20,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from chns.data.manifest_checks import PACKED_COLUMNS, REQUIRED_COLUMNS, require_valid, with_types
+from chns.data.manifest_file import moved, prefixed, read_table, write_table
 from chns.data.shards.recording import PackedRecording, Recording, split_path
 from chns.data.shards.remote_recording import RemoteRecording
 from chns.data.shards.remote_root import RemoteRoot, is_url
 from chns.data.shards.remote_rows import require_packed
 from chns.errors import ManifestError
-from chns.files import atomic_path
-
-_SUFFIXES = (".parquet", ".csv")
-_ROOT_KEY = b"chns.root"
 
 
 class Utterance(NamedTuple):
@@ -103,11 +98,8 @@ class Manifest:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"manifest must be a file, got {path}. Make one with `chns prepare`.")
-        table = _read_csv(path) if manifest_suffix(path) == ".csv" else _read_parquet(path)
-        if root is None:
-            stored = (table.schema.metadata or {}).get(_ROOT_KEY, b".")
-            root = path.parent / os.fsdecode(stored)
-        manifest = cls(table, root=_as_root(root), source=str(path))
+        table, named_root = read_table(path)
+        manifest = cls(table, root=named_root if root is None else _as_root(root), source=str(path))
         if not len(manifest):
             raise ManifestError(f"manifest must hold at least one utterance, got none in {path}.")
         return manifest
@@ -148,7 +140,7 @@ class Manifest:
         tables = [manifest.table for manifest in manifests]
         if prefixes is not None:
             for name in ("speaker", "utterance"):
-                tables = [_prefixed(table, name, prefix) for table, prefix in zip(tables, prefixes, strict=True)]
+                tables = [prefixed(table, name, prefix) for table, prefix in zip(tables, prefixes, strict=True)]
         if not same_speakers:
             _refuse_shared_speakers(tables)
         top, tables = _below_one_root(tables, manifests)
@@ -263,30 +255,13 @@ class Manifest:
         return self.take(np.flatnonzero(~held_out)), self.take(np.flatnonzero(held_out))
 
     def write(self, path: Path | str) -> None:
-        """Write Parquet or CSV, by suffix, atomically.
-
-        Parquet remembers the root: relative if it is the manifest's folder or inside it, else absolute. CSV cannot, so
-        its paths are made relative to its own folder, which must hold the audio.
+        """Write Parquet or CSV, by suffix, atomically; see `chns.data.manifest_file.write_table`.
 
         Raises:
             ManifestError: If the suffix is neither, a CSV is to lie where no relative path leads to the audio, or the
                 root is a URL, which no manifest remembers.
         """
-        path = Path(path)
-        root, folder = self.root.resolve(), path.parent.resolve()
-        if manifest_suffix(path) == ".csv":
-            if not root.is_relative_to(folder):
-                raise ManifestError(
-                    f"CSV manifest must lie in a folder that holds its audio ({root}), got {path}. "
-                    f"Write .parquet instead, which remembers where the audio is."
-                )
-            with atomic_path(path) as temporary:
-                pyarrow.csv.write_csv(_moved(self._table, root.relative_to(folder)), temporary)
-            return
-        stored = root.relative_to(folder) if root.is_relative_to(folder) else root
-        with atomic_path(path) as temporary:
-            table = self._table.replace_schema_metadata({_ROOT_KEY: os.fsencode(stored)})
-            pq.write_table(table, temporary, compression="zstd")
+        write_table(Path(path), self._table, root=self.root)
 
 
 def _as_root(root: Path | str | RemoteRoot) -> Path | RemoteRoot:
@@ -300,57 +275,6 @@ def relative_name(path: PurePosixPath) -> str:
     return path.with_suffix("").as_posix()
 
 
-def manifest_suffix(path: Path) -> str:
-    """The format that a manifest's name asks for.
-
-    Raises:
-        ManifestError: If the name ends in neither ``.parquet`` nor ``.csv``.
-    """
-    if path.suffix not in _SUFFIXES:
-        raise ManifestError(f"manifest name must end in .parquet or .csv, got {path}.")
-    return path.suffix
-
-
-def _read_parquet(path: Path) -> pa.Table:
-    try:
-        table = pq.read_table(path, partitioning=None)
-        _ = table.column_names  # decodes them
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"manifest must be a readable Parquet file, got {path} ({error}).") from error
-    return table
-
-
-def _read_csv(path: Path) -> pa.Table:
-    """Read every column as bytes: ``0001`` must not become a number, and bad text is reported with its row later.
-
-    One thread, because only then do Arrow's own errors name the row; empty lines are rows, so that rows count lines.
-    """
-    read_options = pyarrow.csv.ReadOptions(use_threads=False)
-    parse_options = pyarrow.csv.ParseOptions(ignore_empty_lines=False)
-    try:
-        with pyarrow.csv.open_csv(path, read_options=read_options, parse_options=parse_options) as reader:
-            names = reader.schema.names
-        convert_options = pyarrow.csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.binary()),
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
-            null_values=[""],
-        )
-        return pyarrow.csv.read_csv(path, read_options, parse_options, convert_options)
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise ManifestError(f"manifest must be UTF-8 CSV with one header line, got {path} ({error}).") from error
-
-
-def _prefixed(table: pa.Table, name: str, prefix: str) -> pa.Table:
-    joined = pc.binary_join_element_wise(prefix, table[name], "/")
-    return table.set_column(table.column_names.index(name), name, joined)
-
-
-def _moved(table: pa.Table, folder: Path) -> pa.Table:
-    """The table seen from further up, where its root is ``folder``."""
-    return table if folder == Path() else _prefixed(table, "path", folder.as_posix())
-
-
 def _below_one_root(tables: list[pa.Table], manifests: Sequence[Manifest]) -> tuple[Path | RemoteRoot, list[pa.Table]]:
     """The deepest folder that holds all audio, or the URL that all share, and the tables seen from there."""
     first = manifests[0].location
@@ -358,7 +282,7 @@ def _below_one_root(tables: list[pa.Table], manifests: Sequence[Manifest]) -> tu
         return first, tables
     roots = [manifest.root.resolve() for manifest in manifests]
     top = Path(os.path.commonpath(roots))
-    return top, [_moved(table, root.relative_to(top)) for table, root in zip(tables, roots, strict=True)]
+    return top, [moved(table, root.relative_to(top)) for table, root in zip(tables, roots, strict=True)]
 
 
 def _refuse_shared_speakers(tables: Sequence[pa.Table]) -> None:

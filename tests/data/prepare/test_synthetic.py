@@ -7,7 +7,7 @@ import pytest
 
 from chns.data.audio import audio_info, read_audio
 from chns.data.manifest import Manifest
-from chns.data.prepare import synthetic
+from chns.data.prepare import synthetic, synthetic_sentences, synthetic_voices
 from chns.data.prepare.synthetic import prepare_synthetic
 from chns.errors import ChnsError, ManifestError
 
@@ -189,7 +189,7 @@ def test_families_are_even_and_names_are_sorted_and_unique(num_speakers, num_fam
 
 def test_sentences_are_many_and_complete():
     rng = np.random.default_rng(0)
-    sentences = {synthetic._sentence(rng) for _ in range(1000)}
+    sentences = {synthetic_sentences.random_sentence(rng) for _ in range(1000)}
     assert len(sentences) > 990
     assert not any("<" in sentence or "  " in sentence for sentence in sentences)
     assert all(sentence[-1] in ".?" for sentence in sentences)
@@ -198,10 +198,10 @@ def test_sentences_are_many_and_complete():
 def test_member_voices_stay_in_range_and_near_their_family():
     voices = [member(spread=0.1, number=number) for number in range(50)]
     far = [member(spread=1.0, number=number) for number in range(50)]
-    for name, (low, high) in synthetic._VOICE_RANGES.items():
+    for name, (low, high) in synthetic_voices._VOICE_RANGES.items():
         assert all(low <= voice[name] <= high for voice in voices + far)
         assert np.std([voice[name] for voice in voices]) < 0.15 * (high - low)
 
 
 def member(*, spread, number):
-    return synthetic._member_voice(np.random.default_rng(1), np.random.default_rng(number), spread=spread)
+    return synthetic_voices.member_voice(np.random.default_rng(1), np.random.default_rng(number), spread=spread)

@@ -14,7 +14,6 @@ import importlib.metadata
 import json
 import multiprocessing
 import os
-import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,25 +22,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import soxr
 from tqdm import tqdm
 
 from chns.data.audio import Waveform, audio_info, write_audio
 from chns.data.manifest import Manifest
 from chns.data.prepare.espeak import open_engine, require_espeak
+from chns.data.prepare.synthetic_recording import SAMPLE_RATE_HZ, recorded
+from chns.data.prepare.synthetic_sentences import random_sentence
+from chns.data.prepare.synthetic_voices import member_voice, variant
 from chns.errors import ChnsError, ManifestError
 from chns.files import atomic_path
 
-SAMPLE_RATE_HZ = 16_000
 FAMILY_SPREAD = 0.15  # hard, not hopeless, for an encoder trained for two minutes
-_SIGNAL_TO_NOISE_DB = (8.0, 30.0)
-_LEVEL_DB = (-34.0, -20.0)  # of the root mean square, below full scale
-_PEAK = 0.95
 _RECIPE = 1  # to be raised whenever the same settings would give other audio
 _FAMILY_STREAM, _SPEAKER_STREAM = 0, 1  # keeps the random streams of family 7 and speaker 7 apart
 
-FloatArray = npt.NDArray[np.float32]
 Row = dict[str, object]
 
 
@@ -203,168 +199,13 @@ def _make_speaker(speaker: _Speaker) -> list[Row]:
 def _recordings(speaker: _Speaker) -> Iterator[Waveform]:
     family_rng = np.random.default_rng([speaker.seed, _FAMILY_STREAM, speaker.family])
     rng = np.random.default_rng([speaker.seed, _SPEAKER_STREAM, speaker.number])
-    voice = _member_voice(family_rng, rng, spread=speaker.family_spread)
-    with open_engine(_variant(voice), seed=int(rng.integers(2**31))) as engine:
+    voice = member_voice(family_rng, rng, spread=speaker.family_spread)
+    with open_engine(variant(voice), seed=int(rng.integers(2**31))) as engine:
         for _ in range(speaker.num_utterances):
             spoken = engine.synthesise(
-                _sentence(rng),
+                random_sentence(rng),
                 rate_words_per_minute=round(voice["rate_words_per_minute"] * rng.uniform(0.85, 1.15)),
                 pitch=round(rng.uniform(42, 58)),
                 pitch_range=round(rng.uniform(35, 65)),
             )
-            yield _recorded(soxr.resample(spoken, engine.sample_rate_hz, SAMPLE_RATE_HZ), rng)
-
-
-# --- voices ---------------------------------------------------------------------------------------------------------
-
-# What a voice consists of, each with the range that speakers of the world differ in. Percentages are of the engine's
-# default; the engine scales consonants and vowels by them (docs/voices.md of eSpeak NG).
-_VOICE_RANGES: dict[str, tuple[float, float]] = {
-    "pitch_hz": (80.0, 210.0),
-    "pitch_span": (1.2, 1.6),
-    "vocal_tract_percent": (90.0, 112.0),
-    "roughness": (0.0, 5.0),
-    "flutter": (0.0, 10.0),
-    "voicing_percent": (80.0, 130.0),
-    "breath": (0.0, 6.0),
-    "unvoiced_consonants_percent": (60.0, 130.0),
-    "voiced_consonants_percent": (60.0, 130.0),
-    "tone_low": (140.0, 210.0),
-    "tone_middle": (100.0, 170.0),
-    "tone_high": (70.0, 150.0),
-    "rate_words_per_minute": (150.0, 185.0),
-    **{f"frequency_{number}_percent": (94.0, 106.0) for number in range(1, 6)},
-    **{f"height_{number}_percent": (70.0, 130.0) for number in range(9)},
-    **{f"width_{number}_percent": (75.0, 140.0) for number in range(6)},
-}
-
-
-def _member_voice(
-    family_rng: np.random.Generator, member_rng: np.random.Generator, *, spread: float
-) -> dict[str, float]:
-    """A point around the family's in the unit cube, reflected at its walls, mapped to the ranges."""
-    centre = family_rng.uniform(size=len(_VOICE_RANGES))
-    point = np.abs(centre + spread * member_rng.standard_normal(len(_VOICE_RANGES))) % 2
-    point = np.minimum(point, 2 - point)
-    return {
-        name: low + (high - low) * float(position)
-        for (name, (low, high)), position in zip(_VOICE_RANGES.items(), point, strict=True)
-    }
-
-
-def _variant(voice: dict[str, float]) -> str:
-    """The voice as lines of an eSpeak NG variant file, which takes whole numbers only."""
-    lines = [
-        f"pitch {voice['pitch_hz']:.0f} {voice['pitch_hz'] * voice['pitch_span']:.0f}",
-        f"roughness {voice['roughness']:.0f}",
-        f"flutter {voice['flutter']:.0f}",
-        f"voicing {voice['voicing_percent']:.0f}",
-        "breath" + f" {voice['breath']:.0f}" * 8,
-        f"consonants {voice['unvoiced_consonants_percent']:.0f} {voice['voiced_consonants_percent']:.0f}",
-        f"tone 600 {voice['tone_low']:.0f} 1200 {voice['tone_middle']:.0f} 2500 {voice['tone_high']:.0f}",
-    ]
-    for number in range(9):
-        frequency = voice["vocal_tract_percent"] * voice.get(f"frequency_{number}_percent", 100.0) / 100
-        height = voice[f"height_{number}_percent"]
-        width = voice.get(f"width_{number}_percent", 100.0)
-        lines.append(f"formant {number} {frequency:.0f} {height:.0f} {width:.0f}")
-    return "\n".join(lines)
-
-
-# --- recordings -----------------------------------------------------------------------------------------------------
-
-
-def _recorded(speech: Waveform, rng: np.random.Generator) -> Waveform:
-    """Speech with background noise, through a microphone, at some level; all in one pass over the spectrum.
-
-    Args:
-        speech: Shape (samples,), at ``SAMPLE_RATE_HZ``.
-        rng: Draws the noise, the channel and the level.
-
-    Returns:
-        Shape (samples,), float32, within (-1, 1).
-    """
-    size = -(-(len(speech) + 1024) // 4096) * 4096  # room for the filter to ring; a size that transforms fast
-    frequencies_hz = np.fft.rfftfreq(size, 1 / SAMPLE_RATE_HZ).astype(np.float32)
-    noise_level = _root_mean_square(speech) / _amplitude(rng.uniform(*_SIGNAL_TO_NOISE_DB))
-    spectrum = np.fft.rfft(speech, size) + noise_level * _noise_spectrum(frequencies_hz, size, rng)
-    waveform = np.fft.irfft(spectrum * _channel_gain(frequencies_hz, rng), size)[: len(speech)].astype(np.float32)
-    level = _amplitude(rng.uniform(*_LEVEL_DB)) / _root_mean_square(waveform)
-    return waveform * np.float32(min(level, _PEAK / np.abs(waveform).max()))
-
-
-def _root_mean_square(waveform: Waveform) -> np.float32:
-    return np.float32(np.sqrt(np.mean(waveform**2)))
-
-
-def _amplitude(decibels: float) -> np.float32:
-    return np.float32(10 ** (decibels / 20))
-
-
-def _noise_spectrum(frequencies_hz: FloatArray, size: int, rng: np.random.Generator) -> npt.NDArray[np.complex64]:
-    """A random mixture of white, pink and brown noise (power falls as 1, 1 / f, 1 / f^2), of mean square 1."""
-    audible_hz = np.maximum(frequencies_hz, 60.0)
-    density = np.zeros_like(audible_hz)
-    for slope, share in enumerate(rng.dirichlet((1, 1, 1))):
-        power = audible_hz ** np.float32(-slope)
-        density += power * np.float32(share / power.sum())
-    real, imaginary = rng.standard_normal((2, len(audible_hz)), dtype=np.float32)
-    noise: npt.NDArray[np.complex64] = (real + np.complex64(1j) * imaginary) * np.sqrt(density) * np.float32(size / 2)
-    return noise
-
-
-def _channel_gain(frequencies_hz: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """A gentle equaliser, smooth over log frequency, and the band that a microphone or a line lets through."""
-    knots_hz = np.geomspace(100, 8000, 7)
-    knots_db = rng.normal(0, 3, len(knots_hz))
-    hz = np.maximum(frequencies_hz, 1.0)
-    equaliser = 10 ** (np.interp(np.log(hz), np.log(knots_hz), knots_db) / 20)
-    lowest_hz, highest_hz = rng.uniform(40, 250), rng.uniform(3400, 8000)
-    attenuation = (1 + (lowest_hz / hz) ** 4) * (1 + (hz / highest_hz) ** 16)
-    gain: FloatArray = (equaliser / np.sqrt(attenuation)).astype(np.float32)
-    return gain
-
-
-# --- sentences ------------------------------------------------------------------------------------------------------
-
-_WORDS = {
-    "name": "Anna Boris Clara David Emma Felix Grace Hugo Irene Jonas Karen Louis Martha Nora Oscar Paula Quentin "
-    "Rosa Simon Thea Victor Wanda Yusuf Zoe",
-    "person": "teacher doctor farmer driver sailor painter lawyer baker student nurse neighbour gardener visitor "
-    "singer pilot judge carpenter librarian uncle daughter",
-    "thing": "letter window bicycle kettle hammer carpet basket lantern violin mirror garden bottle jacket ladder "
-    "engine pencil cushion blanket camera suitcase umbrella telephone notebook calendar",
-    "quality": "small heavy yellow broken quiet shiny empty narrow famous wooden bitter gentle modern purple dusty "
-    "cheap ancient curious frozen loyal smooth enormous familiar ordinary",
-    "did": "carried found painted borrowed noticed repaired wanted dropped described measured followed collected "
-    "opened avoided sold remembered lifted forgot cleaned mentioned",
-    "do": "bring fetch carry open repair measure polish borrow watch move describe sell lift choose photograph",
-    "place": "near the river|behind the station|in the kitchen|under the old bridge|beside the church|on the roof|"
-    "at the market|outside the museum|along the coast|in the valley|across the street|next to the library",
-    "time": "this morning|before lunch|after the storm|on Thursday|last winter|every evening|around noon|"
-    "by the weekend|in early June|since yesterday|at half past nine|for two weeks",
-    "number": "three|seven|eleven|fourteen|twenty|thirty two|forty five|sixty|ninety|two hundred",
-}
-_VOCABULARY = {kind: words.split("|" if "|" in words else " ") for kind, words in _WORDS.items()}
-_PATTERNS = (
-    "<name> <did> the <quality> <thing> <place> <time>.",
-    "The <quality> <person> <did> <number> <thing>s <time>.",
-    "Did the <person> <do> my <quality> <thing> <place>?",
-    "Please <do> the <thing> <place> before <name> calls.",
-    "<name> and the <person> <did> one <quality> <thing> <time>.",
-    "We <did> <number> <quality> <thing>s <place>.",
-    "Why would <name> <do> that <quality> <thing> <time>?",
-    "Nobody <did> the <thing> that the <person> left <place>.",
-    "My <person> says the <thing> is <quality>, but <name> never <did> it.",
-    "If you <do> the <thing>, the <person> will <do> the <quality> one.",
-)
-
-
-def _sentence(rng: np.random.Generator) -> str:
-    """One of more than a hundred million sentences."""
-
-    def drawn(field: re.Match[str]) -> str:
-        words = _VOCABULARY[field[1]]
-        return words[rng.integers(len(words))]
-
-    return re.sub(r"<(\w+)>", drawn, _PATTERNS[rng.integers(len(_PATTERNS))])
+            yield recorded(soxr.resample(spoken, engine.sample_rate_hz, SAMPLE_RATE_HZ), rng)
