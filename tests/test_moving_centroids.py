@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from chns import moving_centroids
 from chns.moving_centroids import MovingCentroids
 
 RIGHT, UP = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
@@ -38,6 +39,18 @@ def test_drift_is_the_mean_cosine_distance_since_the_grouping():
     assert moving.drift() == pytest.approx(0.0, abs=1e-7)
     moving.update(torch.stack([UP, UP]), torch.tensor([0, 2]))
     assert moving.drift() == pytest.approx(0.5)
+
+
+def test_drift_in_parts_is_the_drift_of_all(monkeypatch, rng):
+    moving = MovingCentroids(7)
+    for _ in range(2):
+        moving.update(torch.from_numpy(rng.standard_normal((6, 3))), torch.tensor([0, 1, 2, 4, 5, 6]))
+        if moving.drift() == 0:
+            moving.mark_grouped()
+    at_once = moving.drift()
+    assert at_once > 0
+    monkeypatch.setattr(moving_centroids, "_ROWS_AT_ONCE", 2)
+    assert moving.drift() == pytest.approx(at_once, rel=1e-12)
 
 
 def test_a_saved_state_goes_on_alike(rng):

@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 from chns.embedding import FloatArray
 
+_ROWS_AT_ONCE = 2**16  # the drift compares so many speakers at a time, for its memory
+
 
 class MovingCentroids:
     """Follows the centroid of every training speaker.
@@ -79,8 +81,14 @@ class MovingCentroids:
         """Mean cosine distance between the centroids at the last grouping and now, over the speakers met by then."""
         if self._grouped is None or self._averages is None:
             return 0.0
-        met = self._grouped.any(dim=1)
-        return float((1 - F.cosine_similarity(self._grouped[met], self._averages[met], dim=1)).mean())
+        distance = torch.zeros((), dtype=torch.float64, device=self._averages.device)
+        num_met = torch.zeros((), dtype=torch.int64, device=self._averages.device)
+        blocks = zip(torch.split(self._grouped, _ROWS_AT_ONCE), torch.split(self._averages, _ROWS_AT_ONCE), strict=True)
+        for then, now in blocks:
+            met = then.any(dim=1)
+            distance += torch.where(met, 1 - F.cosine_similarity(then, now, dim=1), 0.0).sum(dtype=torch.float64)
+            num_met += met.sum()
+        return float(distance / num_met)
 
     def state_dict(self) -> dict[str, Any]:
         """The averages, and those of the last grouping."""

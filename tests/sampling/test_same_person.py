@@ -5,6 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from chns.sampling import neighbours, same_person
 from chns.sampling.same_person import SuspectedPairs, own_similarities, persons_of, suspected_pairs
 
 
@@ -63,6 +64,31 @@ def test_all_names_of_a_person_become_one_and_nobody_elses(num_names):
 def test_where_nobody_is_split_hardly_anybody_is_joined():
     embeddings, labels, true = corpus_with_split_people(noise=1.0, num_split=0)
     assert len(together(persons_of(len(true), suspected_pairs(embeddings, labels)))) <= 0.01 * len(true)
+
+
+def test_an_approximate_search_for_neighbours_suspects_the_same_people(monkeypatch):
+    embeddings, labels, true = corpus_with_split_people(noise=0.3)
+    exactly = suspected_pairs(embeddings, labels)
+    monkeypatch.setattr(neighbours, "_MOST_COMPARED_EXACTLY", 0)
+    roughly = suspected_pairs(embeddings, labels)
+    by_search = [together(persons_of(len(true), pairs)) & together(true) for pairs in (exactly, roughly)]
+    assert len(by_search[0] & by_search[1]) >= 0.95 * len(by_search[0])
+
+
+def test_neighbours_that_an_approximate_search_did_not_find_are_nobodys(monkeypatch):
+    embeddings, labels, true = corpus_with_split_people(noise=0.3, num_people=40, num_split=5, family=1)
+    complete = neighbours.find_neighbours(
+        np.stack([embeddings[labels == label].mean(axis=0) for label in range(len(true))]), num_neighbours=10
+    )
+    alone, twin = sorted(min(together(true)))
+    indices = complete.indices.copy()
+    indices[[alone, twin]] = -1  # these found nobody, and nobody found them
+    indices[np.isin(indices, (alone, twin))] = -1
+    indices[:, 5:] = -1
+    found = neighbours.SpeakerNeighbours(indices=-np.sort(-indices, axis=1))
+    monkeypatch.setattr(same_person, "find_neighbours", lambda *_, **__: found)
+    pairs = suspected_pairs(embeddings, labels)
+    assert set(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)) == together(true) - {(alone, twin)}
 
 
 def test_a_lower_threshold_suspects_more_and_keeps_what_a_higher_one_suspects():

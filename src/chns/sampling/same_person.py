@@ -38,7 +38,9 @@ import numpy as np
 import numpy.typing as npt
 
 from chns.sampling.clusters import FloatArray
+from chns.sampling.neighbours import find_neighbours
 
+BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
 SimilarityArray = npt.NDArray[np.float64]
 
@@ -77,7 +79,8 @@ def suspected_pairs(
         embeddings: Of some utterances of every speaker, shape (utterances, dim), not normalised. Ten a speaker do;
             with two or three, fewer pairs are found and more of them are wrong.
         speaker_labels: Speaker of each, from 0, shape (utterances,).
-        num_neighbours: Each is compared with so many, those of the most similar centroids.
+        num_neighbours: Each is compared with so many, those of the most similar centroids, as `find_neighbours` finds
+            them: exactly up to 100,000 speakers.
         threshold: How far on the way from the similarity to a typical neighbour (0: the median of the neighbours) to
             the own similarity (1) a pair must be. Lower finds more, and more wrong ones. Who is no closer to itself
             than to its neighbours can be told from nobody, and is suspected to be those above the typical one.
@@ -96,13 +99,15 @@ def suspected_pairs(
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be above 0 and at most 1, got {threshold}.")
     centroids = _unit(_sums_by_speaker(embeddings, speaker_labels)).astype(np.float32)
-    neighbours = _nearest_neighbours(centroids, num_neighbours=num_neighbours)
-    if not neighbours.size:
+    if len(centroids) == 1:
         return SuspectedPairs(*(np.zeros(0, np.int64),) * 2, *(np.zeros(0),) * 2)
-    one, other = np.repeat(np.arange(len(neighbours)), neighbours.shape[1]), neighbours.ravel()
+    num_compared = min(num_neighbours, len(centroids) - 1)
+    neighbours = find_neighbours(centroids, num_neighbours=num_compared).indices.astype(np.int64)
+    known = neighbours >= 0
+    one, other = known.nonzero()[0], neighbours[known]
     first, second = np.minimum(one, other), np.maximum(one, other)
     similarity = _cross_similarities(_mean_directions(embeddings, speaker_labels), centroids, first, second)
-    typical = np.median(similarity.reshape(neighbours.shape), axis=1)
+    typical = _typical_similarities(neighbours, known, similarity)
     typical_of_pair = (typical[first] + typical[second]) / 2
     own = own_similarities(embeddings, speaker_labels)
     own_of_pair = _mean_of_known(own[first], own[second])
@@ -168,20 +173,15 @@ def own_similarities(embeddings: FloatArray, speaker_labels: IntArray) -> Simila
     return means
 
 
-def _nearest_neighbours(centroids: FloatArray, *, num_neighbours: int) -> IntArray:
-    """The speakers of the most similar centroids, without the speaker itself, shape (speakers, neighbours).
-
-    Exact: faiss compares all, in blocks, and keeps the best of each. 10,000 speakers x 192 dimensions take 0.6 s and
-    100,000 45 s on one thread, which is little beside embedding them, so no approximate index is built.
-    """
-    import faiss
-
-    num_found = min(num_neighbours + 1, len(centroids))
-    _, found = faiss.knn(centroids, centroids, num_found, metric=faiss.METRIC_INNER_PRODUCT)
-    itself = found == np.arange(len(centroids))[:, None]
-    itself[~itself.any(axis=1), -1] = True  # among equal centroids, others may have been found in its place
-    neighbours: IntArray = found[~itself].reshape(len(centroids), num_found - 1).astype(np.int64)
-    return neighbours
+def _typical_similarities(neighbours: IntArray, known: BoolArray, similarity: SimilarityArray) -> SimilarityArray:
+    """Median similarity of each speaker to its known neighbours, shape (speakers,); NaN for one without any."""
+    table = np.full(neighbours.shape, np.nan)
+    table[known] = similarity
+    table.sort(axis=1)  # NaN comes last
+    num_known = known.sum(axis=1)
+    rows = np.arange(len(table))
+    medians: SimilarityArray = (table[rows, (num_known - 1) // 2] + table[rows, num_known // 2 - (num_known == 0)]) / 2
+    return medians
 
 
 def _cross_similarities(
