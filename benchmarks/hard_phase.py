@@ -2,16 +2,20 @@
 
 - **every step**: the share of easy anchors of a batch, and the moving centroids' update, in milliseconds and as a share
   of the mobile ECAPA-TDNN's step on the same batch (`--step-segments` are trained, and the time is scaled).
-- **between epochs**: their drift, and the search for speakers who may be one person under two names, in seconds, with
-  the peak memory that the search adds. Its embeddings are made up: speakers in groups of similar ones.
+- **between epochs**: their drift, and the search for speakers who may be one person under two names, in seconds. The
+  search's embeddings are made up: three of each speaker, speakers in groups of similar ones.
+
+MB are the memory that each of them holds or, in passing, needs beyond what is there: moving centroids two tables of all
+speakers, the others the peak of the resident set over what it was before. Reads Linux's /proc.
 
     python benchmarks/hard_phase.py [--speakers 6000 1000000] [--out hard_phase.json]
 """
 
-import resource
+import time
 
 import numpy as np
 import torch
+from process_memory import megabytes_more
 from report import Ratio, parser, publish, seconds_of, take_turns
 
 from chns.encoders import SpeakerEncoder, ecapa_tdnn_mobile
@@ -47,6 +51,19 @@ def grouped_embeddings(speakers: int, utterances: int, dim: int, rng: np.random.
     return np.repeat(voices, utterances, axis=0) + 0.7 * noise
 
 
+def cost_of_doubles(speakers: int, dim: int, rng: np.random.Generator) -> dict[str, float]:
+    """The search for speakers who may be one person: seconds, of all threads too, and memory beside the embeddings."""
+    embeddings, owners = grouped_embeddings(speakers, 3, dim, rng), np.arange(speakers).repeat(3)
+    seconds, cpu_before = [], time.process_time()
+
+    def search() -> None:
+        seconds.append(seconds_of(lambda: persons_of(speakers, suspected_pairs(embeddings, owners))))
+
+    memory = megabytes_more(search)
+    cpu_seconds = time.process_time() - cpu_before
+    return {"doubles, s": seconds[0], "doubles, CPU s": cpu_seconds, "doubles, MB": memory}
+
+
 def main() -> None:
     """Measure, print, write."""
     options = parser(__doc__, out="hard_phase.json", repeats=10)
@@ -54,7 +71,7 @@ def main() -> None:
     options.add_argument("--speakers-per-batch", type=int, default=650)
     options.add_argument("--dim", type=int, default=192)
     options.add_argument("--step-segments", type=int, default=32)
-    options.add_argument("--search-up-to", type=int, default=100_000, help="speakers among whom doubles are searched")
+    options.add_argument("--search-up-to", type=int, default=1_000_000, help="speakers among whom doubles are searched")
     arguments = options.parse_args()
     rng = np.random.default_rng(0)
     segments = 2 * arguments.speakers_per_batch
@@ -66,27 +83,22 @@ def main() -> None:
             2
         )
         moving = MovingCentroids(speakers)
-        moving.update(embeddings, labels)
-        moving.mark_grouped()
-        timings = take_turns(
-            {
-                "easy anchors": lambda labels=labels: easy_anchor_share(embeddings, labels),
-                "moving centroids": lambda labels=labels, moving=moving: moving.update(embeddings, labels),
-            },
-            repeats=arguments.repeats,
-        )
+
+        def follow(moving: MovingCentroids = moving, labels: torch.Tensor = labels) -> None:
+            moving.update(embeddings, labels)
+            moving.mark_grouped()
+
+        tables = megabytes_more(follow)
+        calls = {
+            "easy anchors": lambda labels=labels: easy_anchor_share(embeddings, labels),
+            "moving centroids": lambda labels=labels, moving=moving: moving.update(embeddings, labels),
+        }
+        timings = take_turns(calls, repeats=arguments.repeats)
         row = {f"{name}, ms a step": 1e3 * timing.median for name, timing in timings.items()}
-        row["drift, s"] = seconds_of(moving.drift)
+        row |= {"easy anchors, MB": megabytes_more(calls["easy anchors"]), "moving centroids, MB": tables}
+        row |= {"drift, s": seconds_of(moving.drift), "drift, MB": megabytes_more(moving.drift)}
         if speakers <= arguments.search_up_to:
-            utterances = grouped_embeddings(speakers, 3, arguments.dim, rng)
-            owners = np.arange(speakers).repeat(3)
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            row["doubles, s"] = seconds_of(
-                lambda utterances=utterances, owners=owners, speakers=speakers: persons_of(
-                    speakers, suspected_pairs(utterances, owners)
-                )
-            )
-            row["doubles, MB more"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3
+            row |= cost_of_doubles(speakers, arguments.dim, rng)
         rows[f"{speakers:,} speakers"] = row
         each_step = sum(timing.median for timing in timings.values())
         ratios.append(Ratio(f"{speakers:,} speakers: both / a training step", each_step / step, at_most=0.03))

@@ -10,13 +10,13 @@ step, with batch normalisation by its running statistics, is where both losses m
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
+from process_memory import resident_megabytes
 from report import Ratio, parser, publish, seconds_of
 
 from chns.encoders import SpeakerEncoder, ecapa_tdnn_mobile
@@ -27,13 +27,6 @@ from chns.training_step import StepResult, TrainingStep
 RATE_HZ = 16_000
 CALIBRATION_SEGMENTS = 16
 MEMORY, SECONDS, LOSS, RUNNING_LOSS = "memory, MB", "seconds", "loss", "loss, running"
-
-
-def resident_megabytes(field: str) -> float:
-    """VmRSS is what this process holds, VmHWM the most it ever held (getrusage's maximum counts its parent's too)."""
-    kilobytes = re.search(rf"{field}:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
-    assert kilobytes is not None
-    return int(kilobytes[1]) / 1024
 
 
 def steps_in_this_process(segments: int, chunk: int, seconds: float) -> dict[str, float]:

@@ -16,7 +16,6 @@ neighbours of 1,000 speakers: recall, and the mean cosine that is lost. Reads Li
 """
 
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import faiss
 import numpy as np
+from process_memory import resident_megabytes
 from report import Ratio, parser, publish, seconds_of, take_turns
 
 from chns.sampling import (
@@ -60,13 +60,6 @@ def centroids_of(num_speakers: int, num_voices: int) -> np.ndarray:
         part *= scale
         part /= np.linalg.norm(part, axis=1, keepdims=True)
     return points
-
-
-def resident_megabytes(field: str) -> float:
-    """VmRSS is what this process holds, VmHWM the most it ever held."""
-    kilobytes = re.search(rf"{field}:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
-    assert kilobytes is not None
-    return int(kilobytes[1]) / 1024
 
 
 def build(what: str, points: np.ndarray, path: Path) -> dict[str, float]:
