@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from pickle import UnpicklingError  # what torch.load raises; nothing is unpickled
 from typing import Never
 
 import torch
@@ -25,7 +24,6 @@ from chns.batch_plan import BatchPlan
 from chns.data.dataset import CropBatches, SpeakerCrops, plain_worker_errors
 from chns.distributed import average_buffers
 from chns.encoders import SpeakerEncoder
-from chns.errors import ModelFileError
 from chns.evaluation.metrics import VerificationMetrics
 from chns.files import atomic_path
 from chns.learning_rate import learning_rate_factor
@@ -33,12 +31,11 @@ from chns.meter import Meter
 from chns.run_log import RunLog
 from chns.sampling.schedule import EpochSignals
 from chns.stopping import StopRequest
+from chns.training_checkpoint import Stateful, load_training, save_training
 from chns.training_step import TrainingStep
 from chns.validation import Validation
 
 _log = logging.getLogger(__name__)
-
-_FORMAT = "chns-training-2"
 
 
 class Training:
@@ -113,6 +110,13 @@ class Training:
         self._on_validation = on_validation
         self._step = 0
         self._meter = Meter()
+        self._parts: dict[str, Stateful] = {
+            "model": self._model,
+            "loss": self._loss,
+            "optimizer": self._optimizer,
+            "plan": plan,
+            "meter": self._meter,
+        }
 
     @property
     def num_steps(self) -> int:
@@ -133,7 +137,7 @@ class Training:
             ModelFileError: If the checkpoint is damaged or of another run.
         """
         if self.checkpoint.is_file():
-            self._load()
+            self._step = load_training(self.checkpoint, self._parts, num_steps=self.num_steps)
             _log.info("going on from step %d of %d", self._step, self.num_steps)
         with (
             RunLog(self._folder, first_step=self._step) if self._writes else nullcontext() as log,
@@ -256,45 +260,8 @@ class Training:
                 temporary.write_text("".join(f"{line}\n" for line in self._plan.decisions), encoding="utf-8")
 
     def _save(self) -> None:
-        if not self._writes:
-            return
-        state = {
-            "format": _FORMAT,
-            "num_steps": self.num_steps,
-            "step": self._step,
-            "model": self._model.state_dict(),
-            "loss": self._loss.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "plan": self._plan.state_dict(),
-            "meter": self._meter.state_dict(),
-        }
-        with atomic_path(self.checkpoint) as temporary:
-            torch.save(state, temporary)
-
-    def _load(self) -> None:
-        try:
-            state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-            if state["format"] != _FORMAT:
-                raise ModelFileError(
-                    f"checkpoint must be of format {_FORMAT}, got {state['format']}, of another version of chns, in "
-                    f"{self.checkpoint}. Start in another folder."
-                )
-            if state["num_steps"] != self.num_steps:
-                raise ModelFileError(
-                    f"checkpoint must be of a run of {self.num_steps} steps, got one of {state['num_steps']} in "
-                    f"{self.checkpoint}. Start in another folder."
-                )
-            self._model.load_state_dict(state["model"])
-            self._loss.load_state_dict(state["loss"])
-            self._optimizer.load_state_dict(state["optimizer"])
-            self._plan.load_state_dict(state["plan"])
-            self._meter.load_state_dict(state["meter"])
-            self._step = state["step"]
-        except (RuntimeError, KeyError, TypeError, EOFError, OSError, UnpicklingError) as error:
-            raise ModelFileError(
-                f"checkpoint must be one that this run wrote, got a damaged or foreign file {self.checkpoint} "
-                f"({error}). Delete it to start anew."
-            ) from error
+        if self._writes:
+            save_training(self.checkpoint, self._parts, step=self._step, num_steps=self.num_steps)
 
 
 def _line(step: int, num_steps: int, epoch: int, values: dict[str, float]) -> str:

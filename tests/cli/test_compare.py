@@ -55,6 +55,17 @@ def test_json_is_the_file(config, out, capsys):
     assert json.loads(capsys.readouterr().out) == json.loads((out / "comparison.json").read_text())
 
 
+def test_another_baseline_takes_the_place_of_the_configurations(config, out, capsys):
+    words = ["compare", str(config), "--out", str(out), "--json"]
+    assert main([*words, "--baseline", "chns"]) == 0
+    against_chns = json.loads(capsys.readouterr().out)
+    assert main(words) == 0
+    against_supcon = json.loads(capsys.readouterr().out)
+    assert (against_chns["baseline"], against_supcon["baseline"]) == ("chns", "supcon")
+    assert main([*words, "--baseline", "no"]) == 2
+    assert "baseline must be one of the strategies supcon, chns, got 'no'" in capsys.readouterr().err
+
+
 def test_a_dry_run_says_what_is_there_and_changes_nothing(config, out, tmp_path, capsys):
     words = ["compare", str(config), "--dry-run", "--out"]
     assert main([*words, str(tmp_path / "new")]) == 0

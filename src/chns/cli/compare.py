@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _EXAMPLES = """  chns compare configs/compare.yaml --out runs/comparison --dry-run
   chns compare configs/compare.yaml --out runs/comparison
   chns compare configs/compare.yaml --out runs/comparison --jobs 2
+  chns compare configs/compare.yaml --out runs/comparison --baseline chns     the same runs against another of them
 
 CONFIG.yaml, of which configs/compare.yaml is an example with comments:
   base         settings of `chns train` that all strategies share
@@ -42,6 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="trainings at the same time, each in a process of its own on its share of the cores (default: 1)",
     )
+    parser.add_argument(
+        "--baseline", metavar="STRATEGY", help="compare the others with this one, instead of the configuration's"
+    )
     parser.add_argument("--dry-run", action="store_true", help="check everything, say what is there and what would run")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
@@ -51,7 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Compare, and print the table; or only say what would be done."""
     from chns.comparison.settings import read_comparison
 
-    comparison = read_comparison(arguments.config)
+    comparison = read_comparison(arguments.config, baseline=arguments.baseline)
 
     from chns.comparison.compare import compare, prepare
     from chns.comparison.table import describe

@@ -70,8 +70,12 @@ class Comparison:
     baseline: str
 
 
-def read_comparison(path: Path | str) -> Comparison:
+def read_comparison(path: Path | str, *, baseline: str | None = None) -> Comparison:
     """Read and check a YAML file whose keys are the fields of `ComparisonSettings`.
+
+    Args:
+        path: The file.
+        baseline: Takes the place of the one in the file.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -88,7 +92,10 @@ def read_comparison(path: Path | str) -> Comparison:
         raise ConfigError(
             f"comparison must hold the settings of a comparison, got others in {path} ({error})"
         ) from error
-    return checked(ComparisonSettings(**{name: settings[name] for name in ComparisonSettings.__dataclass_fields__}))
+    fields = {name: settings[name] for name in ComparisonSettings.__dataclass_fields__}
+    if baseline is not None:
+        fields["baseline"] = baseline
+    return checked(ComparisonSettings(**fields))
 
 
 def checked(settings: ComparisonSettings) -> Comparison:

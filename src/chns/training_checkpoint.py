@@ -1,0 +1,76 @@
+"""The state of a training in one file, from which a run that was stopped goes on as if it had not been."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError  # what torch.load raises; nothing is unpickled
+from typing import Any, Protocol
+
+import torch
+
+from chns.errors import ModelFileError
+from chns.files import atomic_path
+
+_FORMAT = "chns-training-2"
+
+
+class Stateful(Protocol):
+    """A part of a training: model, loss, optimiser, plan of the batches, meter."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is to be kept of it: tensors, numbers, texts and containers of these."""
+
+    def load_state_dict(self, state_dict: Any, /) -> Any:
+        """Go on from a kept state."""
+
+
+def save_training(path: Path, parts: Mapping[str, Stateful], *, step: int, num_steps: int) -> None:
+    """Write the state, atomically.
+
+    Args:
+        path: Where to.
+        parts: All that changes while training, by name.
+        step: Steps that are done.
+        num_steps: Steps of the whole run.
+    """
+    states = {name: part.state_dict() for name, part in parts.items()}
+    with atomic_path(path) as temporary:
+        torch.save({"format": _FORMAT, "num_steps": num_steps, "step": step, **states}, temporary)
+
+
+def load_training(path: Path, parts: Mapping[str, Stateful], *, num_steps: int) -> int:
+    """Bring the parts of a training to where the file left them.
+
+    Args:
+        path: What `save_training` wrote.
+        parts: As then.
+        num_steps: Steps of the whole run.
+
+    Returns:
+        Steps that are done.
+
+    Raises:
+        ModelFileError: If the file is damaged, or of another run or version.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["format"] != _FORMAT:
+            raise ModelFileError(
+                f"checkpoint must be of format {_FORMAT}, got {state['format']}, of another version of chns, in "
+                f"{path}. Start in another folder."
+            )
+        if state["num_steps"] != num_steps:
+            raise ModelFileError(
+                f"checkpoint must be of a run of {num_steps} steps, got one of {state['num_steps']} in "
+                f"{path}. Start in another folder."
+            )
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        step: int = state["step"]
+    except (RuntimeError, KeyError, TypeError, EOFError, OSError, UnpicklingError) as error:
+        raise ModelFileError(
+            f"checkpoint must be one that this run wrote, got a damaged or foreign file {path} "
+            f"({error}). Delete it to start anew."
+        ) from error
+    return step
