@@ -73,7 +73,7 @@ def suspected_pairs(
 ) -> SuspectedPairs:
     """Pairs of speakers who are about as close to each other as to themselves.
 
-    Memory beside the embeddings: a few numbers an utterance and a neighbour, and some vectors a speaker.
+    Memory beside the embeddings: a few numbers an utterance and a neighbour, and about four vectors a speaker.
 
     Args:
         embeddings: Of some utterances of every speaker, shape (utterances, dim), not normalised. Ten a speaker do;
@@ -98,7 +98,7 @@ def suspected_pairs(
         raise ValueError(f"num_neighbours must be at least 1, got {num_neighbours}.")
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be above 0 and at most 1, got {threshold}.")
-    centroids = _unit(_sums_by_speaker(embeddings, speaker_labels)).astype(np.float32)
+    centroids = _centroids(embeddings, speaker_labels)
     if len(centroids) == 1:
         return SuspectedPairs(*(np.zeros(0, np.int64),) * 2, *(np.zeros(0),) * 2)
     num_compared = min(num_neighbours, len(centroids) - 1)
@@ -201,7 +201,20 @@ def _mean_directions(embeddings: FloatArray, speaker_labels: IntArray) -> FloatA
     sums = np.zeros((int(speaker_labels.max()) + 1, embeddings.shape[1]))
     for some in _blocks(len(embeddings)):
         np.add.at(sums, speaker_labels[some], _unit(embeddings[some].astype(np.float64)))
-    return (sums / np.bincount(speaker_labels)[:, None]).astype(np.float32)
+    means = np.empty(sums.shape, np.float32)
+    counts = np.bincount(speaker_labels)[:, None]
+    for some in _blocks(len(sums)):
+        means[some] = sums[some] / counts[some]
+    return means
+
+
+def _centroids(embeddings: FloatArray, speaker_labels: IntArray) -> FloatArray:
+    """The mean embedding of each speaker, normalised."""
+    sums = _sums_by_speaker(embeddings, speaker_labels)
+    centroids = np.empty(sums.shape, np.float32)
+    for some in _blocks(len(sums)):
+        centroids[some] = _unit(sums[some])
+    return centroids
 
 
 def _sums_by_speaker(embeddings: FloatArray, speaker_labels: IntArray) -> SimilarityArray:
