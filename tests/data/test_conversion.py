@@ -177,12 +177,19 @@ def test_two_processes_cannot_write_one_folder(corpus, tmp_path):
         convert_audio(manifest, tmp_path / "out", format="flac")
 
 
+# After 40 files workers wait until the test has sent its signal: it comes before the end, however busy the machine is.
 SCRIPT = """
-import sys
+import sys, time
 from pathlib import Path
 from chns.data import conversion
 from chns.data.manifest import Manifest
 conversion._FILES_PER_WORKER = 1
+write_audio, out = conversion.write_audio, Path(sys.argv[2])
+def write_some_then_wait(*args, **kwargs):
+    while len(list(out.glob("*/[!.]*"))) >= 40 and not (out.parent / "signal-sent").exists():
+        time.sleep(0.02)
+    write_audio(*args, **kwargs)
+conversion.write_audio = write_some_then_wait
 if __name__ == "__main__":
     result = conversion.convert_audio(Manifest.read(sys.argv[1]), Path(sys.argv[2]), format="flac", jobs=2)
     print(result.num_written, result.num_kept)
@@ -219,7 +226,8 @@ def test_a_run_that_is_stopped_leaves_no_process_and_is_continued_to_the_same_re
     assert waited_for(lambda: len(list(out.glob("*/[!.]*"))) >= 3)
     children = [int(pid) for pid in Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()]
     running.send_signal(stop)
-    running.communicate(timeout=30)
+    (tmp_path / "signal-sent").touch()
+    running.communicate(timeout=60)
     assert len(children) >= 2
     assert waited_for(lambda: not any(map(is_running, children)))
     before = len(list(out.glob("*/[!.]*")))
