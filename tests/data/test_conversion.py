@@ -179,7 +179,7 @@ def test_two_processes_cannot_write_one_folder(corpus, tmp_path):
 
 # After 40 files workers wait until the test has sent its signal: it comes before the end, however busy the machine is.
 SCRIPT = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from chns.data import conversion
 from chns.data.manifest import Manifest
@@ -191,6 +191,7 @@ def write_some_then_wait(*args, **kwargs):
     write_audio(*args, **kwargs)
 conversion.write_audio = write_some_then_wait
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a parent in the background of a shell ignores
     result = conversion.convert_audio(Manifest.read(sys.argv[1]), Path(sys.argv[2]), format="flac", jobs=2)
     print(result.num_written, result.num_kept)
 """
