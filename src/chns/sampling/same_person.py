@@ -178,9 +178,8 @@ def _typical_similarities(neighbours: IntArray, known: BoolArray, similarity: Si
     table = np.full(neighbours.shape, np.nan)
     table[known] = similarity
     table.sort(axis=1)  # NaN comes last
-    num_known = known.sum(axis=1)
-    rows = np.arange(len(table))
-    medians: SimilarityArray = (table[rows, (num_known - 1) // 2] + table[rows, num_known // 2 - (num_known == 0)]) / 2
+    num_known, rows = known.sum(axis=1), np.arange(len(table))
+    medians: SimilarityArray = (table[rows, (num_known - 1) // 2] + table[rows, num_known // 2]) / 2
     return medians
 
 
