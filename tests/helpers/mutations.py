@@ -26,7 +26,7 @@ ENCODER_SETTINGS = (
     "global_context", "plain_head", "num_mels", "blocks", "channels", "pooling",
 )  # fmt: skip
 FEATURE_SETTINGS = (
-    "num_mels", "sample_rate_hz", "frame_seconds", "hop_seconds", "low_hz", "high_hz", "preemphasis", "window",
+    "num_mels", "sample_rate_hz", "frame_seconds", "hop_seconds", "low_hz", "high_hz", "window",
     "subtract_mean", "range_db",
 )  # fmt: skip
 LIKELY_VALUES = (

@@ -53,7 +53,10 @@ def test_what_is_no_network_is_refused(bundle):
     [
         ("chns.encoders.ThinResNet", {"blocks": [10**9, 1, 1, 1]}),
         ("chns.encoders.EcapaTdnn", {"channels": 2**20, "res2net_scale": 2**20, "aggregation_channels": 24}),
-        ("chns.encoders.EcapaTdnn", {**TINY.encoder_settings, "kernels": [1] * 50_000, "dilations": [1] * 50_000}),
+        (
+            "chns.encoders.EcapaTdnn",
+            {**TINY.encoder_settings, "variant": {"kernels": [1] * 50_000, "dilations": [1] * 50_000}},
+        ),
     ],
 )
 def test_a_network_of_endless_layers_is_given_up(bundle, encoder, settings):
@@ -109,7 +112,7 @@ def test_features_that_turn_seconds_into_gigabytes_are_refused(features, setting
 @pytest.mark.parametrize("dilations", [[1, 2, 3, -1], [1, 2, 3, 2**63]])
 def test_dilations_that_would_fail_or_hang_are_refused(bundle, dilations):
     with pytest.raises(ModelFileError, match="dilations must be whole numbers from 1 to 100"):
-        Verifier.load(edited(bundle, encoder_settings={**TINY.encoder_settings, "dilations": dilations}))
+        Verifier.load(edited(bundle, encoder_settings={**TINY.encoder_settings, "variant": {"dilations": dilations}}))
 
 
 def test_a_network_that_fails_only_when_used_is_an_error_of_ours(bundle, monkeypatch):

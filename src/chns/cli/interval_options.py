@@ -95,7 +95,7 @@ def interval_sections(
         yield IntervalSection(
             "difference",
             f"{arguments.scores} minus {arguments.against}",
-            paired_difference(other, scores, is_target, enrolment, test, p_targets=p_targets),
+            paired_difference((other, scores), is_target, enrolment, test, p_targets=p_targets),
         )
 
 

@@ -47,13 +47,15 @@ def ecapa_tdnn(weights: Weights) -> Foreign:
         encoder_settings={
             "channels": size(weights, first, 0),
             "aggregation_channels": aggregation,
-            "kernels": [size(weights, first, 2), *kernels],
             "res2net_scale": count(weights, block.format(1, "{}")) + 1,
             "se_bottleneck": size(weights, "blocks.1.se_block.conv1.conv.weight", 0),
             "attention_channels": size(weights, attention, 0),
             "embedding_dim": size(weights, "fc.conv.weight", 0),
-            "padding": "reflect",
-            "global_context": size(weights, attention, 1) == 3 * aggregation,
+            "variant": {
+                "kernels": [size(weights, first, 2), *kernels],
+                "padding": "reflect",
+                "global_context": size(weights, attention, 1) == 3 * aggregation,
+            },
         },
     )
     return Foreign(architecture, _RULES)

@@ -54,13 +54,15 @@ def ecapa_tdnn(weights: Weights) -> Foreign:
         encoder_settings={
             "channels": channels,
             "aggregation_channels": aggregation,
-            "kernels": [size(weights, first, 2), *kernels],
             "res2net_scale": count(weights, groups.format(2, "{}")) + 1,
             "se_bottleneck": size(weights, "layer2.se_res2block.3.linear1.weight", 0),
             "attention_channels": size(weights, "pool.linear1.weight", 0),
             "embedding_dim": size(weights, "linear.weight", 0),
-            "global_context": size(weights, "pool.linear1.weight", 1) == 3 * aggregation,
-            "plain_head": True,
+            "variant": {
+                "kernels": [size(weights, first, 2), *kernels],
+                "global_context": size(weights, "pool.linear1.weight", 1) == 3 * aggregation,
+                "plain_head": True,
+            },
         },
     )
     width = size(weights, groups.format(2, 0), 0)

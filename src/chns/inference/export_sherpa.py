@@ -39,7 +39,6 @@ _FIXED_SETTINGS = {
     "num_mels": _NUM_MELS,
     "frame_seconds": 0.025,
     "hop_seconds": 0.010,
-    "preemphasis": 0.97,
     "window": "povey",
 }
 
