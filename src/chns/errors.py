@@ -1,8 +1,27 @@
 """Exceptions a caller may want to catch.
 
 Every message reads ``<name> must <rule>, got <value> [in <file>:<line>]. <what to do next>.``
-A wrong argument of a function is a plain ``ValueError``; the classes here are for input that came from outside.
+A wrong argument of a function is a plain ``ValueError``; the classes here are for input that came from outside, whose
+values a message quotes with `quoted`.
 """
+
+from reprlib import Repr
+
+_LONGEST_QUOTE = 200
+_short = Repr()
+_short.maxstring = _short.maxother = _LONGEST_QUOTE
+
+
+def quoted(value: object) -> str:
+    """A value as an error message shows it: in Python's notation, never longer than a line or two.
+
+    What a terminal would act on (control characters, line breaks, changes of the direction of writing) is escaped.
+    """
+    if isinstance(value, (str, bytes)):
+        cut = len(value) - _LONGEST_QUOTE
+        return repr(value) if cut <= 0 else f"{value[:_LONGEST_QUOTE]!r} and {cut:,} more"
+    text = _short.repr(value)
+    return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}..."
 
 
 class ChnsError(Exception):
