@@ -7,7 +7,7 @@ values a message quotes with `quoted`.
 
 from reprlib import Repr
 
-_LONGEST_QUOTE = 200
+_LONGEST_QUOTE, _LONGEST_MESSAGE = 200, 500
 _short = Repr()
 _short.maxstring = _short.maxother = _LONGEST_QUOTE
 
@@ -22,6 +22,12 @@ def quoted(value: object) -> str:
         return repr(value) if cut <= 0 else f"{value[:_LONGEST_QUOTE]!r} and {cut:,} more"
     text = _short.repr(value)
     return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}..."
+
+
+def in_short(text: object) -> str:
+    """Text, such as the message of another library's error, on one line, cut where it would fill the screen."""
+    text = " ".join(str(text).split())
+    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}..."
 
 
 class ChnsError(Exception):

@@ -2,9 +2,10 @@
 
 import importlib
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
+import yaml
 
 from chns.checkpoint import OUR_FACTORIES, Architecture, load_bundle, save_bundle
 from chns.cli import main
@@ -12,7 +13,9 @@ from chns.comparison.plan import PlannedRun
 from chns.comparison.settings import TrialListSettings
 from chns.comparison.trial_lists import read_trial_lists, scored
 from chns.config import ObjectSettings, TrainingSettings, TrainSettings
-from chns.errors import ConfigError, ModelFileError
+from chns.errors import ConfigError, ModelFileError, RunFolderError
+from chns.report.run_settings import read_settings
+from chns.run_folder import RunFolder
 from chns.starting_model import starting_model
 
 TINY = Architecture(
@@ -140,3 +143,18 @@ def test_an_encoder_of_ours_that_no_bundle_may_name_is_refused_before_it_is_trai
     settings = replace(TrainSettings(), encoder=ObjectSettings(factory="chns.encoders.ecapa_tdnn.ecapa_tdnn_mobile"))
     with pytest.raises(ConfigError, match=r"encoder\.factory must be your own or one of chns\.encoders\.EcapaTdnn"):
         starting_model(settings)
+
+
+@pytest.mark.parametrize("where", [("encoder", "settings", "x"), ("loss", "settings", "x"), ("features", "x")])
+def test_a_run_folder_cannot_have_a_module_imported(where, tmp_path, monkeypatch):
+    (tmp_path / "smuggled.py").write_text(f"open({str(tmp_path / 'proof')!r}, 'w')\nclass Thing: pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings = asdict(TrainSettings())
+    inner = settings
+    for name in where[:-1]:
+        inner = inner[name]
+    inner[where[-1]] = {"class_path": "smuggled.Thing", "init_args": {}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(RunFolderError, match=r"config\.yaml must .*class_path"):
+        read_settings(RunFolder.open(tmp_path))
+    assert not (tmp_path / "proof").exists()
