@@ -4,6 +4,7 @@ import importlib
 import json
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import yaml
 
@@ -13,7 +14,9 @@ from chns.comparison.plan import PlannedRun
 from chns.comparison.settings import TrialListSettings
 from chns.comparison.trial_lists import read_trial_lists, scored
 from chns.config import ObjectSettings, TrainingSettings, TrainSettings
+from chns.data.audio import write_audio
 from chns.errors import ConfigError, ModelFileError, RunFolderError
+from chns.inference.verifier import Verifier
 from chns.report.run_settings import read_settings
 from chns.run_folder import RunFolder
 from chns.starting_model import starting_model
@@ -158,3 +161,73 @@ def test_a_run_folder_cannot_have_a_module_imported(where, tmp_path, monkeypatch
     with pytest.raises(RunFolderError, match=r"config\.yaml must .*class_path"):
         read_settings(RunFolder.open(tmp_path))
     assert not (tmp_path / "proof").exists()
+
+
+METRICS = {
+    "threshold -1": ({"validation": {"threshold": -1.0}}, "accepts scores from -1 on"),
+    "threshold 0": ({"validation": {"threshold": 0.0}}, "accepts scores from 0 on"),
+    "offset": ({"calibration": {"scale": 1.0, "offset": 1e8}}, "accepts scores from -1e+08 on"),
+    "slope": ({"calibration": {"scale": 1e-8, "offset": 1.0}}, "accepts scores from -1e+08 on"),
+    "calibrated threshold": (
+        {"calibration": {"scale": 9.0, "offset": -4.0, "threshold": -99.0, "score_threshold": -9.0}},
+        "accepts scores from -9 on",
+    ),
+    "ratios only": (
+        {"calibration": {"scale": 1.0, "offset": 1e8, "threshold": 1.0, "score_threshold": 0.5}},
+        "calibration takes a score of 0",
+    ),
+}
+
+
+@pytest.fixture
+def sounds(tmp_path):
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / "a.wav", tmp_path / "b.wav"]
+    for path in paths:
+        write_audio(path, (0.1 * rng.normal(size=16_000)).astype(np.float32), sample_rate_hz=16_000)
+    return list(map(str, paths))
+
+
+@pytest.mark.parametrize("case", METRICS)
+def test_a_model_that_lets_everybody_pass_is_warned_of_and_not_published(case, bundle, sounds, tmp_path, capsys):
+    metrics, message = METRICS[case]
+    edited(bundle, metrics=metrics)
+    main(["verify", str(bundle), *sounds])
+    assert message in capsys.readouterr().out
+    store = str(tmp_path / "people.store")
+    assert main(["enrol", str(bundle), store, "anna", sounds[0]]) == 0
+    capsys.readouterr()
+    main(["identify", str(bundle), store, sounds[1], "--json"])
+    assert message in " ".join(json.loads(capsys.readouterr().out)["warnings"])
+    words = ["--licence", "mit", "--training-data", "none", "--dry-run", str(tmp_path / "card")]
+    assert main(["push", str(bundle), "me/voice", *words]) == 2
+    assert "model must not let nearly everybody pass, to be published" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "metrics", [{"calibration": {"scale": -1.0, "offset": 0.0}}, {"validation": {"threshold": 1e400}}]
+)
+def test_a_slope_or_threshold_that_is_none_is_refused(metrics, bundle, sounds, capsys):
+    assert main(["verify", str(edited(bundle, metrics=metrics)), *sounds]) == 2
+    assert "must" in capsys.readouterr().err
+
+
+def test_quality_terms_that_let_short_recordings_pass_are_warned_of(bundle):
+    term = {"smaller": 1e6, "larger": 0.0, "lowest": 1.5, "highest": 9.0}
+    calibration = {
+        "scale": 9.0,
+        "offset": -4.0,
+        "quality": {"duration": term},
+        "threshold": 0.0,
+        "score_threshold": 0.4,
+    }
+    verifier = Verifier.load(edited(bundle, metrics={"calibration": calibration}))
+    sound = verifier.embed((0.1 * np.random.default_rng(0).normal(size=16_000)).astype(np.float32), 16_000)
+    assert verifier.warnings == ()
+    assert len(verifier.verify(sound, sound).warnings) == 2
+
+
+def test_a_sensible_model_and_a_threshold_of_the_callers_own_are_not_warned_of(bundle):
+    sensible = {"calibration": {"scale": 9.0, "offset": -4.0}, "validation": {"threshold": 0.4}}
+    assert Verifier.load(edited(bundle, metrics=sensible)).warnings == ()
+    assert Verifier.load(edited(bundle, metrics={"validation": {"threshold": -1.0}}), threshold=-0.5).warnings == ()
