@@ -24,9 +24,20 @@ def quoted(value: object) -> str:
     return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}..."
 
 
+def shown(text: object) -> str:
+    r"""Text for a screen or a page, with what would not be seen, or would be obeyed, escaped as in ``\x1b``.
+
+    That is control characters (also those from U+0080 to U+009F), line and paragraph separators and the marks that
+    change the direction of writing.
+    """
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode() for one in str(text)
+    )
+
+
 def in_short(text: object) -> str:
     """Text, such as the message of another library's error, on one line, cut where it would fill the screen."""
-    text = " ".join(str(text).split())
+    text = shown(" ".join(str(text).split()))
     return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}..."
 
 

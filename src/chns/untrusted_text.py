@@ -12,12 +12,35 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from chns.errors import ConfigError, in_short, quoted
+from chns.errors import ConfigError, in_short, quoted, shown
 
 LARGEST_YAML_BYTES = 2**20
 _MOST_VALUES, _DEEPEST = 100_000, 50
 _LONGEST_SCALAR = 3_000  # longer hexadecimal integers could not be printed
+_BEGINNINGS_OF_FORMULAS = ("=", "+", "-", "@")
 _NAMES_CODE = "class_path"  # jsonargparse would import what it names
+
+
+def number(text: str) -> float:
+    """A number as programs write them: ASCII digits, a point, an exponent, ``inf`` or ``nan``.
+
+    Python's own rule also takes ``1_000`` and the digits of other scripts, which other readers of the same file refuse.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if not text.isascii() or "_" in text:
+        raise ValueError(f"number must be written with the digits 0 to 9, got {quoted(text)}.")
+    return float(text)
+
+
+def table_cell(text: str) -> str:
+    """Text from a stranger as a cell of a table that people open: no formula, and nothing that a screen acts on.
+
+    A spreadsheet runs a cell that begins like a formula; an apostrophe in front makes it text.
+    """
+    text = shown(text)
+    return f"'{text}" if text.lstrip().startswith(_BEGINNINGS_OF_FORMULAS) else text
 
 
 def bounded_text(path: Path, *, most_bytes: int = LARGEST_YAML_BYTES) -> str:
