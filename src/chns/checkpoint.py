@@ -3,8 +3,9 @@
 ``model.safetensors`` holds the weights, ``model.json`` the architecture, the features, and what is known of training
 and quality. Loading needs no configuration; a bundle on the Hugging Face Hub is named by ``hf://owner/name``.
 
-A bundle is untrusted input: nothing is unpickled, only our encoders and features and those of trusted packages are
-built, and the network is laid out without memory until its size is known to match the weights.
+A bundle is untrusted input: nothing is unpickled, only the encoders and features listed here and those of trusted
+packages are built (`chns.factory` states the rule), and the network is laid out without memory until its size is known
+to match the weights.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from reprlib import repr as short_repr
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,8 +26,8 @@ from safetensors.torch import load_file, save_file
 from chns import __version__
 from chns.bounded_building import parameters_limited, require_sensible_frames
 from chns.encoders import SpeakerEncoder
-from chns.errors import ConfigError, ModelFileError
-from chns.factory import make
+from chns.errors import ConfigError, ModelFileError, quoted
+from chns.factory import make, require_trusted
 from chns.files import atomic_folder, atomic_path
 from chns.hub_download import SCHEME, downloaded_folder
 
@@ -37,7 +37,22 @@ _DESCRIPTION = "model.json"
 BUNDLE_FILES = (_DESCRIPTION, _WEIGHTS)
 _LARGEST_DESCRIPTION_BYTES = 2**20
 _LARGEST_DOWNLOAD_BYTES = {_DESCRIPTION: _LARGEST_DESCRIPTION_BYTES, _WEIGHTS: 2**31}
-_OUR_FACTORIES = ("chns.encoders.", "chns.features.")
+OUR_FACTORIES = {
+    "encoder": frozenset(
+        f"chns.encoders.{name}"
+        for name in (
+            "EcapaTdnn",
+            "ResNet",
+            "ThinResNet",
+            "ecapa_tdnn_512",
+            "ecapa_tdnn_1024",
+            "ecapa_tdnn_mobile",
+            "resnet34",
+            "thin_resnet34",
+        )
+    ),
+    "features": frozenset({"chns.features.DecibelMel", "chns.features.LogMel"}),
+}
 _UNFIT = (SafetensorError, RuntimeError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
 _DEFAULT_FEATURES = "chns.features.LogMel"  # also of the bundles that do not name any
 
@@ -190,23 +205,20 @@ def load_bundle(model: Path | str, *, trusted_packages: Collection[str] = ()) ->
 
     Args:
         model: A folder that `save_bundle` wrote, or ``hf://owner/name[@revision]``.
-        trusted_packages: Packages whose encoders and features may be built too, which runs their code.
+        trusted_packages: Packages, or complete import paths, whose encoders and features may be built too, which runs
+            their code. They must come from the person who runs the program, never from a file beside the model.
 
     Raises:
-        ModelFileError: If the bundle is damaged, of another format, or names code of a package not trusted.
+        ModelFileError: If the bundle is damaged, of another format, or names code that is not trusted.
         FileNotFoundError, ValueError, ChnsError, HubError: As `bundle_folder`.
     """
     folder = bundle_folder(model)
     description = _read_description(folder / _DESCRIPTION)
     architecture = Architecture(**{name: description[name] for name in Architecture.__dataclass_fields__})
-    for part in ("encoder", "features"):
-        factory: str = getattr(architecture, part)
-        package = factory.partition(".")[0]
-        if not factory.startswith(_OUR_FACTORIES) and package not in trusted_packages:
-            raise ModelFileError(
-                f"{part} must come from a trusted package, got {factory!r} in {folder}. "
-                f"If you know its code, add {package!r} to the trusted packages."
-            )
+    for part, ours in OUR_FACTORIES.items():
+        require_trusted(
+            part, getattr(architecture, part), ours=ours, trusted=trusted_packages, source=str(folder / _DESCRIPTION)
+        )
     loaded = _with_weights(architecture, folder / _WEIGHTS)
     digest = weights_digest(loaded.encoder)
     if digest != description["weights_sha256"]:
@@ -263,7 +275,7 @@ def _read_description(path: Path) -> dict[str, Any]:
     }
     for name, kind in wanted.items():
         if not isinstance(description.get(name), kind):
-            found = short_repr(description.get(name))
+            found = quoted(description.get(name))
             raise ModelFileError(f"{name} must be of type {kind.__name__}, got {found} in {path}.")
     return description
 

@@ -6,10 +6,17 @@ reads both and refuses unknown keys. Nothing below `chns.experiment` sees these 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
+from jsonargparse import ArgumentParser, get_loader, set_loader
+from yaml import YAMLError
+
 from chns.augmentation_config import AugmentationSettings
+from chns.errors import ConfigError, in_short, quoted
+from chns.untrusted_text import bounded_text, require_small_yaml
 
 BatchKind = Literal["random", "clustered", "neighbours", "auto"]
 
@@ -197,3 +204,44 @@ class TrainSettings:
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     train: TrainingSettings = field(default_factory=TrainingSettings)
     seed: int = 0
+
+
+def _load_small(text: str) -> Any:
+    require_small_yaml(text)
+    return get_loader("yaml")(text)
+
+
+_MODE = "yaml of bounded size"
+set_loader(_MODE, _load_small, (ConfigError, YAMLError))
+
+
+class SettingsParser(ArgumentParser):
+    """A parser of settings whose every YAML, from files and options, is small and names no classes.
+
+    Besides, a message of it quotes no more than the beginning of a value.
+    """
+
+    def __init__(self, *args: Any, parser_mode: str = _MODE, **options: Any) -> None:
+        super().__init__(*args, parser_mode=parser_mode, **options)
+
+    def parse_string(self, content: str, *args: Any, **options: Any) -> Any:
+        """As jsonargparse does, if the content holds settings at all."""
+        try:
+            settings = _load_small(content)
+        except (ConfigError, YAMLError) as error:
+            raise TypeError(in_short(error)) from error
+        if not isinstance(settings, Mapping):
+            raise TypeError(f"configuration must hold settings, got {quoted(settings)}")
+        return super().parse_string(content, *args, **options)
+
+    def parse_path(self, path: Any, *args: Any, **options: Any) -> Any:
+        """As jsonargparse does, if the file is small."""
+        try:
+            bounded_text(Path(path))
+        except ConfigError as error:
+            raise TypeError(in_short(error)) from error
+        return super().parse_path(path, *args, **options)
+
+    def error(self, message: str, *args: Any, **options: Any) -> Any:
+        """As jsonargparse does, with no more of the message than a screen takes."""
+        return super().error(in_short(message), *args, **options)

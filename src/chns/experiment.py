@@ -20,7 +20,7 @@ from chns.config import OptimizerSettings, TrainSettings
 from chns.data.manifest import Manifest
 from chns.distributed import from_first_process, rank
 from chns.encoders import SpeakerEncoder
-from chns.errors import ConfigError
+from chns.errors import ConfigError, in_short
 from chns.evaluation.metrics import VerificationMetrics
 from chns.factory import make
 from chns.files import atomic_path
@@ -206,14 +206,10 @@ def _begin(settings: TrainSettings, folder: Path) -> dict[str, Any] | None:
     if changed:
         name, (before, now) = next(iter(changed.items()))
         raise ConfigError(
-            f"{name} must be {before} as when the run was begun, got {now} "
-            f"(settings that differ: {', '.join(changed)}) in {path}. Use another folder for another run."
+            f"{name} must be {in_short(before)} as when the run was begun, got {in_short(now)} "
+            f"(settings that differ: {in_short(', '.join(changed))}) in {path}. Use another folder for another run."
         )
-    summary_path = folder / "summary.json"
-    if not summary_path.is_file():
-        return None
-    summary: dict[str, Any] = json.loads(summary_path.read_text(encoding="utf-8"))
-    return summary
+    return RunFolder.open(folder).summary() or None
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from chns.config import TrainSettings
-from chns.errors import RunFolderError
+from chns.errors import ConfigError, RunFolderError
 from chns.run_log import COLUMNS
 from chns.sampling.clusters import SpeakerClusters
+from chns.untrusted_text import bounded_text, read_yaml
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -65,8 +65,8 @@ class RunFolder:
         if not config.is_file():
             raise FileNotFoundError(f"run must be the folder of a training, with config.yaml, got {path}.")
         try:
-            settings = yaml.safe_load(config.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+            settings = read_yaml(config)
+        except ConfigError as error:
             raise RunFolderError(f"config.yaml must be YAML, got something else in {config} ({error}).") from error
         if not isinstance(settings, dict):
             raise RunFolderError(f"config.yaml must hold settings, got {type(settings).__name__} in {config}.")
@@ -133,7 +133,7 @@ class RunFolder:
             return {}
         path = self.path / "summary.json"
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(bounded_text(path))
         except (ValueError, RecursionError) as error:
             raise RunFolderError(f"summary.json must be JSON, got something else in {path} ({error}).") from error
         if not isinstance(content, dict):

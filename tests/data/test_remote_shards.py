@@ -383,8 +383,8 @@ PASSING = {
     "too many requests": (status(429), r"got status 429 in"),
     "truncated": (partial(lambda _: bytes(100), length=lambda n: n), r"got no whole answer \(.*IncompleteRead.*\) in"),
     "too short": (partial(lambda _: bytes(100)), r"got 100 of [\d,]+ bytes in"),
-    "silent": (silent, r"got no whole answer \(.*Read timed out.*\) in"),
-    "trickling": (trickling, r"got \d+ of [\d,]+ bytes in time in"),
+    "silent": (silent, r"got no whole answer (in 0\.3 s|\(.*Read timed out.*\)) in"),
+    "trickling": (trickling, r"got (no whole answer in 0\.3 s|\d+ of [\d,]+ bytes in time) in"),
 }
 
 

@@ -57,7 +57,7 @@ def test_features_of_a_package_that_is_not_trusted_are_refused(tmp_path):
 )
 def test_what_are_no_features_are_refused(tmp_path, features, message):
     folder = edited(saved(tmp_path / "m"), lambda description: description.update(features=features))
-    with pytest.raises(ModelFileError, match="weights must fit the described encoder"):
+    with pytest.raises(ModelFileError, match="features must come from a trusted package, got 'chns"):
         load_bundle(folder)
     with pytest.raises(ConfigError, match=message):
         Architecture(**TINY, features=features).build()

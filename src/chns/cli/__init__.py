@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from chns import __version__
-from chns.errors import ChnsError
+from chns.errors import ChnsError, shown
 
 COMMANDS = {
     "prepare": "turn a folder of recordings into a manifest",
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ChnsError, ValueError, OSError) as error:
         if debug:
             raise
-        print(f"chns: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"chns: error: {shown(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     return code or 0
 

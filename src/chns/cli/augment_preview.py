@@ -10,7 +10,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from chns.cli import COMMANDS
-from chns.config import TrainSettings
+from chns.config import SettingsParser, TrainSettings
 
 _EXAMPLES = """examples:
   chns augment-preview vox2.parquet --config configs/augmented.yaml --out preview
@@ -26,7 +26,7 @@ class _Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
 
 def build_parser() -> ArgumentParser:
     """The options: those of `chns train`, and what is to be written where."""
-    parser = ArgumentParser(
+    parser = SettingsParser(
         prog="chns augment-preview",
         description=COMMANDS["augment-preview"].capitalize() + ".",
         epilog=_EXAMPLES,

@@ -104,9 +104,10 @@ def _write_table(path: Path, speakers: list[str], centroids: FloatArray, cluster
 
     from chns.files import atomic_path
     from chns.sampling.closeness import similarity_to_centre
+    from chns.untrusted_text import table_cell
 
     rows = zip(speakers, clusters.labels.tolist(), similarity_to_centre(centroids, clusters).tolist(), strict=True)
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("speaker", "cluster", "similarity_to_centre"))
-        writer.writerows((speaker, cluster, f"{similarity:.4f}") for speaker, cluster, similarity in rows)
+        writer.writerows((table_cell(speaker), cluster, f"{similarity:.4f}") for speaker, cluster, similarity in rows)

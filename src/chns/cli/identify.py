@@ -66,11 +66,13 @@ def run(arguments: argparse.Namespace) -> int:
             "threshold": threshold,
             "identified": identified,
             "matches": [match._asdict() for match in matches],
-            "warnings": warnings,
+            "warnings": [*verifier.warnings, *warnings],
         }
         print(json.dumps(summary))
     else:
         print(f"{identified or 'nobody'} (threshold {threshold:.3f})")
+        for warning in verifier.warnings:
+            print(f"warning: {warning}")
         for match in matches:
             print(f"  {match.score:6.3f}  {match.name}")
     return NOBODY if identified is None else 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
-from chns.config import TrainSettings
+from chns.config import SettingsParser, TrainSettings
 
 _EXAMPLES = """examples:
   chns train --config configs/chns.yaml --data.train vox2.parquet --out runs/chns
@@ -27,7 +27,7 @@ class _Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
 
 def build_parser() -> ArgumentParser:
     """The options, from the fields of `TrainSettings`; later ``--config`` files win over earlier ones."""
-    parser = ArgumentParser(
+    parser = SettingsParser(
         prog="chns train",
         description="Train an encoder with random batches, or with hard ones: clustered, of neighbours, or auto, which "
         "needs no settings (batches.kind).",

@@ -61,6 +61,8 @@ def _print_decision(decision: Decision, files: tuple[Path, Path]) -> None:
     print(f"{answer}: score {decision.score:.3f}, threshold {decision.threshold:.3f}")
     if decision.log_likelihood_ratio is not None:
         print(f"log-likelihood ratio {decision.log_likelihood_ratio:.2f}")
+    for warning in decision.warnings:
+        print(f"warning: {warning}")
     for file, quality in zip(files, decision.quality, strict=True):
         for warning in quality.warnings:
             print(f"warning: {file}: {warning}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from chns.comparison.settings import Comparison
 from chns.config import TrainSettings
 from chns.data.manifest import Manifest
-from chns.errors import ConfigError
+from chns.errors import ConfigError, in_short
 from chns.experiment import make_loss
 from chns.planning import make_plan
 from chns.run_folder import RunFolder
@@ -122,6 +122,7 @@ def _refuse_other_settings(run: PlannedRun) -> None:
     if changed:
         name, (before, now) = next(iter(changed.items()))
         raise ConfigError(
-            f"{name} of {run} must be {before} as when the run was begun, got {now} (settings that differ: "
-            f"{', '.join(changed)}) in {run.folder}. Use another folder for another comparison."
+            f"{name} of {run} must be {in_short(before)} as when the run was begun, got {in_short(now)} "
+            f"(settings that differ: {in_short(', '.join(changed))}) in {run.folder}. "
+            f"Use another folder for another comparison."
         )

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError
 
-from chns.config import TrainSettings
-from chns.errors import ConfigError
+from chns.config import SettingsParser, TrainSettings
+from chns.errors import ConfigError, in_short
+from chns.untrusted_text import bounded_text
 
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
@@ -84,13 +85,13 @@ def read_comparison(path: Path | str, *, baseline: str | None = None) -> Compari
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"comparison must be a YAML file, got {path}. configs/compare.yaml is an example.")
-    parser = ArgumentParser(exit_on_error=False)
+    parser = SettingsParser(exit_on_error=False)
     parser.add_class_arguments(ComparisonSettings)
     try:
-        settings = parser.instantiate(parser.parse_string(path.read_text(encoding="utf-8")))
-    except (ArgumentError, TypeError, UnicodeDecodeError) as error:
+        settings = parser.instantiate(parser.parse_string(bounded_text(path)))
+    except (ArgumentError, TypeError) as error:
         raise ConfigError(
-            f"comparison must hold the settings of a comparison, got others in {path} ({error})"
+            f"comparison must hold the settings of a comparison, got others in {path} ({in_short(error)})"
         ) from error
     fields = {name: settings[name] for name in ComparisonSettings.__dataclass_fields__}
     if baseline is not None:
@@ -149,13 +150,15 @@ def paper_strategies(base: TrainSettings) -> dict[str, dict[str, Any]]:
 
 
 def _strategy(name: str, base: TrainSettings, changes: Mapping[str, Any]) -> TrainSettings:
-    parser = ArgumentParser(exit_on_error=False)
+    parser = SettingsParser(exit_on_error=False)
     parser.add_class_arguments(TrainSettings)
     own = {key: _as_a_whole(value) for key, value in changes.items()}
     try:
         merged = parser.instantiate(parser.parse_object(own, parser.parse_object(asdict(base))))
     except (ArgumentError, TypeError) as error:
-        raise ConfigError(f"strategy {name} must hold settings of `chns train`, got others ({error})") from error
+        raise ConfigError(
+            f"strategy {name} must hold settings of `chns train`, got others ({in_short(error)})"
+        ) from error
     settings = TrainSettings(**{key: merged[key] for key in TrainSettings.__dataclass_fields__})
     if settings.seed != TrainSettings().seed:
         raise ConfigError(

@@ -20,6 +20,7 @@ from chns.evaluation.intervals import bootstrap_metrics
 from chns.evaluation.scoring import read_scores, write_scores
 from chns.evaluation.trials import Trials, read_trials, resolve
 from chns.evaluation.verification import score_trials
+from chns.starting_model import named_by_user
 
 _log = logging.getLogger(__name__)
 
@@ -150,8 +151,7 @@ def _by_manifest(lists: Sequence[TrialList]) -> list[list[TrialList]]:
 def _score(run: PlannedRun, lists: Sequence[TrialList]) -> None:
     """Score trial lists of one manifest; an utterance of several lists is embedded once."""
     settings = run.settings
-    package = settings.encoder.factory.partition(".")[0]  # the user's own settings named it, so it may run
-    bundle = load_bundle(run.folder / "model", trusted_packages=[package])
+    bundle = load_bundle(run.folder / "model", trusted_packages=named_by_user(settings))
     device = settings.train.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

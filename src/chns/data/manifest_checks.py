@@ -21,7 +21,7 @@ REQUIRED_COLUMNS = {
 PACKED_COLUMNS = {"byte_offset": pa.int64(), "byte_length": pa.int64()}
 UNSAFE_PATH = r"^/|(^|/)\.\.(/|$)|\\"
 SHARD_AND_MEMBER = r"\.tar/."
-CONTROL_CHARACTER = r"[\x00-\x1f\x7f]"
+CONTROL_CHARACTER = r"[\x00-\x1f\x7f-" + "\x9f\u2028-\u202e\u2066-\u2069]"  # and changes of direction
 
 
 def with_types(table: pa.Table, source: str) -> pa.Table:

@@ -11,6 +11,7 @@ from chns.errors import TrialError
 from chns.evaluation.pairs import unit_embeddings
 from chns.evaluation.trials import FieldLines, IntArray, Trials, require_plain_names
 from chns.files import atomic_path
+from chns.untrusted_text import number
 
 _TRIALS_AT_ONCE = 8192  # their embeddings stay in the processor's cache
 _LABELS = {"nontarget": False, "0": False, "target": True, "1": True}
@@ -109,7 +110,7 @@ def read_scores(path: Path | str) -> tuple[Trials, npt.NDArray[np.float64]]:
 
 def _number(text: str) -> float:
     try:
-        return float(text)
+        return number(text)
     except ValueError:
         return np.nan
 

@@ -10,8 +10,10 @@ from collections.abc import Collection
 from pathlib import Path
 
 from chns.checkpoint import BUNDLE_FILES, bundle_folder, load_bundle
+from chns.errors import ModelFileError
 from chns.files import atomic_folder
 from chns.hub_download import SCHEME, explained_hub_errors, require_hub, require_repository
+from chns.inference.decision_rule import DecisionRule
 from chns.inference.model_card import Publication, model_card
 
 
@@ -35,11 +37,15 @@ def write_repository(
     Raises:
         ValueError: If the repository's name is not of that form.
         FileNotFoundError, HubError: If there is no bundle.
-        ModelFileError: If the bundle cannot be loaded.
+        ModelFileError: If the bundle cannot be loaded, or its threshold or calibration lets nearly everybody pass.
     """
     require_repository(repository)
     source = bundle_folder(model)
     bundle = load_bundle(source, trusted_packages=trusted_packages)
+    rule = DecisionRule.of_bundle(bundle.metrics, threshold=None)
+    warnings = () if rule.score_threshold is None else rule.warnings(rule.score_threshold)
+    if warnings:
+        raise ModelFileError(f"model must not let nearly everybody pass, to be published, got {source}: {warnings[0]}.")
     with atomic_folder(folder) as temporary:
         for name in BUNDLE_FILES:
             shutil.copyfile(source / name, temporary / name)

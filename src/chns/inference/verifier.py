@@ -71,6 +71,7 @@ class Decision:
             recordings' own, and may lie beyond what a cosine can be.
         accepted: Whether the score says that the speaker is the same.
         quality: Of the first and of the second recording; their `warnings` say why the decision may be wrong.
+        warnings: Why the model's rule itself may be, in words; see `DecisionRule.warnings`.
     """
 
     score: float
@@ -78,6 +79,7 @@ class Decision:
     threshold: float
     accepted: bool
     quality: tuple[Quality, Quality]
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """All of it as JSON values."""
@@ -157,6 +159,11 @@ class Verifier:
             raise ValueError("threshold must be given for a model without one, got None. `chns calibrate` finds one.")
         return threshold
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Why the model's own threshold or calibration may let nearly everybody pass; mostly empty."""
+        return () if self._rule.score_threshold is None else self._rule.warnings(self._rule.score_threshold)
+
     def embed(self, audio: AudioPath | AudioArray, sample_rate_hz: int | None = None) -> Embedding:
         """Embed a recording of any length.
 
@@ -223,6 +230,7 @@ class Verifier:
             threshold=threshold,
             accepted=score >= threshold,
             quality=(one.quality, other.quality),
+            warnings=self._rule.warnings(threshold, measures),
         )
 
     def enrol(

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chns.errors import RunFolderError
+from chns.untrusted_text import bounded_text
 
 FILE_NAME = "comparison.json"
+_MOST_BYTES = 2**24
 _METRICS = ("eer", "min_dcf_0.05", "min_dcf_0.01")
 
 
@@ -98,7 +100,7 @@ def read_comparison(folder: Path) -> Comparison:
     if not path.is_file():
         raise FileNotFoundError(f"comparison must be a folder with {FILE_NAME}, got {folder}.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(bounded_text(path, most_bytes=_MOST_BYTES))
         trainings = [f"{strategy}/seed-{seed}" for strategy in content["strategies"] for seed in content["seeds"]]
         inside = {one.parent.relative_to(folder).as_posix() for one in folder.glob("*/seed-*/config.yaml")}
         return Comparison(

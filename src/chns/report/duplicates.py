@@ -14,8 +14,7 @@ from chns.files import atomic_path
 from chns.report.findings import SuspectedDuplicate
 from chns.report.training_speakers import TrainingSpeakers
 from chns.sampling.same_person import suspected_pairs
-
-_BEGINNINGS_OF_FORMULAS = ("=", "+", "-", "@")
+from chns.untrusted_text import table_cell
 
 
 def suspected_duplicates(speakers: TrainingSpeakers, *, most: int = 1_000) -> list[SuspectedDuplicate]:
@@ -50,9 +49,5 @@ def write_duplicates(path: Path, duplicates: Sequence[SuspectedDuplicate]) -> No
         writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
         writer.writerow(("speaker_a", "speaker_b", "similarity", "own_similarity"))
         for duplicate in duplicates:
-            names = map(_harmless, duplicate.speakers)
+            names = map(table_cell, duplicate.speakers)
             writer.writerow((*names, round(duplicate.similarity, 4), round(duplicate.own_similarity, 4)))
-
-
-def _harmless(name: str) -> str:
-    return f"'{name}" if name.startswith(_BEGINNINGS_OF_FORMULAS) else name

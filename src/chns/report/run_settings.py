@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from jsonargparse import ArgumentError, ArgumentParser
+from collections.abc import Mapping
+from dataclasses import is_dataclass
 
-from chns.config import ClusterSettings, ObjectSettings, TrainSettings
-from chns.errors import RunFolderError
+from jsonargparse import ArgumentError
+
+from chns.config import ClusterSettings, ObjectSettings, SettingsParser, TrainSettings
+from chns.errors import RunFolderError, in_short, quoted
 from chns.run_folder import RunFolder
 
 _LOSS_NAMES = {
@@ -21,14 +24,22 @@ def read_settings(run: RunFolder) -> TrainSettings:
     Raises:
         RunFolderError: If a setting is unknown or of the wrong type.
     """
-    parser = ArgumentParser(exit_on_error=False)
+    defaults = TrainSettings()
+    for name, value in run.settings.items():  # jsonargparse would read a section that is text as the name of a file
+        if is_dataclass(getattr(defaults, name, None)) and not isinstance(value, Mapping):
+            raise RunFolderError(
+                f"config.yaml must hold the settings of a training, got {quoted(value)} for the section {name} in "
+                f"{run.path / 'config.yaml'} (sections are mappings)."
+            )
+    parser = SettingsParser(exit_on_error=False)
     parser.add_class_arguments(TrainSettings)
     try:
         settings = parser.instantiate(parser.parse_object(dict(run.settings)))
         return TrainSettings(**{name: settings[name] for name in TrainSettings.__dataclass_fields__})
     except (ArgumentError, TypeError) as error:
         raise RunFolderError(
-            f"config.yaml must hold the settings of a training, got others in {run.path / 'config.yaml'} ({error})."
+            f"config.yaml must hold the settings of a training, got others in {run.path / 'config.yaml'} "
+            f"({in_short(error)})."
         ) from error
 
 

@@ -17,6 +17,7 @@ from chns.data.prepare.listed import relative_path, scan_list, text_lines
 from chns.data.prepare.part import Part
 from chns.data.prepare.scan import MIN_DURATION_SECONDS, Candidate, Rejected, ScanResult
 from chns.errors import ManifestError
+from chns.untrusted_text import number
 
 COLUMN_PREFIX = "utt2"
 
@@ -85,7 +86,7 @@ def _segments(path: Path) -> Iterator[_Span]:
     for utterance, rest, place in _pairs(path, "UTTERANCE RECORDING START END"):
         fields = rest.split()
         try:
-            recording, start, end = fields[0], *map(Decimal, fields[1:])
+            recording, start, end = fields[0], *map(_decimal, fields[1:])
         except (ValueError, InvalidOperation):
             recording, start, end = "", Decimal("NaN"), Decimal("NaN")
         if not (start.is_finite() and end.is_finite()):
@@ -130,3 +131,8 @@ def _pairs(path: Path, line_format: str) -> Iterator[tuple[str, str, str]]:
 
 def _malformed(line_format: str, line: str, place: str) -> ManifestError:
     return ManifestError(f"line must be `{line_format}`, got {reprlib.repr(line)} in {place}. Correct it.")
+
+
+def _decimal(text: str) -> Decimal:
+    number(text)  # Decimal takes the digits of all scripts
+    return Decimal(text)

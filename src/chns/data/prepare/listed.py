@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 from chns.data.manifest_checks import CONTROL_CHARACTER, REQUIRED_COLUMNS
 from chns.data.prepare.scan import MIN_DURATION_SECONDS, Candidate, Rejected, ScanResult, scan_recordings
 from chns.errors import ManifestError
+from chns.untrusted_text import number as plain_number
 
 Entry = Mapping[str, Any]
 
@@ -151,13 +152,17 @@ def number_of(entry: Entry, key: str, place: str, *, minimum: float = 0.0) -> fl
     if value is None or value == "":
         return None
     try:
-        number = math.nan if isinstance(value, bool | list | dict) else float(value)
+        found = math.nan if isinstance(value, bool | list | dict) else _as_number(value)
     except (ValueError, OverflowError):
-        number = math.nan
-    if not (math.isfinite(number) and number >= minimum):
+        found = math.nan
+    if not (math.isfinite(found) and found >= minimum):
         rule = f"a number from {minimum:g}" if math.isfinite(minimum) else "a number"
         raise ManifestError(f"{key} must be {rule}, got {reprlib.repr(value)} in {place}. Correct the list.")
-    return number
+    return found
+
+
+def _as_number(value: Any) -> float:
+    return plain_number(value) if isinstance(value, str) else float(value)
 
 
 def columns_of(entry: Entry, *, without: Iterable[str]) -> dict[str, str]:

@@ -26,6 +26,7 @@ from chns.data.parallel import mapped
 from chns.data.prepare.part import Part
 from chns.errors import AudioError, ManifestError
 from chns.files import atomic_path
+from chns.untrusted_text import table_cell
 
 MIN_DURATION_SECONDS = 0.5
 
@@ -88,7 +89,7 @@ class ScanResult:
         with atomic_path(report) as temporary, _text(temporary) as file:
             writer = csv.writer(file)
             writer.writerow(Rejected._fields)
-            writer.writerows(self.rejected)
+            writer.writerows(map(table_cell, map(str, row)) for row in self.rejected)
         return report
 
 

@@ -4,14 +4,22 @@ Through urllib3, which has no dependencies, checks certificates and keeps connec
 (``cat_file``, with aiohttp and seven more packages) reads the whole answer before it looks at the status, so that a
 server without ranges would send the whole shard into memory for each recording. Redirections are not followed: where
 shards come from is for the user to say.
+
+urllib3's time limits are those of single reads, so a server that sends a byte of a header, another ``100 Continue`` or
+a digit of a chunk's size now and then would hold a worker for ever. So a timer cuts the connection when the time for
+the whole exchange is over.
 """
 
 from __future__ import annotations
 
 import os
+import socket
+import threading
 import time
+from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from chns.errors import AudioError
 
@@ -24,6 +32,7 @@ _OK, _PARTIAL, _OUTSIDE = 200, 206, 416
 _MISSING = (404, 410)
 _PASSING = (408, 429, 500, 502, 503, 504)
 _MOVED = range(300, 400)
+_PAUSE_SECONDS = 0.05
 
 
 class Patience(NamedTuple):
@@ -77,19 +86,97 @@ def http_range(url: str, start: int, length: int, *, place: str, patience: Patie
 
 @cache
 def _connections(process_id: int) -> PoolManager:  # noqa: ARG001 - a forked process must not talk into its parent's
-    from urllib3 import PoolManager
+    from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
+    from urllib3.connection import HTTPConnection, HTTPSConnection
 
-    return PoolManager(maxsize=KEPT_CONNECTIONS)
+    class Plain(HTTPConnection):
+        def request(self, *args: Any, **options: Any) -> None:
+            _running.exchange.uses(self)
+            super().request(*args, **options)
+
+    class Encrypted(HTTPSConnection):
+        def request(self, *args: Any, **options: Any) -> None:
+            _running.exchange.uses(self)
+            super().request(*args, **options)
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class EncryptedPool(HTTPSConnectionPool):
+        ConnectionCls = Encrypted
+
+    pools = PoolManager(maxsize=KEPT_CONNECTIONS)
+    pools.pool_classes_by_scheme = {"http": PlainPool, "https": EncryptedPool}
+    return pools
+
+
+class _Running(threading.local):
+    exchange: _Exchange
+
+
+_running = _Running()
+
+
+class _Exchange:
+    """A request and its answer, whose connection is cut when its time is over."""
+
+    def __init__(self, seconds: float) -> None:
+        self._connection: Any = None
+        self._lock = threading.Lock()
+        self._is_over = False
+        self.was_cut = False
+        self._set_timer(seconds)
+
+    def _set_timer(self, seconds: float) -> None:
+        self._timer = threading.Timer(seconds, self._cut)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def __enter__(self) -> Self:
+        _running.exchange = self
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:  # the connection may serve the next exchange from here on
+            self._is_over = True
+            self._timer.cancel()
+
+    def uses(self, connection: Any) -> None:
+        self._connection = connection
+
+    def _cut(self) -> None:
+        with self._lock:
+            if self._is_over:
+                return
+            open_socket = getattr(self._connection, "sock", None)
+            if open_socket is None:  # still connecting
+                self._set_timer(_PAUSE_SECONDS)
+            else:
+                self.was_cut = True
+                with suppress(OSError):
+                    socket.socket.shutdown(open_socket, socket.SHUT_RDWR)  # also under TLS: a reader sees the end
 
 
 def _answer(url: str, start: int, length: int, place: str, timeout_seconds: float) -> bytes:
+    deadline = time.monotonic() + timeout_seconds
+    with _Exchange(timeout_seconds) as exchange:
+        try:
+            return _exchanged(url, start, length, place, deadline)
+        except _PassingError as error:
+            if exchange.was_cut:
+                raise _PassingError(f"no whole answer in {timeout_seconds:g} s") from error
+            raise
+
+
+def _exchanged(url: str, start: int, length: int, place: str, deadline: float) -> bytes:
     from urllib3.exceptions import HTTPError
 
-    deadline = time.monotonic() + timeout_seconds
     headers = {"Range": f"bytes={start}-{start + length - 1}", "Accept-Encoding": "identity"}
     try:
         response = _connections(os.getpid()).request(
-            "GET", url, headers=headers, timeout=timeout_seconds, retries=False, redirect=False, preload_content=False
+            "GET", url, headers=headers, timeout=_left(deadline), retries=False, redirect=False, preload_content=False
         )
         try:
             _require_range(response, start, length, place)
@@ -101,6 +188,10 @@ def _answer(url: str, start: int, length: int, place: str, timeout_seconds: floa
         raise _PassingError(f"no whole answer ({' '.join(str(error).split())})") from error
     response.release_conn()
     return content
+
+
+def _left(deadline: float) -> float:
+    return max(0.001, deadline - time.monotonic())
 
 
 def _require_range(response: BaseHTTPResponse, start: int, length: int, place: str) -> None:
