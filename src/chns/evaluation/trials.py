@@ -148,7 +148,7 @@ class FieldLines(NamedTuple):
             raise TrialError(f"{name} must be UTF-8 text, got {error.reason} in {path}:{number}.") from error
         fields: list[str] = []
         ends = [0]
-        for line in text.split("\n"):
+        for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n"):
             fields.extend(line.split())
             ends.append(len(fields))
         counts = np.diff(ends)
