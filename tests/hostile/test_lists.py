@@ -6,7 +6,12 @@ import soundfile
 
 from chns.cli import main
 from chns.data.manifest import Manifest
-from chns.errors import ManifestError
+from chns.embedding import draw_per_speaker
+from chns.errors import ManifestError, TrialError
+from chns.evaluation.metrics import equal_error_rate
+from chns.evaluation.scoring import read_scores
+from chns.evaluation.trials import Trials, contradictions, label_contradictions
+from chns.evaluation.utterance_names import matching_rows
 
 
 @pytest.fixture
@@ -83,3 +88,106 @@ def test_blank_lines_of_a_kaldi_directory_are_nothing(here):
     (here / "k/utt2spk").write_text("u1 s\n\n")
     assert main(["prepare", "kaldi", "k", "--out", "m.parquet"]) == 0
     assert Manifest.read("m.parquet").column("utterance") == ["u1"]
+
+
+# Names
+
+
+def test_only_suffixes_of_audio_are_stripped_and_paths_are_made_plain(here):
+    for name in ("a/take", "a/rec0", "b/rec0"):
+        record(here / f"f/{name}.wav")
+    record(here / "f/a/take.2.wav", 0.2)
+    assert main(["prepare", "folder", "f", "--out", "m.parquet"]) == 0
+    manifest = Manifest.read("m.parquet")
+    assert matching_rows({"a/take.2", "x/take.2.wav"}, manifest) == {}
+    names = {"./a/rec0.wav", "a//rec0.flac", "a\\rec0.wav", "./a/rec0"}
+    assert {manifest.column("utterance")[row] for row in matching_rows(names, manifest).values()} == {"a/rec0"}
+    assert matching_rows(names, manifest).keys() == names
+    assert "rec0.wav" not in matching_rows({"rec0.wav"}, manifest)
+
+
+def test_speakers_that_look_the_same_are_one(here):
+    spellings = ["anna", "anna ", "an\u200bna", "Zo\u00eb", "Zoe\u0308", "\u00a0Zo\u00eb"]
+    content = "path,speaker\n" + "".join(f"u{n}.wav,{name}\n" for n, name in enumerate(spellings))
+    assert [speaker for _, speaker in table(here, content)] == ["anna"] * 3 + ["Zo\u00eb"] * 3
+
+
+def test_kaldis_lists_are_sorted_by_utterance_and_by_speaker(here):
+    for speaker in ("anna", "anna-lena", "Zoe", "\u00e9mile"):
+        for number in range(2):
+            record(here / f"k/{speaker}/{number}.wav")
+    assert main(["prepare", "folder", "k", "--out", "m.parquet"]) == 0
+    assert main(["convert", "m.parquet", "--to", "kaldi", "--out", "kd"]) == 0
+    lines = (here / "kd/utt2spk").read_bytes().splitlines()
+    speakers = [line.split()[1] for line in lines]
+    assert lines == sorted(lines)
+    assert speakers == sorted(speakers)
+
+
+def test_close_offsets_of_nemo_get_names_of_their_own(here):
+    record(here / "a.wav", 2)
+    offsets = (0, 0.5, 0.5001, 0.5002)
+    line = '{{"audio_filepath": "a.wav", "offset": {}, "duration": 1, "label": "s"}}\n'
+    (here / "n.json").write_text("".join(line.format(offset) for offset in offsets))
+    assert main(["prepare", "nemo", "n.json", "--out", "m.parquet"]) == 0
+    assert Manifest.read("m.parquet").column("utterance") == ["a-0.000", "a-0.500", "a-0.5001", "a-0.5002"]
+
+
+# Integers
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, ">i4", np.bool_])
+def test_zeros_and_ones_of_any_type_are_labels(dtype):
+    labels = np.array([0, 1, 0, 1, 1, 0])
+    scores = np.array([0.1, 0.9, 0.5, 0.4, 0.8, 0.2])
+    assert equal_error_rate(scores, labels.astype(dtype)) == equal_error_rate(scores, labels == 1)
+    with pytest.raises(ValueError, match="is_target must be of type bool, or integers 0 and 1, got int64"):
+        equal_error_rate(scores, labels * 2)
+
+
+def test_speakers_are_counted_not_their_numbers():
+    labels = np.repeat(np.arange(3), 4) * 10**10 + 5
+    drawn = draw_per_speaker(labels, 2, np.random.default_rng(0))
+    assert labels[drawn].tolist() == np.repeat(np.unique(labels), 2).tolist()
+
+
+# Trials and scores
+
+
+def scored(path, *lines):
+    path.write_text("".join(line + "\n" for line in lines), newline="")
+    trials, scores = read_scores(path)
+    return trials.enrolment, trials.is_target.tolist(), scores.tolist()
+
+
+@pytest.mark.parametrize("end", ["", "\r"])
+def test_scores_stand_before_or_behind_the_label(here, end):
+    expected = (["a", "c"], [True, False], [0.5, -1.0])
+    for lines in (["a b 0.5 target", "c d -1 nontarget"], ["a b target 0.5", "c d nontarget -1"]):
+        assert scored(here / "s.txt", *(line + end for line in lines)) == expected
+    assert scored(here / "s.txt", "a b 1 0.5", "c d 0 -1") == expected
+    assert scored(here / "s.txt", "a b 1 1", "c d 0 0") == (["a", "c"], [True, False], [1.0, 0.0])
+
+
+@pytest.mark.parametrize("number", ["1_000", "\u0661", "\uff11", "nan", "inf"])
+def test_a_score_is_a_number_in_plain_digits(here, number):
+    with pytest.raises(TrialError, match=r"score must be a finite number, got .* in .*s\.txt:2"):
+        scored(here / "s.txt", "a b 1.5 target", f"a c {number} nontarget")
+
+
+def test_what_trials_contradict_is_said():
+    trials = Trials(list("abac"), list("bacb"), np.array([True, False, True, True]), source="t.txt")
+    enrolment, test = np.array([0, 1, 0, 2]), np.array([1, 0, 2, 1])
+    speakers = np.array([0, 0, 1])
+    said = [
+        *label_contradictions(trials, speakers[enrolment], speakers[test]),
+        *contradictions(trials, enrolment, test),
+    ]
+    assert said == [
+        "warning: 3 trials are labelled otherwise than the manifest's speakers, the first in t.txt:2: 'b a'",
+        "warning: 1 trials name their pair as target and as non-target, the first in t.txt:2: 'b a'",
+    ]
+    twice = Trials(["a", "b"], ["b", "a"], None, source="t.txt")
+    assert contradictions(twice, enrolment[:2], test[:2]) == [
+        "warning: 1 trials were there before, the first in t.txt:2: 'b a'"
+    ]
