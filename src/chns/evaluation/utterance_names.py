@@ -27,7 +27,8 @@ _AUDIO_SUFFIX = re.compile(
 def find_utterances(names: Sequence[str], manifest: Manifest, *, listed: str, place: Callable[[int], str]) -> IntArray:
     """Find utterances that a list names in a manifest.
 
-    A name is matched, in this order and at last with its ``./``, double slashes and backslashes made plain, with the manifest's utterance names, its paths, its paths without suffix
+    A name is matched, in this order and at last with its ``./``, double slashes and backslashes made plain, with the
+    manifest's utterance names, its paths, its paths without suffix
     (lists say ``.wav`` where the corpus may be FLAC), and the ends of its paths (a list names
     ``id10270/x/00001.wav``, the path may be ``test/wav/id10270/x/00001.flac``). A match counts only if it is the
     only one.
