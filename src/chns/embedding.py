@@ -228,7 +228,7 @@ def draw_per_speaker(
     """Up to ``count`` utterances of each speaker, drawn at random; their indices, ascending."""
     shuffled = rng.permutation(len(speaker_labels))
     by_speaker = shuffled[np.argsort(speaker_labels[shuffled], kind="stable")]
-    sizes = np.bincount(speaker_labels)
+    _, sizes = np.unique(speaker_labels, return_counts=True)
     place = np.arange(len(by_speaker)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     return np.sort(by_speaker[place < count])
 

@@ -325,7 +325,7 @@ def test_columns_come_in_any_order_with_a_byte_order_mark_quotes_and_windows_lin
         (["u1,a,a.wav,0,1,16000", "u2,a,a.wav,0,nan,16000"], r"duration_seconds must be .* got nan in .*m\.csv:3"),
         (["u1,a,a.wav,0,1,16000", "u2,a,a.wav,0,x,16000"], r"duration_seconds must be .* got 'x' in .*m\.csv:3"),
         (["u1,a,a.wav,0,1,16000.5"], r"sample_rate_hz must be of type int32, got '16000\.5' in .*m\.csv:2"),
-        (["u1,a,a.wav,0,1,16000", "", "u2,a,../a.wav,0,1,16000"], r"must not be empty, got None in .*m\.csv:3"),
+        (["u1,a,a.wav,0,1,16000", "", "u2,a,../a.wav,0,1,16000"], r"path must be relative .*m\.csv:4"),
         (["u1,a,a.wav,0,1,16000", "u1,a,a.wav,0,1,16000"], r"utterance must be unique, got 'u1' again in .*m\.csv:3"),
         (["u1,a,a.wav,0,1,16000", "u2,a,a.wav,0,1"], r"manifest must be UTF-8 CSV .*m\.csv .*Row #3: Expected 6"),
         (['u1,"a\nb",a.wav,0,1,16000', "u2,a,../a.wav,0,1,16000"], r"speaker must hold no line break .*m\.csv:2"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -111,6 +112,8 @@ def run(arguments: argparse.Namespace) -> None:
     trials = read_trials(arguments.trials, form=arguments.format)
     manifest = Manifest.read(arguments.manifest, root=arguments.root)
     rows = _Rows.of(trials, manifest, arguments.enrolment_map)
+    for sentence in rows.contradictions(trials, manifest):
+        print(sentence, file=sys.stderr)
     normalisation = _normalisation(arguments)
 
     from chns.evaluation.verification import score_trials
@@ -187,6 +190,21 @@ class _Rows(NamedTuple):
             return cls(*resolve(trials, manifest), None)
         resolved = resolve_enrolment(trials, read_enrolment_map(enrolment_map), manifest)
         return cls(resolved.enrolment, resolved.test, resolved.models)
+
+    def contradictions(self, trials: Trials, manifest: Manifest) -> list[str]:
+        """What the trials say against the manifest or themselves."""
+        from chns.evaluation.trials import contradictions, label_contradictions
+
+        labels = manifest.speaker_labels
+        if self.models is None:
+            enrolment, speakers = self.enrolment, labels[self.enrolment]
+        else:  # models are numbered beside the utterances, and speak as their first utterance does
+            enrolment = self.enrolment + len(manifest)
+            speakers = labels[self.models.rows[self.models.starts]][self.enrolment]
+        return [
+            *label_contradictions(trials, speakers, labels[self.test]),
+            *contradictions(trials, enrolment, self.test),
+        ]
 
 
 def _normalisation(arguments: argparse.Namespace) -> CohortNormalisation | None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from itertools import islice
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from chns.data.shards.tar_header import HEADER_BYTES
+from chns.data.text_rows import split_rows
 from chns.errors import ManifestError
 
 REQUIRED_COLUMNS = {
@@ -131,5 +134,10 @@ def _first_duplicate(column: pa.ChunkedArray) -> int:
 
 
 def _place(source: str, row: int) -> str:
-    """``file.csv:LINE`` (the header is line 1), or the row counted from 1 where there are no lines."""
-    return f"{source}:{row + 2}" if source.endswith(".csv") else f"{source}, row {row + 1}"
+    """``file.csv:LINE`` (blank lines and line breaks in fields count), or the row where there are no lines."""
+    if not source.endswith(".csv"):
+        return f"{source}, row {row + 1}"
+    try:
+        return next(place for _, place in islice(split_rows(Path(source)), row + 1, None))
+    except (StopIteration, ManifestError, FileNotFoundError):
+        return f"{source}:{row + 2}"

@@ -226,6 +226,20 @@ def verification_metrics(
     )
 
 
+def as_labels(is_target: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Labels as bool, from bool or from integers of any type that are 0 and 1.
+
+    Raises:
+        ValueError: If they are something else.
+    """
+    labels = np.asarray(is_target)
+    if labels.dtype.kind in "iu" and ((labels == 0) | (labels == 1)).all():
+        labels = labels == 1
+    if labels.dtype != np.bool_:
+        raise ValueError(f"is_target must be of type bool, or integers 0 and 1, got {labels.dtype}.")
+    return labels
+
+
 def checked_trials(
     scores: npt.ArrayLike, is_target: npt.ArrayLike, *, name: str = "scores", infinite: bool = False
 ) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
@@ -242,11 +256,9 @@ def checked_trials(
             missing.
     """
     scores = np.asarray(scores, dtype=np.float64)
-    is_target = np.asarray(is_target)
+    is_target = as_labels(is_target)
     if scores.ndim != 1 or scores.shape != is_target.shape:
         raise ValueError(f"{name} and is_target must have one shape (trials,), got {scores.shape}, {is_target.shape}.")
-    if is_target.dtype != np.bool_:
-        raise ValueError(f"is_target must be of type bool, got {is_target.dtype}.")
     fit = ~np.isnan(scores) if infinite else np.isfinite(scores)
     if not fit.all():
         trial = int(np.argmin(fit))

@@ -84,7 +84,9 @@ def read_scores(path: Path | str) -> tuple[Trials, npt.NDArray[np.float64]]:
     """Read a score file.
 
     Args:
-        path: Lines of ``ENROL TEST SCORE LABEL`` with LABEL one of target, nontarget, 1 and 0, or all without LABEL.
+        path: Lines of ``ENROL TEST SCORE LABEL`` with LABEL one of target, nontarget, 1 and 0, or all without LABEL, or
+            all ``ENROL TEST LABEL SCORE``. Which of both orders it is, words tell; where labels are digits, the file is
+            read as the first if its last column holds nothing but labels.
 
     Returns:
         The trials, and their scores, shape (trials,).
@@ -92,7 +94,7 @@ def read_scores(path: Path | str) -> tuple[Trials, npt.NDArray[np.float64]]:
     Raises:
         FileNotFoundError: If there is no such file.
         TrialError: If it is empty or not UTF-8, or a line has another number of fields, a score that is not a finite
-            number or a label that is none.
+            number in ASCII digits or a label that is none.
     """
     content = FieldLines.read(path, "score file")
     num_fields = 3 if content.counts[0] == 3 else 4
@@ -101,6 +103,8 @@ def read_scores(path: Path | str) -> tuple[Trials, npt.NDArray[np.float64]]:
         line = "ENROL TEST SCORE LABEL" if num_fields == 4 else "ENROL TEST SCORE"
         raise TrialError(f"score file must have lines like `{line}`, got {content.quote(num_leading)}.")
     enrolment, test, texts, *labels = content.columns(num_fields)
+    if labels and not _LABELS.keys() >= set(labels[0]) and _LABELS.keys() >= set(texts):
+        texts, labels = labels[0], [texts]
     scores = np.array([_number(text) for text in texts])
     if not np.isfinite(scores).all():
         raise TrialError(f"score must be a finite number, got {content.quote(int(np.argmin(np.isfinite(scores))))}.")
@@ -109,6 +113,7 @@ def read_scores(path: Path | str) -> tuple[Trials, npt.NDArray[np.float64]]:
 
 
 def _number(text: str) -> float:
+    """Python also takes ``1_000`` and the digits of all scripts for numbers."""
     try:
         return number(text)
     except ValueError:

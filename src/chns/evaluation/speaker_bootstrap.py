@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from chns.evaluation.metrics import REPORTED_P_TARGETS, ErrorRates, error_rates
+from chns.evaluation.metrics import REPORTED_P_TARGETS, ErrorRates, as_labels, error_rates
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
@@ -85,7 +85,7 @@ def bootstrap_metrics(
         bootstrap, which is right for both; its square, as if copies of a speaker met each other in target trials, would
         count all of it nearly three times.
     """
-    is_target = np.asarray(is_target)
+    is_target = as_labels(is_target)
     speakers = _trial_speakers(enrolment_speakers, test_speakers, is_target)
     system_scores = np.asarray(scores, dtype=np.float64)
     if system_scores.ndim != 2 or not len(system_scores) or system_scores.shape[1:] != is_target.shape:
@@ -139,8 +139,6 @@ def _trial_speakers(
             f"is_target, enrolment_speakers and test_speakers must have one shape (trials,), got {is_target.shape}, "
             f"{enrolment.shape}, {test.shape}."
         )
-    if is_target.dtype != np.bool_:
-        raise ValueError(f"is_target must be of type bool, got {is_target.dtype}.")
     if enrolment.dtype.kind != test.dtype.kind or test.dtype.kind not in "iuU":
         raise ValueError(
             "enrolment_speakers and test_speakers must both be integers or both strings, got "

@@ -146,10 +146,12 @@ class FieldLines(NamedTuple):
         except UnicodeDecodeError as error:
             number = content.count(b"\n", 0, error.start) + 1
             raise TrialError(f"{name} must be UTF-8 text, got {error.reason} in {path}:{number}.") from error
+        del content
         fields: list[str] = []
         ends = [0]
-        for line in text.split("\n"):
-            fields.extend(line.split())
+        known: dict[str, str] = {}  # a name is kept once, however many trials have it
+        for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n"):
+            fields.extend([known.setdefault(field, field) for field in line.split()])
             ends.append(len(fields))
         counts = np.diff(ends)
         if not fields:
@@ -232,6 +234,47 @@ def require_plain_names(trials: Trials) -> None:
             raise TrialError(
                 f"utterance name must not be empty or contain white space, got {name!r}. Rename it in the manifest."
             )
+
+
+def contradictions(trials: Trials, enrolment: npt.NDArray[np.generic], test: npt.NDArray[np.generic]) -> list[str]:
+    """What labels say against the speakers of a manifest, and pairs that are there twice, in sentences to print.
+
+    Args:
+        trials: Labelled or not.
+        enrolment: Row of each trial's enrolment utterance or number of its model, shape (trials,).
+        test: Row of its test utterance, shape (trials,).
+
+    Returns:
+        A sentence for pairs that are both target and non-target, in either order, and one for repeated trials.
+    """
+    first, second = np.minimum(enrolment, test).astype(np.int64), np.maximum(enrolment, test).astype(np.int64)
+    order = np.lexsort((second, first))
+    same = (first[order][1:] == first[order][:-1]) & (second[order][1:] == second[order][:-1])
+    found = []
+    if trials.is_target is not None:
+        labels = trials.is_target[order]
+        both = np.flatnonzero(same & (labels[1:] != labels[:-1]))
+        found += _said(trials, order[both + 1], "as target and as non-target", "trials name their pair")
+        same &= labels[1:] == labels[:-1]
+    return found + _said(trials, order[np.flatnonzero(same) + 1], "before", "trials were there")
+
+
+def label_contradictions(
+    trials: Trials, enrolment_speakers: npt.NDArray[np.generic], test_speakers: npt.NDArray[np.generic]
+) -> list[str]:
+    """A sentence if labels disagree with the speakers of the utterances: how many, and the first."""
+    if trials.is_target is None:
+        return []
+    wrong = np.flatnonzero((enrolment_speakers == test_speakers) != trials.is_target)
+    return _said(trials, wrong, "otherwise than the manifest's speakers", "trials are labelled")
+
+
+def _said(trials: Trials, numbers: IntArray, how: str, what: str) -> list[str]:
+    if not len(numbers):
+        return []
+    trial = int(numbers.min())
+    pair = f"{trials.enrolment[trial]} {trials.test[trial]}"
+    return [f"warning: {len(numbers):,} {what} {how}, the first in {trials.place(trial)}: {pair!r}"]
 
 
 def resolve(trials: Trials, manifest: Manifest) -> tuple[IntArray, IntArray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -17,11 +18,17 @@ if TYPE_CHECKING:
 
 IntArray = npt.NDArray[np.int64]
 
+_AUDIO_SUFFIX = re.compile(
+    r"\.(wav|flac|ogg|oga|opus|mp3|m4a|mp4|aac|sph|nist|aif|aiff|aifc|au|snd|w64|caf|wv|wma|webm|pcm|raw)$",
+    re.IGNORECASE,
+)
+
 
 def find_utterances(names: Sequence[str], manifest: Manifest, *, listed: str, place: Callable[[int], str]) -> IntArray:
     """Find utterances that a list names in a manifest.
 
-    A name is matched, in this order, with the manifest's utterance names, its paths, its paths without suffix
+    A name is matched, in this order and at last with its ``./``, double slashes and backslashes made plain, with the
+    manifest's utterance names, its paths, its paths without suffix
     (lists say ``.wav`` where the corpus may be FLAC), and the ends of its paths (a list names
     ``id10270/x/00001.wav``, the path may be ``test/wav/id10270/x/00001.flac``). A match counts only if it is the
     only one.
@@ -58,7 +65,9 @@ def matching_rows(names: set[str], manifest: Manifest) -> dict[str, int]:
     found: dict[str, int] = {}
     for column in ("utterance", "path"):
         found |= _match({name: name for name in names - found.keys()}, manifest.column(column))
-    stems = {name: _without_suffix(name) for name in names - found.keys()}
+    for column in ("utterance", "path"):
+        found |= _match({name: _plain_path(name) for name in names - found.keys()}, manifest.column(column))
+    stems = {name: _without_suffix(_plain_path(name)) for name in names - found.keys()}
     if stems:
         path_stems = [_without_suffix(path) for path in manifest.column("path")]
         found |= _match(stems, path_stems)
@@ -83,4 +92,10 @@ def _match(keys: dict[str, str], candidates: Iterable[str]) -> dict[str, int]:
 
 
 def _without_suffix(path: str) -> str:
-    return posixpath.splitext(path)[0]
+    """Only suffixes of audio go: what is behind the dot of ``take.2`` is part of the name."""
+    return _AUDIO_SUFFIX.sub("", path)
+
+
+def _plain_path(name: str) -> str:
+    """Paths written as ``./a//0.wav``, or with backslashes, are ``a/0.wav``."""
+    return posixpath.normpath(name.replace("\\", "/"))

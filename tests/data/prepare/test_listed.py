@@ -16,7 +16,7 @@ from chns.errors import ManifestError
 def test_lines_have_their_places_and_no_byte_order_mark(tmp_path):
     path = tmp_path / "l.txt"
     path.write_bytes(b"\xef\xbb\xbfone\r\n\ntwo")
-    assert list(text_lines(path)) == [("one\r\n", f"{path}:1"), ("\n", f"{path}:2"), ("two", f"{path}:3")]
+    assert list(text_lines(path)) == [("one\n", f"{path}:1"), ("\n", f"{path}:2"), ("two", f"{path}:3")]
 
 
 def test_a_missing_list_is_named(tmp_path):

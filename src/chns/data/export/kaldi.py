@@ -31,7 +31,7 @@ def write_kaldi(manifest: Manifest, folder: Path) -> None:
         ManifestError: If a name, a path or a column cannot be expressed between spaces.
     """
     require_new_or_empty(folder)
-    utterances = located_utterances(manifest)
+    utterances = _in_order_of_speakers(located_utterances(manifest))
     for utterance in utterances:
         _require_plain("utterance", utterance.name)
         _require_plain("speaker", utterance.speaker)
@@ -48,6 +48,26 @@ def write_kaldi(manifest: Manifest, folder: Path) -> None:
                 raise ManifestError(f"column must be named by letters, digits and _, got {column!r}. Rename it.")
             rows = [(each.name, each.columns[column]) for each in utterances if column in each.columns]
             _write(temporary / f"{COLUMN_PREFIX}{column}", rows)
+
+
+def _in_order_of_speakers(utterances: Sequence[LocatedUtterance]) -> Sequence[LocatedUtterance]:
+    """Sorted by utterance and thereby by speaker, as bytes, which Kaldi demands.
+
+    Names whose order is not that of their speakers get the speaker in front. Where one speaker's name begins with
+    another's, ``anna`` and ``anna-lena``, the separator must come before all characters that may follow: ``!``.
+    """
+    for separator in (None, "-", "!"):
+        named = [
+            each if separator is None else each._replace(name=f"{each.speaker}{separator}{each.name}")
+            for each in utterances
+        ]
+        named.sort(key=lambda each: each.name.encode())
+        speakers = [each.speaker.encode() for each in named]
+        if speakers == sorted(speakers) and len({each.name for each in named}) == len(named):
+            return named
+    raise ManifestError(
+        "utterances must sort as their speakers for Kaldi, got speakers whose names hold `!`. Rename them."
+    )
 
 
 def _write_segments(folder: Path, utterances: Sequence[LocatedUtterance]) -> None:

@@ -14,7 +14,6 @@ from typing import Literal, get_args
 
 from chns.data.manifest import relative_name
 from chns.data.prepare.cnceleb_lists import check_lists
-from chns.data.prepare.listed import text_lines
 from chns.data.prepare.scan import (
     MIN_DURATION_SECONDS,
     Candidate,
@@ -23,6 +22,7 @@ from chns.data.prepare.scan import (
     find_recordings,
     scan_recordings,
 )
+from chns.data.text_rows import text_lines
 from chns.errors import ManifestError
 
 Subset = Literal["dev", "eval"]

@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from chns.data.manifest import Manifest, relative_name
-from chns.data.prepare.listed import text_lines
 from chns.data.prepare.scan import Rejected
+from chns.data.text_rows import text_lines
 from chns.errors import ManifestError
 
 

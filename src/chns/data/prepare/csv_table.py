@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from chns.data.manifest import relative_name
-from chns.data.prepare.listed import columns_of, number_of, relative_path, text_lines, text_of
+from chns.data.prepare.listed import columns_of, number_of, relative_path, text_of
 from chns.data.prepare.part import Part
 from chns.data.prepare.scan import Candidate
+from chns.data.text_rows import split_rows
 from chns.errors import ManifestError
 
 
@@ -62,40 +62,32 @@ def read_csv(
 def table_rows(
     source: Path, *, required: Sequence[str], delimiter: str = ","
 ) -> Iterator[tuple[Mapping[str, str], str]]:
-    """Every row by the names of its columns, and its place; space after a delimiter does not count.
+    """Every row by the names of its columns, and its place; see ``split_rows``.
 
     Raises:
         ValueError: If the delimiter is not one character.
         FileNotFoundError: If there is no such file.
         ManifestError: If the header lacks a column or has one twice, or a line is not as the header says.
     """
-    if len(delimiter) != 1 or delimiter in '"\r\n':
-        raise ValueError(f"delimiter must be one character, not a quote or a line break, got {delimiter!r}.")
-    lines = (line for line, _ in text_lines(source))
-    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
-    try:
-        header = next(reader, [])
-        _require_columns(header, required, source)
-        for fields in reader:
-            place = f"{source}:{reader.line_num}"
-            if len(fields) != len(header):
-                raise ManifestError(
-                    f"line must have {len(header)} fields as the header, got {len(fields)} in {place}. "
-                    f"Put quotes around a field that holds {delimiter!r}."
-                )
-            yield dict(zip(header, fields, strict=True)), place
-    except csv.Error as error:
-        raise ManifestError(
-            f"line must be CSV, got {error} in {source}:{reader.line_num}. Correct the quotes."
-        ) from error
+    rows = split_rows(source, delimiter=delimiter)
+    header, header_place = next(rows, ([], f"{source}:1"))
+    _require_columns(header, required, header_place)
+    for fields, place in rows:
+        if len(fields) != len(header):
+            raise ManifestError(
+                f"line must have {len(header)} fields as the header, got {len(fields)} in {place}. "
+                + ("Remove" if delimiter == "\t" else "Put quotes around")
+                + f" a field that holds {delimiter!r}."
+            )
+        yield dict(zip(header, fields, strict=True)), place
 
 
-def _require_columns(header: Sequence[str], required: Sequence[str], source: Path) -> None:
+def _require_columns(header: Sequence[str], required: Sequence[str], place: str) -> None:
     missing = [name for name in required if name not in header]
     if missing:
         raise ManifestError(
-            f"header must name the column {missing[0]}, got {reprlib.repr(', '.join(header))} in {source}:1. "
+            f"header must name the column {missing[0]}, got {reprlib.repr(', '.join(header))} in {place}. "
             f"Say which column holds what."
         )
     if len(set(header)) < len(header):
-        raise ManifestError(f"columns must have different names, got {', '.join(header)} in {source}:1. Rename one.")
+        raise ManifestError(f"columns must have different names, got {', '.join(header)} in {place}. Rename one.")

@@ -76,6 +76,9 @@ def prepare_hugging_face(
             reason = f"embedded audio must be in one of {', '.join(EXTENSIONS)}, got something else in {place}"
             rejected.append(Rejected(f"row {number + 1}", reason))
             continue
+        if entry[names.speaker] in (None, ""):
+            rejected.append(Rejected(path, f"{names.speaker} must name the speaker, got nothing in {place}"))
+            continue
         default = f"{number:08d}" if root == recordings else relative_name(PurePosixPath(path))
         candidates.append(_candidate(entry, names, path, default, place))
     if len(first_places) > 1:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from chns.data.manifest_checks import REQUIRED_COLUMNS
-from chns.data.prepare.listed import relative_path, scan_list, text_lines
+from chns.data.prepare.listed import relative_path, scan_list
 from chns.data.prepare.part import Part
 from chns.data.prepare.scan import MIN_DURATION_SECONDS, Candidate, Rejected, ScanResult
+from chns.data.text_rows import text_lines
 from chns.errors import ManifestError
 from chns.untrusted_text import number
 
@@ -120,6 +121,8 @@ def _pairs(path: Path, line_format: str) -> Iterator[tuple[str, str, str]]:
     seen: set[str] = set()
     for line, place in text_lines(path):
         fields = line.split(maxsplit=1)
+        if not fields:
+            continue
         if len(fields) != 2 or (path.name == "utt2spk" and len(fields[1].split()) != 1):
             raise _malformed(line_format, line.strip(), place)
         key, value = fields[0], fields[1].strip()

@@ -1,31 +1,27 @@
 """Corpora that are a list: lines of a text file that name recordings, their parts and their speakers.
 
-A list may come from a stranger. A shell command is never run, no path leaves the root, a line has at most 1 MiB, and
-a compressed list may grow 200-fold at most when it is unpacked (JSON lines of real corpora grow 10 to 40-fold).
+A list may come from a stranger. A shell command is never run, and no path leaves the root. How lines and fields are
+told apart is the same for all of them: ``chns.data.text_rows``.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 import os
 import re
 import reprlib
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from chns.data.manifest_checks import CONTROL_CHARACTER, REQUIRED_COLUMNS
 from chns.data.prepare.scan import MIN_DURATION_SECONDS, Candidate, Rejected, ScanResult, scan_recordings
+from chns.data.text_rows import text_lines
 from chns.errors import ManifestError
 from chns.untrusted_text import number as plain_number
 
 Entry = Mapping[str, Any]
-
-_MAX_LINE_BYTES = 2**20
-_MAX_GROWTH, _ALWAYS_ALLOWED_BYTES = 200, 2**24
 
 
 def scan_list(
@@ -58,53 +54,6 @@ def scan_list(
             )
         seen.add(candidate.utterance)
     return scan_recordings(listed, root=root, rejected=rejected, min_duration_seconds=min_duration_seconds, jobs=jobs)
-
-
-def text_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Every line of a UTF-8 file (``.gz``: compressed), and its place as ``file:line``.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ManifestError: If a line is too long or not UTF-8, or the compressed content is damaged or grows too much.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"list must be a file, got {path}.")
-    for number, line in enumerate(_byte_lines(path), start=1):
-        place = f"{path}:{number}"
-        try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8"), place
-        except UnicodeDecodeError as error:
-            raise ManifestError(
-                f"line must be UTF-8, got {reprlib.repr(line)} in {place}. Convert the file, for example with iconv."
-            ) from error
-
-
-def _byte_lines(path: Path) -> Iterator[bytes]:
-    compressed = path.suffix == ".gz"
-    allowed = max(path.stat().st_size * _MAX_GROWTH, _ALWAYS_ALLOWED_BYTES) if compressed else math.inf
-    number = num_bytes = 0
-    with gzip.open(path) if compressed else path.open("rb") as file:
-        while line := _line(file, f"{path}:{number + 1}"):
-            number += 1
-            num_bytes += len(line)
-            if num_bytes > allowed:
-                raise ManifestError(
-                    f"compressed list must grow at most {_MAX_GROWTH}-fold when unpacked, got more in "
-                    f"{path}:{number}. Unpack it yourself if you trust it."
-                )
-            yield line
-
-
-def _line(file: BinaryIO | gzip.GzipFile, place: str) -> bytes:
-    try:
-        line = file.readline(_MAX_LINE_BYTES + 1)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ManifestError(f"list must be whole gzip data, got {error} in {place}. Copy it again.") from error
-    if len(line) > _MAX_LINE_BYTES:
-        raise ManifestError(
-            f"line must have at most {_MAX_LINE_BYTES} bytes, got more in {place}. Is this file a list at all?"
-        )
-    return line
 
 
 def json_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:

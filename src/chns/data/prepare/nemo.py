@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path, PurePosixPath
 
 from chns.data.manifest import relative_name
@@ -12,6 +13,12 @@ from chns.data.prepare.part import Part
 from chns.data.prepare.scan import Candidate
 
 _KEYS = ("audio_filepath", "offset", "duration", "label", "text")
+
+
+def _offset(seconds: float) -> str:
+    """With three decimals, and more where these would not tell two offsets apart."""
+    short = f"{seconds:.3f}"
+    return short if float(short) == seconds else f"{Decimal(repr(seconds)):f}"
 
 
 def read_nemo(source: Path, *, root: Path) -> Iterator[Candidate]:
@@ -43,5 +50,5 @@ def read_nemo(source: Path, *, root: Path) -> Iterator[Candidate]:
     uses = Counter(candidate.path for candidate in candidates)
     for candidate in candidates:
         name = relative_name(PurePosixPath(candidate.path))
-        suffix = f"-{candidate.part.start:.3f}" if uses[candidate.path] > 1 else ""
+        suffix = f"-{_offset(candidate.part.start)}" if uses[candidate.path] > 1 else ""
         yield candidate._replace(utterance=name + suffix)

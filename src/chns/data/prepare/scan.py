@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,7 @@ MIN_DURATION_SECONDS = 0.5
 
 _FILES_PER_WORKER = 5_000
 _MAX_COLUMNS = 64
+_NO_WIDTH = "[\u00ad\u200b-\u200f\u2060\ufeff]"
 
 
 class Candidate(NamedTuple):
@@ -160,6 +162,7 @@ def scan_recordings(
         raise ValueError(f"jobs must be at least 1, got {jobs}.")
     if not min_duration_seconds >= 0:
         raise ValueError(f"min_duration_seconds must be a number from 0, got {min_duration_seconds}.")
+    candidates = [candidate._replace(speaker=one_spelling(candidate.speaker)) for candidate in candidates]
     ordered = sorted(candidates, key=lambda candidate: (candidate.utterance, candidate.path))
     files = [(root / candidate.path, candidate) for candidate in ordered]
     kept: dict[str, tuple[Candidate, _Located]] = {}
@@ -202,6 +205,14 @@ def _located(path: Path, candidate: Candidate, *, min_duration_seconds: float) -
     return _Located(offset_seconds, duration_seconds, info.sample_rate_hz)
 
 
+def one_spelling(speaker: str) -> str:
+    """The one name of a speaker among those that look the same: accents composed, no space at the ends or of no width.
+
+    `chns enrol` composes and refuses likewise. Unpaired surrogates stay, to be reported.
+    """
+    return unicodedata.normalize("NFC", re.sub(_NO_WIDTH, "", speaker)).strip()
+
+
 def _problem_with_names(candidate: Candidate) -> str | None:
     columns = candidate.columns or {}
     names = "/".join([*candidate[:3], candidate.session or "", *columns, *columns.values()])
@@ -209,6 +220,8 @@ def _problem_with_names(candidate: Candidate) -> str | None:
         names.encode()
     except UnicodeEncodeError:
         return "name must be UTF-8"
+    if not candidate.speaker:
+        return "speaker must have a name"
     if re.search(CONTROL_CHARACTER, names):
         return "name must hold no line break or other control character"
     if re.search(UNSAFE_PATH, candidate.path):

@@ -5,7 +5,6 @@ Both tables are separated by tabs in spite of their name, and the fields of the 
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from chns.data.manifest import Manifest
+from chns.data.text_rows import split_rows, text_lines
 from chns.errors import ManifestError
 
 _COLUMNS = ("gender", "nationality", "set")
@@ -76,42 +76,34 @@ def read_speaker_table(path: Path) -> dict[str, dict[str, str]]:
         ManifestError: If it has not such a header, a row has too few fields or no speaker's id, or a speaker is there
             twice.
     """
-    lines = _lines(path)
-    delimiter = "\t" if "\t" in lines[0] else ","
-    rows = [[field.strip() for field in row] for row in csv.reader(lines, delimiter=delimiter)]
-    header = [field.lower() for field in rows[0]]
+    rows = split_rows(path, delimiter=_delimiter(path))
+    first, place = next(rows)
+    header = [field.lower() for field in first]
     places = {name: header.index(name) for name in _COLUMNS if name in header}
     if not all(name in places for name in _REQUIRED) or "voxceleb" not in header[0]:
         raise ManifestError(
-            f"table of speakers must have columns VoxCeleb ID, Gender and Set, got {', '.join(rows[0])[:200]} in "
-            f"{path}:1."
+            f"table of speakers must have columns VoxCeleb ID, Gender and Set, got {', '.join(first)[:200]} in {place}."
         )
     speakers: dict[str, dict[str, str]] = {}
-    for number, row in enumerate(rows[1:], 2):
-        if not any(row):
-            continue
+    for row, place in rows:
         if len(row) < len(header) or not _SPEAKER.fullmatch(row[0]):
-            raise ManifestError(
-                f"row must start with idXXXXX and have {len(header)} fields, got {row[:5]} in {path}:{number}."
-            )
+            raise ManifestError(f"row must start with idXXXXX and have {len(header)} fields, got {row[:5]} in {place}.")
         if row[0] in speakers:
-            raise ManifestError(f"speaker must be there once, got {row[0]} again in {path}:{number}.")
-        speakers[row[0]] = {name: row[place] for name, place in places.items()}
+            raise ManifestError(f"speaker must be there once, got {row[0]} again in {place}.")
+        speakers[row[0]] = {name: row[column] for name, column in places.items()}
     return speakers
 
 
-def _lines(path: Path) -> list[str]:
+def _delimiter(path: Path) -> str:
+    """What stands between the fields of the header."""
     if not path.is_file():
         raise FileNotFoundError(f"table of speakers must be a file, got {path}.")
     if path.stat().st_size > _MAX_BYTES:
         raise ManifestError(f"table of speakers must have at most {_MAX_BYTES:,} bytes, got more in {path}.")
-    try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"table of speakers must be UTF-8 text, got {error.reason} in {path}.") from error
-    if not lines:
+    header = next((line for line, _ in text_lines(path) if line.strip()), None)
+    if header is None:
         raise ManifestError(f"table of speakers must have a header, got an empty file: {path}.")
-    return lines
+    return "\t" if "\t" in header else ","
 
 
 def read_speaker_tables(paths: Sequence[Path]) -> dict[str, dict[str, str]]:
