@@ -149,7 +149,7 @@ def open_aac(path: Recording) -> Iterator[AacStream]:
         _refuse_unbounded_headers(path)
     with nullcontext(f"file:{os.fspath(path)}") if isinstance(path, Path) else path.open() as source:
         try:
-            container = av.open(source, format="mov" if is_mp4 else "aac", metadata_errors="replace")
+            container = av.open(source, format="mov" if is_mp4 else "aac", **_metadata_options(av))
         except av.FFmpegError as error:
             raise AudioError(
                 f"recording must be AAC audio in {'MP4' if is_mp4 else 'ADTS'}, got something else or a damaged or cut "
@@ -180,6 +180,11 @@ def _pyav() -> ModuleType:
             "`pip install 'chns[aac]'`."
         ) from error
     return av
+
+
+def _metadata_options(av: ModuleType) -> dict[str, str]:
+    """Text in a file that is not UTF-8 is no error; from version 19 on PyAV needs not be told."""
+    return {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
 
 def _length_by_header(stream: Any) -> int | None:
