@@ -52,7 +52,7 @@ def test_speakers_are_numbered_by_sorted_name_whatever_the_order_of_rows():
 
 def test_an_utterance_has_the_path_joined_to_the_root():
     utterance = manifest_of(row("a/1"), row("b/2", offset_seconds=0.25))[1]
-    assert utterance == ("b/2", "b", Path("/audio/b/2.wav"), 0.25, 1.5, 16_000)
+    assert utterance == ("b/2", "b", Path("/audio/b/2.wav"), 0.25, 1.5, 16_000, None)
 
 
 def test_iteration_ends_at_the_last_utterance():
@@ -315,7 +315,7 @@ def test_columns_come_in_any_order_with_a_byte_order_mark_quotes_and_windows_lin
     text = '\ufeff"speaker",utterance,"path",sample_rate_hz,duration_seconds,offset_seconds,"a, ""b"""\r\n'
     path = csv_of(tmp_path, text + '0001,u1,"x, y.wav",16000,1.5,0,"007, ""c"""\r\n')
     manifest = Manifest.read(path)
-    assert manifest[0] == ("u1", "0001", tmp_path / "x, y.wav", 0.0, 1.5, 16_000)
+    assert manifest[0] == ("u1", "0001", tmp_path / "x, y.wav", 0.0, 1.5, 16_000, None)
     assert manifest.column('a, "b"') == ['007, "c"']
 
 

@@ -24,9 +24,9 @@ _EXAMPLES = """  chns check vox2.parquet
 Every utterance is decoded; audio is never changed. A check that was stopped goes on where it was when it is called
 again.
 
---fix drops:     missing, undecodable, truncated, not_finite, out_of_scale, silent, too_short; of the same samples
-                 twice within a speaker (duplicate) all but the first; of the same samples under several speakers
-                 (shared_by_speakers) all, for one name is wrong and which is not known
+--fix drops:     missing, undecodable, truncated, misstated, not_finite, out_of_scale, silent, too_short; of the same
+                 samples twice within a speaker (duplicate) all but the first; of the same samples under several
+                 speakers (shared_by_speakers) all, for one name is wrong and which is not known
 --fix corrects:  wrong_duration, wrong_rate
 --fix keeps:     too_long, mostly_silent, quiet, clipped, dc_offset, narrow_band, and speakers with few_utterances or
                  few_sessions; --drop KIND drops them as well

@@ -37,8 +37,10 @@ def convert(result: ScanResult, arguments: argparse.Namespace) -> tuple[ScanResu
     """
     if arguments.convert is None:
         return result, {}
+    from dataclasses import replace
+
     from chns.data.conversion import convert_audio
-    from chns.data.prepare.scan import Rejected, ScanResult
+    from chns.data.prepare.scan import Rejected
 
     conversion = convert_audio(result.manifest, arguments.converted, format=arguments.convert, jobs=arguments.jobs)
     rejected = [*result.rejected, *(Rejected(*failure) for failure in conversion.failures)]
@@ -47,4 +49,4 @@ def convert(result: ScanResult, arguments: argparse.Namespace) -> tuple[ScanResu
         "kept": conversion.num_kept,
         "not_converted": len(conversion.failures),
     }
-    return ScanResult(conversion.manifest, sorted(rejected)), counts
+    return replace(result, manifest=conversion.manifest, rejected=sorted(rejected)), counts

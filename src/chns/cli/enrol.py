@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from chns.cli import command_parser
-from chns.cli.model_options import add_verifier_options
+from chns.cli.model_options import add_channel_option, add_verifier_options
 from chns.cli.store_options import (
     KEY_HELP,
     add_key_option,
@@ -37,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--add", action="store_true", help="if NAME is enrolled, add to it (otherwise an error)")
     add_key_option(parser)
     add_verifier_options(parser)
+    add_channel_option(parser)
     parser.add_argument("--json", action="store_true", help="print what was enrolled as JSON")
     return parser
 
@@ -51,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     key = read_key(arguments.key_file)
     verifier = Verifier.load(arguments.model, device=arguments.device, trusted_packages=arguments.trust)
-    vectors, warnings = embed_recordings(verifier, arguments.files)
+    vectors, warnings = embed_recordings(verifier, arguments.files, channel=arguments.channel)
     sources = [str(file.absolute()) for file in arguments.files]
     with VoiceprintStore.open(arguments.store, model_digest=verifier.model_digest, dim=verifier.dim, key=key) as store:
         store.enrol(arguments.name, np.stack(vectors), note=arguments.note, sources=sources, add=arguments.add)

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from chns.cli import command_parser
-from chns.cli.model_options import add_verifier_options
+from chns.cli.model_options import add_channel_option, add_verifier_options
 from chns.cli.store_options import (
     KEY_HELP,
     add_key_option,
@@ -38,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_key_option(parser)
     add_verifier_options(parser)
+    add_channel_option(parser)
     parser.add_argument("--json", action="store_true", help="print the matches as JSON")
     return parser
 
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.model, device=arguments.device, threshold=arguments.threshold, trusted_packages=arguments.trust
     )
     threshold = verifier.threshold
-    [vector], warnings = embed_recordings(verifier, [arguments.file])
+    [vector], warnings = embed_recordings(verifier, [arguments.file], channel=arguments.channel)
     with VoiceprintStore.open(
         arguments.store, model_digest=verifier.model_digest, dim=verifier.dim, key=key, create=False
     ) as store:

@@ -15,6 +15,16 @@ def add_verifier_options(parser: argparse.ArgumentParser) -> None:
     _add_trust_option(parser)
 
 
+def add_channel_option(parser: argparse.ArgumentParser) -> None:
+    """Which channel of the recordings is heard."""
+    parser.add_argument(
+        "--channel",
+        metavar="left|right|N|mix",
+        help="the channel to hear of recordings with several, N from 0 (default: their mean, with a warning if they "
+        "hold different sounds)",
+    )
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """The same for commands that embed a manifest, and how many processes feed them."""
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")

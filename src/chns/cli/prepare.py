@@ -46,6 +46,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="S",
         help="reject shorter recordings; 0.5 keeps single spoken words and drops cut-off ones (default: %(default)s)",
     )
+    scan.add_argument(
+        "--channel",
+        metavar="left|right|N|mix",
+        help="the channel of files with several whose channel the corpus does not tell (default: their mean)",
+    )
     add_conversion_options(scan)
 
     voxceleb = corpora.add_parser(
@@ -96,20 +101,25 @@ def run(arguments: argparse.Namespace) -> None:
         )
         _print({"manifest": str(arguments.out / "manifest.parquet"), **_summary(manifest)}, as_json=arguments.json)
         return
+    from chns.data.audio import as_channel
     from chns.data.manifest_file import manifest_suffix
 
     manifest_suffix(arguments.out)  # a million files later would be late
     require_both_or_none(arguments)
+    channel = as_channel(arguments.channel)
     is_voxceleb = arguments.corpus == "voxceleb"
     lists = prepare_voxceleb.read_lists(arguments) if is_voxceleb else []
-    scanned = _scan(arguments)
+    scanned = _scan(arguments).with_channel(channel)
     result, counts = convert(scanned, arguments)
     report = result.write(arguments.out)
     summary = {"manifest": str(arguments.out), **_summary(result.manifest), **counts}
     summary |= {"rejected": len(result.rejected), "report": str(report)}
-    remarks: list[str] = []
+    remarks = scanned.remarks
+    if remarks:
+        summary["remarks"] = list(remarks)
     if is_voxceleb:
-        summary["parts"], remarks = prepare_voxceleb.completeness(result.manifest, scanned.manifest.root)
+        summary["parts"], lines = prepare_voxceleb.completeness(result.manifest, scanned.manifest.root)
+        remarks += lines
     if lists:
         summary["trials"], lines = prepare_voxceleb.check_trials(lists, result.manifest, arguments.out)
         remarks += lines

@@ -27,12 +27,16 @@ def add_key_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def embed_recordings(verifier: Verifier, files: Sequence[Path]) -> tuple[list[FloatArray], dict[str, list[str]]]:
+def embed_recordings(
+    verifier: Verifier, files: Sequence[Path], *, channel: str | None = None
+) -> tuple[list[FloatArray], dict[str, list[str]]]:
     """The embedding of each recording, and what is wrong with some; warnings go to standard error too."""
+    from chns.data.audio import as_channel
+
     vectors: list[FloatArray] = []
     warnings = {}
     for file in files:
-        embedding = verifier.embed(file)
+        embedding = verifier.embed(file, channel=as_channel(channel))
         vectors.append(embedding.vector)
         if embedding.quality.warnings:
             warnings[str(file)] = list(embedding.quality.warnings)

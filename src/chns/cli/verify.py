@@ -36,19 +36,30 @@ def build_parser() -> argparse.ArgumentParser:
         "--threshold", type=float, metavar="T", help="lowest score that is accepted (default: the model's own)"
     )
     add_verifier_options(parser)
+    parser.add_argument(
+        "--channel",
+        action="append",
+        metavar="left|right|N|mix",
+        help="the channel to hear of both recordings, N from 0; given twice, of A and of B (default: the mean of all, "
+        "with a warning if they hold different sounds)",
+    )
     parser.add_argument("--json", action="store_true", help="print the decision as JSON")
     return parser
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print score, decision and warnings; the exit code tells the decision."""
+    from chns.data.audio import as_channel
     from chns.inference.verifier import Verifier
 
     verifier = Verifier.load(
         arguments.model, device=arguments.device, threshold=arguments.threshold, trusted_packages=arguments.trust
     )
     files = (arguments.first, arguments.second)
-    decision = verifier.verify(*files)
+    channels = [as_channel(name) for name in arguments.channel or [None]]
+    if len(channels) > 2:
+        raise ValueError(f"--channel must be given once, or for A and for B, got it {len(channels)} times.")
+    decision = verifier.verify(*files, channel=(channels[0], channels[-1]))
     if arguments.json:
         print(json.dumps({"files": list(map(str, files)), **decision.to_json()}))
     else:

@@ -129,6 +129,7 @@ class SpeakerCrops(Dataset[tuple[Tensor, int]]):
             sample_rate_hz=self.sample_rate_hz,
             offset_seconds=utterance.offset_seconds + start_seconds,
             duration_seconds=min(source_seconds, utterance.duration_seconds),
+            channel=utterance.channel,
         )
         return _repeated(waveform if speed == 1 else change_speed(waveform, speed), num_samples)
 
@@ -170,6 +171,7 @@ class WholeUtterances(Dataset[Tensor]):
             sample_rate_hz=self.sample_rate_hz,
             offset_seconds=utterance.offset_seconds,
             duration_seconds=min(self.max_seconds, utterance.duration_seconds),
+            channel=utterance.channel,
         )
         if self._speeds is not None and self._speeds[index] != 1:
             waveform = change_speed(waveform, float(self._speeds[index]))

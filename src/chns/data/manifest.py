@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chns.data.manifest_checks import PACKED_COLUMNS, REQUIRED_COLUMNS, require_valid, with_types
+from chns.data.manifest_checks import CHANNEL_COLUMN, PACKED_COLUMNS, REQUIRED_COLUMNS, require_valid, with_types
 from chns.data.manifest_file import moved, prefixed, read_table, write_table
 from chns.data.shards.recording import PackedRecording, Recording, split_path
 from chns.data.shards.remote_recording import RemoteRecording
@@ -39,6 +39,7 @@ class Utterance(NamedTuple):
     offset_seconds: float
     duration_seconds: float
     sample_rate_hz: int
+    channel: int | None = None
 
 
 class Manifest:
@@ -46,9 +47,10 @@ class Manifest:
 
     Columns: ``utterance`` (unique), ``speaker``, ``path`` (relative to ``root``, never outside it), ``offset_seconds``
     and ``duration_seconds`` within the file, ``sample_rate_hz`` of the file. Recordings that lie in shards are named
-    ``shard.tar/member`` and also have ``byte_offset`` and ``byte_length``. Any further column is text, may be empty in
-    places and is carried along: ``session`` (recordings made on one occasion share it), or whatever a corpus knows
-    (gender, family, ...).
+    ``shard.tar/member`` and also have ``byte_offset`` and ``byte_length``. ``channel``, counted from 0, is the one that
+    is heard of a file with several; where it is empty or missing, all are averaged. Any further column is text, may be
+    empty in places and is carried along: ``session`` (recordings made on one occasion share it), or whatever a corpus
+    knows (gender, family, ...).
 
     Speakers are numbered by their sorted names, so the same set of speakers always gets the same labels.
 
@@ -110,7 +112,7 @@ class Manifest:
     ) -> Manifest:
         """Build a manifest from one dict an utterance; all need the same keys."""
         columns = list(rows[0]) if rows else list(REQUIRED_COLUMNS)
-        types = REQUIRED_COLUMNS | PACKED_COLUMNS
+        types = REQUIRED_COLUMNS | CHANNEL_COLUMN | PACKED_COLUMNS
         data = {name: pa.array([row[name] for row in rows], types.get(name, pa.string())) for name in columns}
         return cls(pa.table(data), root=root, source=source)
 
@@ -160,6 +162,7 @@ class Manifest:
             offset_seconds=column("offset_seconds")[index].as_py(),
             duration_seconds=column("duration_seconds")[index].as_py(),
             sample_rate_hz=column("sample_rate_hz")[index].as_py(),
+            channel=column("channel")[index].as_py() if "channel" in self._table.column_names else None,
         )
 
     @property
@@ -189,6 +192,14 @@ class Manifest:
             utterance = self._table["utterance"][index].as_py()
             return RemoteRecording(self.location, shard, member, byte_offset, byte_length, utterance)
         return PackedRecording(self.root / shard, member, byte_offset, byte_length)
+
+    @property
+    def channels(self) -> list[int | None]:
+        """The channel of every utterance; none where all are averaged."""
+        if "channel" not in self._table.column_names:
+            return [None] * len(self)
+        channels: list[int | None] = self._table["channel"].to_pylist()
+        return channels
 
     @property
     def table(self) -> pa.Table:

@@ -21,6 +21,7 @@ REQUIRED_COLUMNS = {
     "duration_seconds": pa.float64(),
     "sample_rate_hz": pa.int32(),
 }
+CHANNEL_COLUMN = {"channel": pa.int32()}
 PACKED_COLUMNS = {"byte_offset": pa.int64(), "byte_length": pa.int64()}
 UNSAFE_PATH = r"^/|(^|/)\.\.(/|$)|\\"
 SHARD_AND_MEMBER = r"\.tar/."
@@ -40,7 +41,7 @@ def with_types(table: pa.Table, source: str) -> pa.Table:
         )
     if len(set(table.column_names)) < table.num_columns:
         raise ManifestError(f"columns must have different names, got {', '.join(table.column_names)} in {source}.")
-    types = REQUIRED_COLUMNS | PACKED_COLUMNS
+    types = REQUIRED_COLUMNS | CHANNEL_COLUMN | PACKED_COLUMNS
     columns = {name: _cast(table[name], types.get(name, pa.string()), name, source) for name in table.column_names}
     return pa.table(columns)
 
@@ -85,6 +86,9 @@ def require_valid(table: pa.Table, source: str) -> None:
     positive = pc.and_(pc.greater(duration, 0.0), pc.less(duration, math.inf))
     _require(positive, "duration_seconds must be a positive number", duration, source)
     _require(pc.greater(rate, 0), "sample_rate_hz must be positive", rate, source)
+    if "channel" in table.column_names:
+        from_zero = pc.fill_null(pc.greater_equal(table["channel"], 0), True)
+        _require(from_zero, "channel must be a number from 0, or empty for all", table["channel"], source)
     for name in table.column_names:
         if table[name].type == pa.string():
             rule = f"{name} must hold no line break or other control character"

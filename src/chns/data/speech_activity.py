@@ -125,7 +125,7 @@ def detect_speech(manifest: Manifest, *, kept: Path, threshold: float = THRESHOL
         partial(measure_speech, threshold=threshold),
         manifest,
         schema=_ACTIVITY,
-        settings=f"speech activity 1, threshold {threshold}",
+        settings=f"speech activity 2, threshold {threshold}",
         kept=kept,
         purpose="finding speech",
         jobs=jobs,
@@ -139,6 +139,7 @@ def measure_speech(utterance: Utterance, *, threshold: float = THRESHOLD) -> Spe
         sample_rate_hz=_RATE_HZ,
         offset_seconds=utterance.offset_seconds,
         duration_seconds=utterance.duration_seconds,
+        channel=utterance.channel,
     )
     try:
         probabilities, seconds = _speech_probabilities(windows)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from chns.data.audio import MAX_RATE_HZ, MIN_RATE_HZ, audio_info, read_audio
+from chns.data.audio import MAX_RATE_HZ, MIN_RATE_HZ, proven_info, read_audio
 from chns.data.quality import LARGEST_SAMPLE, Quality, joint_quality, measure_quality
 from chns.errors import AudioError
 
@@ -42,11 +42,13 @@ MIN_SECONDS = 0.1
 _MOST_CHANNELS = 32
 
 
-def as_waveform(samples: npt.NDArray[np.generic]) -> FloatArray:
+def as_waveform(samples: npt.NDArray[np.generic], channel: int | None = None) -> FloatArray:
     """Samples of a caller as this package has them: one channel, float32, full scale at 1.
 
     Args:
-        samples: int16, or floating point in [-1, 1]; shape (samples,) or (samples, channels), which are averaged.
+        samples: int16, or floating point in [-1, 1], in any byte order; shape (samples,) or (samples, channels), which
+            are averaged.
+        channel: Take this one, from 0, instead of the mean.
 
     Returns:
         Shape (samples,).
@@ -60,13 +62,20 @@ def as_waveform(samples: npt.NDArray[np.generic]) -> FloatArray:
             f"samples must have shape (samples,) or (samples, channels) with at most {_MOST_CHANNELS} channels, "
             f"got {samples.shape}."
         )
-    if samples.dtype != np.int16 and not np.issubdtype(samples.dtype, np.floating):
+    is_int16 = samples.dtype.kind == "i" and samples.dtype.itemsize == 2
+    if not is_int16 and samples.dtype.kind != "f":
         raise ValueError(f"samples must be int16, or floating point in [-1, 1], got {samples.dtype}.")
     with np.errstate(over="ignore"):  # what becomes infinite is refused below
         waveform = samples.astype(np.float32)
-    if samples.dtype == np.int16:
+    if is_int16:
         waveform /= 2**15
-    waveform = waveform if waveform.ndim == 1 else waveform.mean(axis=1)
+    num_channels = 1 if waveform.ndim == 1 else waveform.shape[1]
+    if channel is not None and not channel < num_channels:
+        raise AudioError(
+            f"channel must be one of the recording's {num_channels}, counted from 0, got {channel} in an array."
+        )
+    if waveform.ndim == 2:
+        waveform = np.ascontiguousarray(waveform[:, channel]) if channel is not None else waveform.mean(axis=1)
     _require_full_scale_at_one(waveform, source="an array")
     return waveform
 
@@ -84,14 +93,14 @@ def checked_rate(sample_rate_hz: int) -> int:
     return int(sample_rate_hz)
 
 
-def file_windows(path: Path, *, sample_rate_hz: int) -> Iterator[FloatArray]:
-    """A file as equal windows of at most 30 s, at the wanted rate.
+def file_windows(path: Path, *, sample_rate_hz: int, channel: int | None = None) -> Iterator[FloatArray]:
+    """A file, or one channel of it, as equal windows of at most 30 s, at the wanted rate.
 
     Raises:
         FileNotFoundError: If there is no such file.
         AudioError: If it cannot be decoded, or is not audio with full scale at 1.
     """
-    seconds = audio_info(path).duration_seconds
+    seconds = proven_info(path).duration_seconds
     num_windows = _num_windows(seconds)
     for number in range(num_windows):
         is_last = number == num_windows - 1
@@ -99,16 +108,17 @@ def file_windows(path: Path, *, sample_rate_hz: int) -> Iterator[FloatArray]:
             path,
             sample_rate_hz=sample_rate_hz,
             offset_seconds=number * seconds / num_windows,
-            duration_seconds=None if is_last else seconds / num_windows,
+            duration_seconds=(seconds + 1 if is_last else seconds) / num_windows,
+            channel=channel,
         )
         _require_full_scale_at_one(waveform, source=str(path))
         yield waveform
 
 
 def array_windows(
-    samples: npt.NDArray[np.generic], sample_rate_hz: int, *, wanted_rate_hz: int
+    samples: npt.NDArray[np.generic], sample_rate_hz: int, *, wanted_rate_hz: int, channel: int | None = None
 ) -> Iterator[FloatArray]:
-    """An array as equal windows of at most 30 s, at the wanted rate.
+    """An array, or one channel of it, as equal windows of at most 30 s, at the wanted rate.
 
     Raises:
         ValueError: As `as_waveform` and `checked_rate`, also AudioError.
@@ -117,7 +127,7 @@ def array_windows(
     num_windows = _num_windows(samples.size and len(samples) / rate_hz)
     for number in range(num_windows):
         first, end = (len(samples) * place // num_windows for place in (number, number + 1))
-        waveform = as_waveform(samples[first:end])
+        waveform = as_waveform(samples[first:end], channel)
         yield waveform if rate_hz == wanted_rate_hz else soxr.resample(waveform, rate_hz, wanted_rate_hz)
 
 

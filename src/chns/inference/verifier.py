@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,6 +25,7 @@ import torch
 from tqdm import tqdm
 
 from chns.checkpoint import Bundle, load_bundle
+from chns.data.audio import Channel, channel_number, channels_differ, file_channels_differ
 from chns.errors import AudioError, ModelFileError
 from chns.inference.decision_rule import DecisionRule
 from chns.inference.quality import (
@@ -164,22 +165,27 @@ class Verifier:
         """Why the model's own threshold or calibration may let nearly everybody pass; mostly empty."""
         return () if self._rule.score_threshold is None else self._rule.warnings(self._rule.score_threshold)
 
-    def embed(self, audio: AudioPath | AudioArray, sample_rate_hz: int | None = None) -> Embedding:
+    def embed(
+        self, audio: AudioPath | AudioArray, sample_rate_hz: int | None = None, *, channel: Channel | None = None
+    ) -> Embedding:
         """Embed a recording of any length.
 
         Args:
             audio: A file; or samples, int16 or floating point in [-1, 1], of shape (samples,) or (samples, channels),
                 which are averaged.
             sample_rate_hz: Rate of the samples; a file knows its own.
+            channel: The channel to hear, ``left``, ``right`` or a number from 0. By default the mean of all, with a
+                warning if they hold different sounds; ``mix`` leaves the warning out.
 
         Raises:
-            ValueError: If the rate is missing, not sensible or given for a file, or the array is not audio.
+            ValueError: If the channel is none of these, the rate is missing, not sensible or given for a file, or the
+                array is not audio.
             FileNotFoundError: If there is no such file.
             AudioError: If the file cannot be decoded, or there is too little sound to embed: less than 0.1 s, or
                 nothing above -60 dBFS.
             ModelFileError: If the model gives nonsense.
         """
-        source, windows = self._windows(audio, sample_rate_hz)
+        source, windows = self._windows(audio, sample_rate_hz, channel_number(channel))
         vectors, magnitudes, qualities = [], [], []
         for window in windows:
             if len(window) < self._min_samples:
@@ -192,32 +198,47 @@ class Verifier:
                 vectors.append(vector)
                 magnitudes.append(magnitude)
         quality = joint_quality(qualities)
+        if channel is None:
+            quality = replace(quality, channels_differ=_holds_several_sounds(audio))
         if not vectors:
             raise AudioError(f"recording must hold sound, got silence ({quality.level_dbfs:.0f} dBFS) in {source}.")
         return Embedding(_unit(np.mean(vectors, axis=0))[0], float(np.mean(magnitudes)), quality)
 
-    def embed_files(self, paths: Iterable[AudioPath]) -> EmbeddedFiles:
-        """Embed many files, with a progress bar on a terminal; one that fails does not keep the others from it."""
+    def embed_files(self, paths: Iterable[AudioPath], *, channel: Channel | None = None) -> EmbeddedFiles:
+        """Embed many files, with a progress bar on a terminal; one that fails does not keep the others from it.
+
+        Raises:
+            ValueError: If the channel is none; see `embed`.
+        """
+        channel_number(channel)
         result = EmbeddedFiles({}, {})
         for path in tqdm(list(map(Path, paths)), desc="embedding", unit="file", leave=False, disable=None):
             try:
-                result.embeddings[path] = self.embed(path)
+                result.embeddings[path] = self.embed(path, channel=channel)
             except (AudioError, OSError) as error:
                 result.failures[path] = error
         return result
 
-    def verify(self, first: AudioPath | Embedding, second: AudioPath | Embedding) -> Decision:
+    def verify(
+        self,
+        first: AudioPath | Embedding,
+        second: AudioPath | Embedding,
+        *,
+        channel: Channel | tuple[Channel | None, Channel | None] | None = None,
+    ) -> Decision:
         """Decide whether two recordings are of one speaker.
 
         Args:
             first: A file, or what `embed` made of one or of an array.
             second: The same; which is which does not matter.
+            channel: Of both files, or of the first and of the second; see `embed`.
 
         Raises:
             ValueError: If there is no threshold; further errors as `embed`.
         """
         default = self.threshold
-        one, other = self._embedded(first), self._embedded(second)
+        of_first, of_second = channel if isinstance(channel, tuple) else (channel, channel)
+        one, other = self._embedded(first, of_first), self._embedded(second, of_second)
         score = float(np.clip(one.vector @ other.vector, -1, 1))
         measures = {
             "duration": (one.quality.duration_seconds, other.quality.duration_seconds),
@@ -241,34 +262,48 @@ class Verifier:
         *,
         note: str | None = None,
         add: bool = False,
+        channel: Channel | None = None,
     ) -> list[Embedding]:
         """Store a speaker's voiceprint, made of all utterances; see `VoiceprintStore.enrol` for arguments and errors.
+
+        ``channel`` is that of the files, as in `embed`.
 
         Returns:
             What was enrolled; the quality of each utterance is worth a look.
         """
-        embeddings = [self._embedded(utterance) for utterance in utterances]
+        embeddings = [self._embedded(utterance, channel) for utterance in utterances]
         store.enrol(name, np.stack([embedding.vector for embedding in embeddings]), note=note, add=add)
         return embeddings
 
-    def identify(self, store: VoiceprintStore, utterance: AudioPath | Embedding, *, top: int = 5) -> list[Match]:
+    def identify(
+        self,
+        store: VoiceprintStore,
+        utterance: AudioPath | Embedding,
+        *,
+        top: int = 5,
+        channel: Channel | None = None,
+    ) -> list[Match]:
         """The enrolled speakers who sound most like an utterance, the best first; see `VoiceprintStore.identify`."""
-        return store.identify(self._embedded(utterance).vector, top=top)
+        return store.identify(self._embedded(utterance, channel).vector, top=top)
 
-    def _embedded(self, recording: AudioPath | Embedding) -> Embedding:
+    def _embedded(self, recording: AudioPath | Embedding, channel: Channel | None) -> Embedding:
         if isinstance(recording, np.ndarray):
             raise ValueError("recording must be a file or an Embedding, got an array. Call `embed` on it first.")
-        return recording if isinstance(recording, Embedding) else self.embed(recording)
+        return recording if isinstance(recording, Embedding) else self.embed(recording, channel=channel)
 
-    def _windows(self, audio: AudioPath | AudioArray, sample_rate_hz: int | None) -> tuple[str, Iterator[FloatArray]]:
+    def _windows(
+        self, audio: AudioPath | AudioArray, sample_rate_hz: int | None, channel: int | None
+    ) -> tuple[str, Iterator[FloatArray]]:
         """What to call the recording in an error, and its windows at the model's rate."""
         if isinstance(audio, (str, os.PathLike)):
             if sample_rate_hz is not None:
                 raise ValueError(f"sample_rate_hz must be left out for a file, got {sample_rate_hz} for {audio}.")
-            return str(audio), file_windows(Path(audio), sample_rate_hz=self.sample_rate_hz)
+            return str(audio), file_windows(Path(audio), sample_rate_hz=self.sample_rate_hz, channel=channel)
         if sample_rate_hz is None:
             raise ValueError("sample_rate_hz must be given for an array, got None.")
-        return "an array", array_windows(np.asarray(audio), sample_rate_hz, wanted_rate_hz=self.sample_rate_hz)
+        samples = np.asarray(audio)
+        rate_hz = self.sample_rate_hz
+        return "an array", array_windows(samples, sample_rate_hz, wanted_rate_hz=rate_hz, channel=channel)
 
     def _raw_embedding(self, waveform: FloatArray) -> FloatArray:
         try:
@@ -282,6 +317,15 @@ class Verifier:
             ) from error
         embedding: FloatArray = output[0].float().cpu().numpy()
         return embedding
+
+
+def _holds_several_sounds(audio: AudioPath | AudioArray) -> bool:
+    if isinstance(audio, (str, os.PathLike)):
+        return file_channels_differ(Path(audio))
+    samples = np.asarray(audio)
+    if samples.ndim == 1:
+        return False
+    return channels_differ(samples / 2**15 if samples.dtype.kind == "i" else samples)
 
 
 def _unit(vector: FloatArray) -> tuple[FloatArray, float]:

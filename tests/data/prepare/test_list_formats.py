@@ -42,7 +42,7 @@ def listed(audio: Path, *lines: object) -> Path:
 
 def rows(candidates, audio: Path) -> list[tuple]:
     manifest = scan_list(candidates, root=audio).manifest
-    return [(each.name, each.speaker, str(each.path.relative_to(audio)), *each[3:]) for each in manifest]
+    return [(each.name, each.speaker, str(each.path.relative_to(audio)), *each[3:6]) for each in manifest]
 
 
 # ----- WeSpeaker
@@ -238,7 +238,7 @@ STEREO = [{"type": "file", "channels": [0, 1], "source": "a/1.wav"}]
         (source("file", "../x.wav"), r"path must stay inside .* in .*:1"),
         ({"sources": []}, r"recording must have one source, got \[\] in .*:1"),
         ({"sources": "x"}, r"recording must have one source, got 'x' in .*:1"),
-        ({"sources": STEREO}, r"channel must be \[0, 1\], all of the recording, got 0 in .*:1"),
+        ({"sources": [{**STEREO[0], "channels": [1, 2]}]}, r"channel must be one of \[1, 2\], .*, got 0 in .*:1"),
         ({"transforms": [{"name": "Speed"}]}, r"recording must be as its file is, got the transforms .* in .*:1"),
     ],
 )  # fmt: skip

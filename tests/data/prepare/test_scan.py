@@ -90,7 +90,7 @@ def test_a_row_says_what_the_header_says(tmp_path):
     record(tmp_path / "a" / "1.wav", 1.25, 22_050)
     result = scanned(tmp_path, "a/1.wav")
     frames = round(1.25 * 22_050)
-    assert list(result.manifest) == [("a/1", "a", tmp_path / "a" / "1.wav", 0.0, frames / 22_050, 22_050)]
+    assert list(result.manifest) == [("a/1", "a", tmp_path / "a" / "1.wav", 0.0, frames / 22_050, 22_050, None)]
     assert result.rejected == []
     assert "session" not in result.manifest.column_names
 

@@ -85,7 +85,8 @@ class TrainingUtterances:
         """
         utterance = self._manifest[int(rng.integers(len(self._manifest)))]
         span = utterance.offset_seconds, utterance.duration_seconds
-        return _random_part(utterance.path, *span, num_samples, self._sample_rate_hz, rng), utterance.name
+        part = _random_part(utterance.path, *span, num_samples, self._sample_rate_hz, rng, channel=utterance.channel)
+        return part, utterance.name
 
 
 class Babble:
@@ -183,6 +184,8 @@ def _random_part(
     num_samples: int,
     sample_rate_hz: int,
     rng: np.random.Generator,
+    *,
+    channel: int | None = None,
 ) -> Waveform:
     """Read a random part of a span of a recording; a span that is too short is repeated, from a random place on."""
     wanted_seconds = num_samples / sample_rate_hz
@@ -193,6 +196,7 @@ def _random_part(
         sample_rate_hz=sample_rate_hz,
         offset_seconds=offset_seconds + place * max(0.0, room_seconds),
         duration_seconds=min(wanted_seconds, duration_seconds),
+        channel=channel,
     )
     if len(part) < num_samples:
         part = np.resize(np.roll(part, -int(place * len(part))), num_samples)

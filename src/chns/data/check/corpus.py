@@ -148,7 +148,7 @@ def check_manifest(
         partial(measure_utterance, whole_file=whole_files),
         manifest,
         schema=_MEASURES,
-        settings=f"check 1, whole files: {whole_files}",
+        settings=f"check 2, whole files: {whole_files}",
         kept=kept,
         purpose="checking",
         jobs=jobs,

@@ -30,6 +30,9 @@ KINDS = {
     "missing": Kind(DROP, "no such file", "Restore the files, or prepare the corpus anew."),
     "undecodable": Kind(DROP, "cannot be decoded", "Copy or download the files again."),
     "truncated": Kind(DROP, "cut off or damaged, less audio than promised", "Copy or download the files again."),
+    "misstated": Kind(
+        DROP, "more audio than the header says (joined, chained)", "Write the files anew, in one stream."
+    ),
     "not_finite": Kind(DROP, "samples are not numbers", "Write the files again; something divided by zero."),
     "out_of_scale": Kind(DROP, "samples far beyond full scale", "Write the files again with full scale at 1."),
     "silent": Kind(DROP, "nothing above -60 dBFS", "Look whether the wrong channel was taken."),

@@ -27,8 +27,15 @@ def write_csv(manifest: Manifest, path: Path) -> None:
     columns = [manifest.column(name) for name in further]
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*REQUIRED_COLUMNS, *further])
+        has_channels = "channel" in manifest.column_names
+        writer.writerow([*REQUIRED_COLUMNS, *(["channel"] if has_channels else []), *further])
         for row in range(len(manifest)):
             each = manifest[row]
-            fields = (each.name, each.speaker, file_of(each).absolute(), *each[3:])
+            fields = (
+                each.name,
+                each.speaker,
+                file_of(each).absolute(),
+                *each[3:6],
+                *([each.channel] if has_channels else []),
+            )
             writer.writerow([*fields, *(values[row] for values in columns)])

@@ -20,8 +20,8 @@ def write_kaldi(manifest: Manifest, folder: Path) -> None:
     """Write a data directory, sorted as Kaldi wants it. Paths are absolute.
 
     Args:
-        manifest: The utterances. Where any is a part of its file, all become segments, of recordings that are called
-            by their path in the manifest.
+        manifest: The utterances. Where any is a part of its file, or one of its channels, all become segments, of
+            recordings that are called by their path in the manifest.
         folder: New or empty.
 
     Raises:
@@ -37,7 +37,7 @@ def write_kaldi(manifest: Manifest, folder: Path) -> None:
         _require_plain("speaker", utterance.speaker)
         _require_path(str(utterance.path))
     with atomic_folder(folder) as temporary:
-        if all(utterance.is_whole for utterance in utterances):
+        if all(each.is_whole and each.channel is None for each in utterances):
             _write(temporary / "wav.scp", ((each.name, str(each.path)) for each in utterances))
         else:
             _write_segments(temporary, utterances)
@@ -75,7 +75,15 @@ def _write_segments(folder: Path, utterances: Sequence[LocatedUtterance]) -> Non
     for name in recordings:
         _require_plain("path of a file with parts", name)
     _write(folder / "wav.scp", sorted(recordings.items()))
-    _write(folder / "segments", ((each.name, each.recording, *_start_and_end(each)) for each in utterances))
+    _write(
+        folder / "segments",
+        ((each.name, each.recording, *_start_and_end(each), *_channel(each)) for each in utterances),
+    )
+
+
+def _channel(utterance: LocatedUtterance) -> tuple[str, ...]:
+    """A fifth field, counted from 0."""
+    return () if utterance.channel is None else (str(utterance.channel),)
 
 
 def _start_and_end(utterance: LocatedUtterance) -> tuple[str, str]:

@@ -77,7 +77,7 @@ def _supervision(utterance: LocatedUtterance, recording: Any, *, start: float) -
         recording_id=recording.id,
         start=start,
         duration=utterance.duration_seconds,
-        channel=_channels(recording),
+        channel=_channels(utterance, recording),
         speaker=utterance.speaker,
         custom=custom or None,
         **fields,
@@ -87,17 +87,19 @@ def _supervision(utterance: LocatedUtterance, recording: Any, *, start: float) -
 def _cut(utterance: LocatedUtterance, recording: Any) -> Any:
     from lhotse import MonoCut, MultiCut
 
-    kind = MonoCut if recording.num_channels == 1 else MultiCut
+    kind = MonoCut if isinstance(_channels(utterance, recording), int) else MultiCut
     return kind(
         id=utterance.name,
         start=utterance.offset_seconds,
         duration=utterance.duration_seconds,
-        channel=_channels(recording),
+        channel=_channels(utterance, recording),
         recording=recording,
         supervisions=[_supervision(utterance, recording, start=0.0)],
     )
 
 
-def _channels(recording: Any) -> int | list[int]:
-    """A multi-channel file is averaged here, so all its channels belong to the utterance."""
+def _channels(utterance: LocatedUtterance, recording: Any) -> int | list[int]:
+    """A multi-channel file is averaged here, so all its channels belong to the utterance, unless it is one of them."""
+    if utterance.channel is not None:
+        return utterance.channel
     return 0 if recording.num_channels == 1 else list(range(recording.num_channels))

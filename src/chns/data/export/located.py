@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from chns.data.audio import AudioInfo, audio_info
 from chns.data.manifest import Manifest, Utterance
-from chns.data.manifest_checks import PACKED_COLUMNS, REQUIRED_COLUMNS
+from chns.data.manifest_checks import CHANNEL_COLUMN, PACKED_COLUMNS, REQUIRED_COLUMNS
 from chns.data.prepare.part import Part
 from chns.errors import AudioError, ManifestError
 
@@ -26,6 +26,7 @@ class LocatedUtterance(NamedTuple):
         duration_seconds: Its length.
         columns: The further columns that are not empty.
         info: What the file's header says.
+        channel: The one that the utterance is; none for all of them.
     """
 
     name: str
@@ -36,6 +37,7 @@ class LocatedUtterance(NamedTuple):
     duration_seconds: float
     columns: dict[str, str]
     info: AudioInfo
+    channel: int | None
 
     @property
     def is_whole(self) -> bool:
@@ -72,14 +74,16 @@ def located_utterances(manifest: Manifest) -> list[LocatedUtterance]:
             raise ManifestError(f"{error} in {path}. Prepare the corpus again: the file has changed.") from error
         columns = {name: values[row] for name, values in further.items() if values[row]}
         located.append(
-            LocatedUtterance(names[row], utterance.speaker, recording, path, *part, columns, headers[recording])
+            LocatedUtterance(
+                names[row], utterance.speaker, recording, path, *part, columns, headers[recording], utterance.channel
+            )
         )
     return located
 
 
 def further_columns(manifest: Manifest) -> list[str]:
     """Names of the columns that say more than who speaks and where the audio is."""
-    return [name for name in manifest.column_names if name not in REQUIRED_COLUMNS | PACKED_COLUMNS]
+    return [name for name in manifest.column_names if name not in REQUIRED_COLUMNS | CHANNEL_COLUMN | PACKED_COLUMNS]
 
 
 def file_of(utterance: Utterance) -> Path:

@@ -23,7 +23,8 @@ def write_wespeaker(manifest: Manifest, path: Path) -> None:
     Raises:
         FileNotFoundError: If a recording is gone.
         AudioError: If one cannot be read.
-        ManifestError: If an utterance is a part of its file, or a column is called as one of the list's keys.
+        ManifestError: If an utterance is a part of its file, or one of its channels, or a column is called as one of
+            the list's keys.
     """
     utterances = located_utterances(manifest)
     parts = [each for each in utterances if not each.is_whole]
@@ -31,6 +32,12 @@ def write_wespeaker(manifest: Manifest, path: Path) -> None:
         raise ManifestError(
             f"utterance must be a whole file for WeSpeaker's raw list, got {len(parts)} parts, the first is "
             f"{parts[0].name} of {parts[0].path}. Write kaldi or lhotse instead."
+        )
+    chosen = [each for each in utterances if each.channel is not None and each.info.num_channels > 1]
+    if chosen:
+        raise ManifestError(
+            f"utterance must be all channels of its file for WeSpeaker's raw list, got channel {chosen[0].channel} of "
+            f"{chosen[0].path}. Prepare with --convert first, or write kaldi or lhotse."
         )
     reserved = _KEYS.intersection(manifest.column_names)
     if reserved:

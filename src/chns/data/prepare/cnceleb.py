@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
@@ -19,7 +20,7 @@ from chns.data.prepare.scan import (
     Candidate,
     Rejected,
     ScanResult,
-    find_recordings,
+    find_files,
     scan_recordings,
 )
 from chns.data.text_rows import text_lines
@@ -62,7 +63,8 @@ def prepare_cnceleb(
         raise ManifestError(
             f"CN-Celeb's folder must hold `data` or `eval`, got {source}. Point at CN-Celeb_flac or CN-Celeb2_flac."
         )
-    found = find_recordings(source)
+    files = find_files(source)
+    found = files.recordings
     candidates = list(_development(source, found) if subset == "dev" else _evaluation(source, found))
     folders = ("data/",) if subset == "dev" else ("eval/test/", "eval/enroll/")
     misnamed = [
@@ -75,13 +77,18 @@ def prepare_cnceleb(
     if not candidates:
         raise ManifestError(f"CN-Celeb's {subset} part must hold recordings, got none in {source}. Only 1 has eval.")
     result = scan_recordings(
-        candidates, root=source, rejected=misnamed, min_duration_seconds=min_duration_seconds, jobs=jobs
+        candidates,
+        root=source,
+        rejected=[*misnamed, *files.unread],
+        min_duration_seconds=min_duration_seconds,
+        jobs=jobs,
+        passed_over=files.other,
     )
     if subset == "dev":
         return result
     check = check_lists(source / "eval" / "lists", result.manifest)
     _log.info("%s", check)
-    return ScanResult(result.manifest, sorted([*result.rejected, *check.missing]))
+    return replace(result, rejected=sorted([*result.rejected, *check.missing]))
 
 
 def _development(source: Path, found: list[str]) -> Iterator[Candidate]:

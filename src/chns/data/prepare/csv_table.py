@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from chns.data.manifest import relative_name
-from chns.data.prepare.listed import columns_of, number_of, relative_path, text_of
+from chns.data.prepare.listed import channel_of, columns_of, number_of, relative_path, text_of
 from chns.data.prepare.part import Part
 from chns.data.prepare.scan import Candidate
 from chns.data.text_rows import split_rows
@@ -16,7 +16,11 @@ from chns.errors import ManifestError
 
 
 class ColumnNames(NamedTuple):
-    """Which column of a table says what. An utterance without a name is called as its path without the suffix."""
+    """Which column of a table says what. An utterance without a name is called as its path without the suffix.
+
+    A column ``channel`` that holds numbers from 0, ``left``, ``right`` or ``mix`` says which channel of the file is
+    meant; with other words in it, it becomes the column ``channel_name``.
+    """
 
     path: str = "path"
     speaker: str = "speaker"
@@ -56,6 +60,7 @@ def read_csv(
                 number_of(row, names.offset_seconds, place) or 0.0, number_of(row, names.duration_seconds, place)
             ),
             place=place,
+            channel=channel_of(row),
         )
 
 

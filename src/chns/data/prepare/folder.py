@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import re
+import reprlib
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from chns.data.audio import EXTENSIONS
-from chns.data.manifest import relative_name
+from chns.data.manifest import Manifest, relative_name
 from chns.data.prepare.scan import (
     MIN_DURATION_SECONDS,
     Candidate,
     Rejected,
     ScanResult,
-    find_recordings,
+    find_files,
     scan_recordings,
 )
 from chns.errors import ManifestError
 
 FIRST_LEVEL = r"^(?P<speaker>[^/]+)/"
+
+_FEW_SPEAKERS, _MANY_UTTERANCES = 50, 500
+_NO_PEOPLE = re.compile(r"train(ing)?|dev|val(id|idation)?|test|eval|wavs?|audio|clips|data|enrol+", re.IGNORECASE)
 
 
 def prepare_folder(
@@ -44,8 +51,9 @@ def prepare_folder(
     """
     pattern = _compiled(speaker_pattern)
     group = "speaker" if "speaker" in pattern.groupindex else 1
-    candidates, rejected = [], []
-    for path in find_recordings(source):
+    found = find_files(source)
+    candidates, rejected = [], list(found.unread)
+    for path in found.recordings:
         match = pattern.search(path)
         if match and match[group]:
             candidates.append(Candidate(relative_name(PurePosixPath(path)), match[group], path))
@@ -53,9 +61,39 @@ def prepare_folder(
             rejected.append(Rejected(path, f"path must match {speaker_pattern} to name the speaker"))
     if not candidates and not rejected:
         raise ManifestError(f"corpus must hold recordings in one of {', '.join(EXTENSIONS)}, got none in {source}.")
-    return scan_recordings(
-        candidates, root=source, rejected=rejected, min_duration_seconds=min_duration_seconds, jobs=jobs
+    result = scan_recordings(
+        candidates,
+        root=source,
+        rejected=rejected,
+        min_duration_seconds=min_duration_seconds,
+        jobs=jobs,
+        passed_over=found.other,
     )
+    return replace(result, doubt=_doubt(result.manifest)) if speaker_pattern == FIRST_LEVEL else result
+
+
+def _doubt(manifest: Manifest) -> str | None:
+    """Why the first folders may not be people."""
+    speakers, names = manifest.speakers, manifest.column("utterance")
+    share = sum("_nohash_" in name for name in names) / len(names)
+    typical = int(np.median(np.bincount(manifest.speaker_labels)))
+    if share > 0.5:
+        return (
+            f"the first folders ({reprlib.repr(speakers)}) look like the words of Speech Commands, not like speakers. "
+            f"Use `chns prepare speech-commands`, or say with --speaker-pattern what names the speaker."
+        )
+    if len(speakers) <= _FEW_SPEAKERS and typical >= _MANY_UTTERANCES:
+        return (
+            f"{len(speakers)} speakers with about {typical:,} recordings each: are the first folders "
+            f"({reprlib.repr(speakers)}) people, not words, sets or devices? If not, say with --speaker-pattern what "
+            f"names the speaker, or use `chns prepare speech-commands`."
+        )
+    if len(speakers) > 1 and all(_NO_PEOPLE.fullmatch(name) for name in speakers):
+        return (
+            f"the first folders ({reprlib.repr(speakers)}) do not look like people. Prepare one of them, or say with "
+            f"--speaker-pattern what names the speaker."
+        )
+    return None
 
 
 def _compiled(speaker_pattern: str) -> re.Pattern[str]:

@@ -2,10 +2,14 @@
 
 Files ``utt2NAME`` beside them become columns of the manifest, such as ``utt2session``.
 A data directory may come from a stranger, so a shell command in ``wav.scp`` is never run, and no path leaves the root.
+The one command that such lists are full of, ``sph2pipe -f wav -p -c CHANNEL FILE |``, is not run but understood: the
+file is read here, and the channel, counted from 1, is that of the utterance. ``segments`` may name a channel in a fifth
+field, counted from 0.
 """
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
@@ -22,6 +26,10 @@ from chns.untrusted_text import number
 
 COLUMN_PREFIX = "utt2"
 
+_SPH2PIPE = re.compile(
+    r"(?:[\w./-]*/)?sph2pipe(?P<options>(?:\s+(?:-f\s*wav|-p|-c\s*[12]))*)\s+(?P<file>[^\s|;&<>$`'\"\\-][^\s|;&<>$`'\"\\]*)\s*\|"
+)
+_SEGMENT = "UTTERANCE RECORDING START END"
 _NO_COLUMNS = {"utt2spk", "utt2dur", "utt2num_frames", "utt2uniq"}
 
 
@@ -32,6 +40,7 @@ class _Span(NamedTuple):
     recording: str
     part: Part
     place: str
+    channel: int | None = None
 
 
 def prepare_kaldi(
@@ -60,9 +69,11 @@ def prepare_kaldi(
     root = root or source
     speakers = {name: speaker for name, speaker, _ in _pairs(source / "utt2spk", "UTTERANCE SPEAKER")}
     paths: dict[str, str] = {}
+    channels: dict[str, int | None] = {}
     spans = []
     for name, written, place in _pairs(source / "wav.scp", "UTTERANCE PATH"):
-        paths[name] = relative_path(written, root, place)
+        file, channels[name] = _of_sph2pipe(written)
+        paths[name] = relative_path(file, root, place)
         spans.append(_Span(name, name, Part(), place))
     listing = "wav.scp"
     if (source / "segments").exists():
@@ -70,16 +81,26 @@ def prepare_kaldi(
         spans = list(_segments(source / listing))
     columns = _columns(source)
     candidates, rejected = [], []
-    for utterance, recording, part, place in spans:
+    for utterance, recording, part, place, channel in spans:
         path, speaker = paths.get(recording), speakers.pop(utterance, None)
         if path is None:
             rejected.append(Rejected(utterance, f"recording {recording} must be in wav.scp (listed in {place})"))
         elif speaker is None:
             rejected.append(Rejected(path, f"utterance {utterance} must have a speaker in utt2spk"))
         else:
-            candidates.append(Candidate(utterance, speaker, path, None, columns.get(utterance), part, place))
+            heard = channels[recording] if channel is None else channel
+            candidates.append(Candidate(utterance, speaker, path, None, columns.get(utterance), part, place, heard))
     rejected += [Rejected(name, f"utterance of utt2spk must have a recording in {listing}") for name in speakers]
     return scan_list(candidates, root=root, rejected=rejected, min_duration_seconds=min_duration_seconds, jobs=jobs)
+
+
+def _of_sph2pipe(written: str) -> tuple[str, int | None]:
+    """The file and the channel of such a command; anything else is left as it is."""
+    match = _SPH2PIPE.fullmatch(written)
+    if match is None:
+        return written, None
+    chosen = re.findall(r"-c\s*([12])", match["options"])
+    return match["file"], int(chosen[-1]) - 1 if chosen else None
 
 
 def _segments(path: Path) -> Iterator[_Span]:
@@ -87,15 +108,18 @@ def _segments(path: Path) -> Iterator[_Span]:
     for utterance, rest, place in _pairs(path, "UTTERANCE RECORDING START END"):
         fields = rest.split()
         try:
-            recording, start, end = fields[0], *map(_decimal, fields[1:])
+            recording, start, end = fields[0], *map(_decimal, fields[1:3])
+            channel = int(fields[3]) if fields[3:] else None
         except (ValueError, InvalidOperation):
-            recording, start, end = "", Decimal("NaN"), Decimal("NaN")
+            recording, start, end, channel = "", Decimal("NaN"), Decimal("NaN"), None
+        if len(fields) > 4 or (channel is not None and channel < 0):
+            raise _malformed("UTTERANCE RECORDING START END [CHANNEL]", f"{utterance} {rest}", place)
         if not (start.is_finite() and end.is_finite()):
             raise _malformed("UTTERANCE RECORDING START END", f"{utterance} {rest}", place)
         if end == -1:
-            yield _Span(utterance, recording, Part(float(start)), place)
+            yield _Span(utterance, recording, Part(float(start)), place, channel)
         elif 0 <= start < end:
-            yield _Span(utterance, recording, Part(float(start), float(end - start)), place)
+            yield _Span(utterance, recording, Part(float(start), float(end - start)), place, channel)
         else:
             raise ManifestError(
                 f"segment must end behind its start, or at -1 for the recording's end, got {start} to {end} in "

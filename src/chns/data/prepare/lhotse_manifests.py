@@ -37,8 +37,8 @@ def read_lhotse(source: Path, *, root: Path, supervisions: Path | None = None) -
     Raises:
         FileNotFoundError: If a file is not there.
         ManifestError: If a line is not JSON, lacks a key or a speaker, or names an unknown recording; if a recording
-            is a command, a link or embedded, has transforms or leaves the root; if a supervision is of some of its
-            channels only; if a cut is mixed or padding, or has no supervision.
+            is a command, a link or embedded, has transforms or leaves the root; if a supervision is of several but
+            not all of its channels; if a cut is mixed or padding, or has no supervision.
     """
     return _of_cuts(source, root) if supervisions is None else _of_supervisions(source, supervisions, root)
 
@@ -100,12 +100,6 @@ def _recording(entry: Entry, root: Path, place: str) -> _Recording:
 def _candidate(
     supervision: Entry, recording: _Recording, place: str, *, cut: tuple[float, float] | None = None
 ) -> Candidate:
-    channels = supervision.get("channel", 0)
-    if len(recording.channels) > 1 and channels != recording.channels:
-        raise ManifestError(
-            f"channel must be {recording.channels}, all of the recording, got {reprlib.repr(channels)} in {place}. "
-            f"Write each channel to a file of its own: several are averaged."
-        )
     custom = _object(supervision, "custom", place) if supervision.get("custom") else {}
     known = {key: supervision[key] for key in ("gender", "language") if key in supervision}
     return Candidate(
@@ -115,7 +109,22 @@ def _candidate(
         columns=columns_of({**custom, **known}, without=()),
         part=_part(supervision, place, cut),
         place=place,
+        channel=_channel(supervision.get("channel", 0), recording.channels, place),
     )
+
+
+def _channel(chosen: Any, channels: list[Any], place: str) -> int | None:
+    """Where in its file the one channel of a supervision is; none for all of them, or the only one."""
+    if isinstance(chosen, list) and len(chosen) == 1:
+        chosen = chosen[0]
+    if chosen == channels or (len(channels) == 1 and chosen in (0, *channels)):
+        return None
+    if isinstance(chosen, bool) or chosen not in channels:
+        raise ManifestError(
+            f"channel must be one of {channels}, or all of the recording, got {reprlib.repr(chosen)} in {place}. "
+            f"Write a supervision for each channel."
+        )
+    return channels.index(chosen)
 
 
 def _part(supervision: Entry, place: str, cut: tuple[float, float] | None) -> Part:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from chns.data.audio import channel_number
 from chns.data.manifest_checks import CONTROL_CHARACTER, REQUIRED_COLUMNS
 from chns.data.prepare.scan import MIN_DURATION_SECONDS, Candidate, Rejected, ScanResult, scan_recordings
 from chns.data.text_rows import text_lines
@@ -116,9 +117,21 @@ def _as_number(value: Any) -> float:
 
 def columns_of(entry: Entry, *, without: Iterable[str]) -> dict[str, str]:
     """What else an entry says as text, on one line. What every manifest computes for itself is left out."""
+    if isinstance(entry.get("channel"), str):
+        words = {"channel_name": entry["channel"]} if channel_of(entry) is None and entry["channel"] != "mix" else {}
+        entry = {name: value for name, value in {**words, **entry}.items() if name != "channel"}
     known = {*without, *REQUIRED_COLUMNS}
     further = {name: value for name, value in entry.items() if name not in known and isinstance(value, str)}
     return {name: re.sub(CONTROL_CHARACTER, " ", value) for name, value in further.items() if value}
+
+
+def channel_of(entry: Entry) -> int | None:
+    """The channel that an entry's ``channel`` names, if it is one; a microphone or a line may be called so too."""
+    value = entry.get("channel")
+    try:
+        return None if value in (None, "") else channel_number(value)
+    except ValueError:
+        return None
 
 
 def relative_path(written: str, root: Path, place: str) -> str:

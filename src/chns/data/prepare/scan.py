@@ -1,6 +1,7 @@
-"""From files to a manifest: find recordings, read their headers, keep the good ones, report the others.
+"""From files to a manifest: find recordings, prove their lengths, keep the good ones, report the others.
 
-A header costs about 0.08 ms when the file is cached (Opus, 1 s long), so threads, which share one interpreter lock,
+A header alone costs about 0.08 ms when the file is cached (Opus, 1 s long) and is not believed: see `proven_info` for
+what the proof costs. Threads, which share one interpreter lock,
 made it two times *slower*, and two processes 1.5 times faster. Starting those costs 0.8 s, hence they are used only
 where each gets thousands of files.
 """
@@ -11,18 +12,28 @@ import csv
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TextIO
 
+import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from chns.data.audio import EXTENSIONS, audio_info
+from chns.data.audio import (
+    EXTENSIONS,
+    UNREAD_EXTENSIONS,
+    Channel,
+    channel_number,
+    file_channels_differ,
+    proven_info,
+)
 from chns.data.manifest import Manifest
 from chns.data.manifest_checks import CONTROL_CHARACTER, UNSAFE_PATH
+from chns.data.manifest_columns import with_columns
 from chns.data.parallel import mapped
 from chns.data.prepare.part import Part
 from chns.errors import AudioError, ManifestError
@@ -33,7 +44,9 @@ MIN_DURATION_SECONDS = 0.5
 
 _FILES_PER_WORKER = 5_000
 _MAX_COLUMNS = 64
-_NO_WIDTH = "[\u00ad\u200b-\u200f\u2060\ufeff]"
+_NO_WIDTH = "[\u00ad\u200b\u2060\ufeff]"  # not the joiners, which some scripts spell with
+_NAMED_SUFFIXES = 5
+_CONVERT = "Convert it, for example with `ffmpeg -i IN OUT.flac`."
 
 
 class Candidate(NamedTuple):
@@ -47,6 +60,7 @@ class Candidate(NamedTuple):
         columns: What else the corpus knows, by the name of the manifest's column.
         part: Which part of the file it is.
         place: The ``file:line`` that lists it, if a list does.
+        channel: Which channel of the file it is, from 0; none for the mean of all.
     """
 
     utterance: str
@@ -56,14 +70,17 @@ class Candidate(NamedTuple):
     columns: Mapping[str, str] | None = None
     part: Part = Part()
     place: str | None = None
+    channel: int | None = None
 
 
 class _Located(NamedTuple):
-    """What the header says about a candidate."""
+    """What is known of the file of a candidate."""
 
     offset_seconds: float
     duration_seconds: float
     sample_rate_hz: int
+    num_channels: int
+    channels_differ: bool
 
 
 class Rejected(NamedTuple):
@@ -75,10 +92,77 @@ class Rejected(NamedTuple):
 
 @dataclass(frozen=True)
 class ScanResult:
-    """What a corpus holds: its usable utterances and the files that were left out."""
+    """What a corpus holds: its usable utterances and the files that were left out.
+
+    Attributes:
+        manifest: The utterances.
+        rejected: The recordings that became none.
+        num_channels: Of the file of each utterance; empty where it is not known.
+        differing: Utterances that are the mean of channels which hold different sounds.
+        passed_over: How many files of each suffix are no recordings by their names.
+        doubt: Why the speakers may be none, in words.
+    """
 
     manifest: Manifest
     rejected: list[Rejected]
+    num_channels: Sequence[int] = ()
+    differing: frozenset[str] = frozenset()
+    passed_over: Mapping[str, int] | None = None
+    doubt: str | None = None
+
+    @property
+    def remarks(self) -> list[str]:
+        """What deserves a look, a line each."""
+        lines = [] if self.doubt is None else [f"warning: {self.doubt}"]
+        if self.differing:
+            lines.append(
+                f"warning: {len(self.differing):,} utterances are the mean of channels that hold different sounds, "
+                f"such as {min(self.differing)}. If those are different people, choose one with --channel."
+            )
+        if self.passed_over:
+            kinds = sorted(self.passed_over.items(), key=lambda item: (-item[1], item[0]))
+            named = ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in kinds[:_NAMED_SUFFIXES])
+            more = f" and {len(kinds) - _NAMED_SUFFIXES} further kinds" if len(kinds) > _NAMED_SUFFIXES else ""
+            lines.append(f"passed over, no recordings by their suffix: {named}{more}")
+        return lines
+
+    def with_channel(self, channel: Channel | None) -> ScanResult:
+        """The same with one channel of every recording whose channel the corpus does not tell.
+
+        Args:
+            channel: Which; ``mix`` says that the mean of all is wanted, none leaves everything as it is.
+
+        Returns:
+            Recordings without such a channel are among the rejected.
+
+        Raises:
+            ValueError: If it is no channel.
+            ManifestError: If no recording has it.
+        """
+        number = channel_number(channel)
+        if channel is None:
+            return self
+        if number is None:
+            return replace(self, differing=frozenset())
+        told = self.manifest.channels
+        is_there = [each is not None or number < has for each, has in zip(told, self.num_channels, strict=True)]
+        reason = f"channel must be one of the recording's, counted from 0, got {number} of only"
+        rejected = [
+            Rejected(path, f"{reason} {has}")
+            for path, has, there in zip(self.manifest.column("path"), self.num_channels, is_there, strict=True)
+            if not there
+        ]
+        left = np.flatnonzero(is_there)
+        if not len(left):
+            raise ManifestError(f"corpus must hold a recording with channel {number}, got none of {len(is_there)}.")
+        channels = pa.array([number if each is None else each for each in told], pa.int32())
+        return replace(
+            self,
+            manifest=with_columns(self.manifest, {"channel": channels}).take(left),
+            rejected=sorted([*self.rejected, *rejected]),
+            num_channels=[self.num_channels[row] for row in left.tolist()],
+            differing=frozenset(),
+        )
 
     def write(self, path: Path) -> Path:
         """Write the manifest, and beside it ``<stem>.rejected.csv``, which has only a header if nothing was rejected.
@@ -99,8 +183,31 @@ def _text(path: Path) -> TextIO:
     return path.open("w", encoding="utf-8", newline="", errors="backslashreplace")
 
 
+class FoundFiles(NamedTuple):
+    """What lies below a folder.
+
+    Attributes:
+        recordings: Paths of what is read, relative to the folder and sorted.
+        unread: Recordings by their suffix that nothing here reads, for the report.
+        other: How many other files there are, by suffix.
+    """
+
+    recordings: list[str]
+    unread: list[Rejected]
+    other: Mapping[str, int]
+
+
 def find_recordings(root: Path) -> list[str]:
-    """Paths of all recordings below a folder, by suffix, relative to it and sorted.
+    """Paths of all recordings below a folder, by suffix, relative to it and sorted; see `find_files`.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+    """
+    return find_files(root).recordings
+
+
+def find_files(root: Path) -> FoundFiles:
+    """Sort everything below a folder by its suffix, in capitals or not.
 
     Hidden files and folders are left out. Links to folders are followed, but no folder is entered twice: not through a
     loop, and not through a link when it was there under its own name.
@@ -111,6 +218,8 @@ def find_recordings(root: Path) -> list[str]:
     if not root.is_dir():
         raise FileNotFoundError(f"corpus must be a folder, got {root}.")
     found: list[str] = []
+    unread: list[Rejected] = []
+    other: Counter[str] = Counter()
     seen: set[tuple[int, int]] = set()
     own, linked = [""], list[str]()
     while own or linked:
@@ -128,9 +237,15 @@ def find_recordings(root: Path) -> list[str]:
                     own.append(name)
                 elif entry.is_symlink() and (root / name).is_dir():
                     linked.append(name)
-                elif PurePosixPath(name).suffix.lower() in EXTENSIONS:
+                elif (suffix := PurePosixPath(name).suffix.lower()) in EXTENSIONS:
                     found.append(name)
-    return sorted(found)
+                elif suffix in UNREAD_EXTENSIONS:
+                    unread.append(
+                        Rejected(name, f"recording must be in a format that is read, got {suffix}. {_CONVERT}")
+                    )
+                else:
+                    other[suffix] += 1
+    return FoundFiles(sorted(found), sorted(unread), other)
 
 
 def scan_recordings(
@@ -140,8 +255,9 @@ def scan_recordings(
     rejected: Sequence[Rejected] = (),
     min_duration_seconds: float = MIN_DURATION_SECONDS,
     jobs: int | None = None,
+    passed_over: Mapping[str, int] | None = None,
 ) -> ScanResult:
-    """Read the header of every candidate and make a manifest of those that can be used.
+    """Look into the file of every candidate and make a manifest of those that can be used.
 
     The result does not depend on the order of the candidates nor on the number of jobs. Of several files for one
     utterance the first usable one by path is kept.
@@ -153,6 +269,7 @@ def scan_recordings(
         min_duration_seconds: Shorter recordings are rejected.
         jobs: Processes at most; by default one a core, and none for less than 10,000 files. They are spawned: a script
             that calls this needs the usual ``if __name__ == "__main__":``.
+        passed_over: How many files of each suffix are no recordings.
 
     Raises:
         ValueError: If ``jobs`` or ``min_duration_seconds`` is out of range.
@@ -169,7 +286,7 @@ def scan_recordings(
     refused = list(rejected)
     inspect = partial(_inspect, min_duration_seconds=min_duration_seconds)
     with mapped(inspect, files, jobs=jobs, items_per_worker=_FILES_PER_WORKER) as findings:
-        progress = tqdm(findings, total=len(files), desc="reading headers", unit="file", disable=None)
+        progress = tqdm(findings, total=len(files), desc="looking into files", unit="file", disable=None)
         for candidate, finding in zip(ordered, progress, strict=True):
             if isinstance(finding, str):
                 refused.append(Rejected(candidate.path, finding))
@@ -182,11 +299,17 @@ def scan_recordings(
     if not kept:
         reason = f"the first is {refused[0].path}: {refused[0].reason}" if refused else "there are no recordings"
         raise ManifestError(f"corpus must hold a usable recording, got none of {len(refused)} in {root} ({reason}).")
-    return ScanResult(_manifest(list(kept.values()), root), refused)
+    return ScanResult(
+        _manifest(list(kept.values()), root),
+        refused,
+        num_channels=[located.num_channels for _, located in kept.values()],
+        differing=frozenset(name for name, (_, located) in kept.items() if located.channels_differ),
+        passed_over=passed_over,
+    )
 
 
 def _inspect(file: tuple[Path, Candidate], *, min_duration_seconds: float) -> _Located | str:
-    """What the header says, or why the file cannot be used."""
+    """What is known of the file, or why it cannot be used."""
     path, candidate = file
     try:
         return _located(path, candidate, min_duration_seconds=min_duration_seconds)
@@ -198,11 +321,19 @@ def _inspect(file: tuple[Path, Candidate], *, min_duration_seconds: float) -> _L
 def _located(path: Path, candidate: Candidate, *, min_duration_seconds: float) -> _Located:
     if problem := _problem_with_names(candidate):
         raise AudioError(problem)
-    info = audio_info(path)
+    info = proven_info(path)
     offset_seconds, duration_seconds = candidate.part.within(info)
     if duration_seconds < min_duration_seconds:
         raise AudioError(f"recording must last at least {min_duration_seconds:g} s, got {duration_seconds:.3f} s")
-    return _Located(offset_seconds, duration_seconds, info.sample_rate_hz)
+    channel = candidate.channel
+    if channel is not None and not channel < info.num_channels:
+        raise AudioError(f"channel must be one of the recording's {info.num_channels}, counted from 0, got {channel}")
+    differ = (
+        info.num_channels > 1
+        and channel is None
+        and file_channels_differ(path, offset_seconds=offset_seconds, duration_seconds=duration_seconds)
+    )
+    return _Located(offset_seconds, duration_seconds, info.sample_rate_hz, info.num_channels, differ)
 
 
 def one_spelling(speaker: str) -> str:
@@ -215,6 +346,8 @@ def one_spelling(speaker: str) -> str:
 
 def _problem_with_names(candidate: Candidate) -> str | None:
     columns = candidate.columns or {}
+    if candidate.channel is not None and candidate.channel < 0:
+        return f"channel must be a number from 0, got {candidate.channel}"
     names = "/".join([*candidate[:3], candidate.session or "", *columns, *columns.values()])
     try:
         names.encode()
@@ -239,6 +372,8 @@ def _manifest(kept: Sequence[tuple[Candidate, _Located]], root: Path) -> Manifes
         "duration_seconds": [located.duration_seconds for _, located in kept],
         "sample_rate_hz": [located.sample_rate_hz for _, located in kept],
     }
+    if any(candidate.channel is not None for candidate, _ in kept):
+        columns["channel"] = pa.array([candidate.channel for candidate, _ in kept], pa.int32())
     further = [_further_columns(candidate) for candidate, _ in kept]
     names = {name for values in further for name in values}
     if len(names) > _MAX_COLUMNS:

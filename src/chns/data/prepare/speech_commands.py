@@ -11,7 +11,7 @@ from chns.data.prepare.scan import (
     Candidate,
     Rejected,
     ScanResult,
-    find_recordings,
+    find_files,
     scan_recordings,
 )
 from chns.errors import ManifestError
@@ -34,8 +34,9 @@ def prepare_speech_commands(
         FileNotFoundError: If there is no such folder.
         ManifestError: If it has another layout, or holds nothing usable.
     """
-    candidates, rejected = [], []
-    for path in find_recordings(source):
+    files = find_files(source)
+    candidates, rejected = [], list(files.unread)
+    for path in files.recordings:
         name = relative_name(PurePosixPath(path))
         if path.startswith(_NOISE):
             continue
@@ -50,5 +51,10 @@ def prepare_speech_commands(
             f"Point at the folder that holds one folder a word."
         )
     return scan_recordings(
-        candidates, root=source, rejected=rejected, min_duration_seconds=min_duration_seconds, jobs=jobs
+        candidates,
+        root=source,
+        rejected=rejected,
+        min_duration_seconds=min_duration_seconds,
+        jobs=jobs,
+        passed_over=files.other,
     )

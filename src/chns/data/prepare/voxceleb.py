@@ -16,7 +16,7 @@ from chns.data.prepare.scan import (
     Candidate,
     Rejected,
     ScanResult,
-    find_recordings,
+    find_files,
     scan_recordings,
 )
 from chns.data.prepare.voxceleb_archives import check_md5, find_archives
@@ -63,8 +63,9 @@ def prepare_voxceleb(
     elif md5 is not None:
         raise ValueError("MD5 sums are those of archives, got none to unpack. Say where to with --unpack.")
     root = _folder_of_speakers(source)
-    candidates, rejected = [], []
-    for path in find_recordings(root):
+    found = find_files(root)
+    candidates, rejected = [], list(found.unread)
+    for path in found.recordings:
         parts = PurePosixPath(path).parts
         if len(parts) == 3 and _SPEAKER.fullmatch(parts[0]):
             name = relative_name(PurePosixPath(path))
@@ -78,7 +79,12 @@ def prepare_voxceleb(
             f"got none in {root}."
         )
     return scan_recordings(
-        candidates, root=root, rejected=rejected, min_duration_seconds=min_duration_seconds, jobs=jobs
+        candidates,
+        root=root,
+        rejected=rejected,
+        min_duration_seconds=min_duration_seconds,
+        jobs=jobs,
+        passed_over=found.other,
     )
 
 

@@ -21,7 +21,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 from tqdm import tqdm
 
 from chns.data.folder_lock import locked_folder
@@ -141,19 +140,26 @@ class _Place(NamedTuple):
     num_frames: int | None
 
 
-def _joined_index(plan: Plan, shards: Sequence[Shard]) -> dict[str, _Place]:
-    index: dict[str, _Place] = {}
+def _joined_index(plan: Plan, shards: Sequence[Shard]) -> dict[tuple[str, int | None], _Place]:
+    """By path, and channel where one was encoded anew."""
+    index: dict[tuple[str, int | None], _Place] = {}
     for planned, shard in zip(plan.shards, shards, strict=True):
         for row in shard.index.to_pylist():
             path = f"{planned.path.name}/{row['member']}"
-            index[row["path"]] = _Place(path, row["byte_offset"], row["byte_length"], row["num_frames"])
+            index[row["path"], row["channel"]] = _Place(path, row["byte_offset"], row["byte_length"], row["num_frames"])
     return index
 
 
-def _pointing_to(index: Mapping[str, _Place], manifest: Manifest, out: Path, flac_rate_hz: int | None) -> Manifest:
+def _pointing_to(
+    index: Mapping[tuple[str, int | None], _Place], manifest: Manifest, out: Path, flac_rate_hz: int | None
+) -> Manifest:
     """The rows whose recordings were packed. A duration may shrink by the part of a sample that a new rate has not."""
-    table = manifest.table.filter(pc.is_in(manifest.table["path"], pa.array(list(index), pa.string())))
-    places = [index[path] for path in table["path"].to_pylist()]
+    channels = [None] * len(manifest) if flac_rate_hz is None else manifest.channels
+    sources = list(zip(manifest.column("path"), channels, strict=True))
+    table = manifest.table.filter(pa.array([source in index for source in sources]))
+    places = [index[source] for source in sources if source in index]
+    if flac_rate_hz is not None and "channel" in table.column_names:
+        table = table.drop_columns(["channel"])
     columns = {
         "path": pa.array([place.path for place in places], pa.string()),
         "byte_offset": pa.array([place.byte_offset for place in places], pa.int64()),

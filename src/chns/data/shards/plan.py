@@ -36,6 +36,7 @@ class Member(NamedTuple):
         source: Where it is.
         source_bytes: Its size now.
         source_mtime_ns: When it was last changed; of a packed one, when its shard was.
+        channel: The one that is encoded anew; none for all, and where nothing is encoded.
     """
 
     path: str
@@ -43,6 +44,7 @@ class Member(NamedTuple):
     source: Path | PackedRecording
     source_bytes: int
     source_mtime_ns: int
+    channel: int | None = None
 
 
 class ShardPlan(NamedTuple):
@@ -81,17 +83,20 @@ def plan_shards(
         ValueError: If there is not one group a speaker.
         ManifestError: If a folder of a recording has a name like that of a shard, or recordings are in object storage.
     """
-    ordered = _rows_in_order(manifest, speaker_groups)
+    ordered = _rows_in_order(manifest, speaker_groups, by_channel=flac_rate_hz is not None)
     seconds = _seconds_needed(manifest) if flac_rate_hz else None
     suffix = ".flac" if flac_rate_hz else None
     plan = Plan([], [])
     owners: dict[str, str] = {}
     room = 0.0
-    for path, row in tqdm(ordered, desc="looking at recordings", unit="recording", disable=None):
+    for (path, channel), row in tqdm(ordered, desc="looking at recordings", unit="recording", disable=None):
         member = _member(path, manifest.recording(row), suffix)
         if isinstance(member, Rejected):
             plan.failures.append(member)
             continue
+        if channel is not None:
+            name = PurePosixPath(member.name)
+            member = member._replace(name=f"{name.with_suffix('')}-ch{channel}{name.suffix}", channel=channel)
         owner = owners.setdefault(member.name, path)
         if owner != path:
             reason = f"recording must have a name of its own in the shards, {owner} is called {member.name} too"
@@ -108,8 +113,10 @@ def plan_shards(
     return plan
 
 
-def _rows_in_order(manifest: Manifest, speaker_groups: npt.ArrayLike | None) -> list[tuple[str, int]]:
-    """Each recording once, with its first row: by group, speaker and name."""
+def _rows_in_order(
+    manifest: Manifest, speaker_groups: npt.ArrayLike | None, *, by_channel: bool
+) -> list[tuple[tuple[str, int | None], int]]:
+    """Each recording, or each wanted channel of it, once, with its first row: by group, speaker and name."""
     groups = np.zeros(len(manifest.speakers), np.int64) if speaker_groups is None else np.asarray(speaker_groups)
     if groups.shape != (len(manifest.speakers),):
         raise ValueError(
@@ -117,10 +124,16 @@ def _rows_in_order(manifest: Manifest, speaker_groups: npt.ArrayLike | None) -> 
             f"Cluster the same manifest that is packed."
         )
     labels = manifest.speaker_labels
-    first_rows: dict[str, int] = {}
-    for row, path in enumerate(manifest.column("path")):
-        first_rows.setdefault(path, row)
-    return sorted(first_rows.items(), key=lambda item: (groups[labels[item[1]]], labels[item[1]], item[0]))
+    first_rows: dict[tuple[str, int | None], int] = {}
+    channels = manifest.channels if by_channel else [None] * len(manifest)
+    for row, source in enumerate(zip(manifest.column("path"), channels, strict=True)):
+        first_rows.setdefault(source, row)
+
+    def place(item: tuple[tuple[str, int | None], int]) -> tuple[int, int, str, int]:
+        (path, channel), row = item
+        return int(groups[labels[row]]), int(labels[row]), path, -1 if channel is None else channel
+
+    return sorted(first_rows.items(), key=place)
 
 
 def _seconds_needed(manifest: Manifest) -> dict[str, float]:

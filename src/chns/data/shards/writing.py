@@ -36,6 +36,7 @@ _INDEX = pa.schema(
     {
         "path": pa.string(),
         "member": pa.string(),
+        "channel": pa.int32(),
         "byte_offset": pa.int64(),
         "byte_length": pa.int64(),
         "num_frames": pa.int64(),
@@ -127,6 +128,7 @@ def _added(
         yield {
             "path": member.path,
             "member": member.name,
+            "channel": member.channel,
             "byte_offset": offset,
             "byte_length": length,
             "num_frames": num_frames,
@@ -138,7 +140,7 @@ def _added(
 def _add(file: BinaryIO, member: Member, flac_rate_hz: int | None) -> tuple[int, int, int | None]:
     """Write header and content; gives where the content begins, its length, and the frames of what was encoded."""
     if flac_rate_hz is not None:
-        content, num_frames = _as_flac(member.source, flac_rate_hz)
+        content, num_frames = _as_flac(member.source, flac_rate_hz, member.channel)
         file.write(_header(member.name, len(content)))
         offset = file.tell()
         file.write(content)
@@ -168,10 +170,10 @@ def _blocks(file: BinaryIO, source: Recording) -> Iterator[bytes]:
         raise AudioError(f"recording must be readable, got {source} ({error.strerror}).") from error
 
 
-def _as_flac(source: Recording, sample_rate_hz: int) -> tuple[bytes, int]:
+def _as_flac(source: Recording, sample_rate_hz: int, channel: int | None) -> tuple[bytes, int]:
     if audio_info(source).duration_seconds > _MAX_FLAC_HOURS * 3600:
         raise AudioError(f"recording must last at most {_MAX_FLAC_HOURS} hours to be encoded anew, got {source}.")
-    waveform = read_audio(source, sample_rate_hz=sample_rate_hz)
+    waveform = read_audio(source, sample_rate_hz=sample_rate_hz, channel=channel)
     content = io.BytesIO()
     soundfile.write(content, waveform, sample_rate_hz, subtype="PCM_16", format="FLAC")
     return content.getvalue(), len(waveform)
