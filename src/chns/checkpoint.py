@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -28,13 +29,15 @@ from chns.bounded_building import parameters_limited, require_sensible_frames
 from chns.encoders import SpeakerEncoder
 from chns.errors import ConfigError, ModelFileError, quoted
 from chns.factory import make, require_trusted
-from chns.files import atomic_folder, atomic_path
+from chns.files import atomic_folder, atomic_path, require_ours
 from chns.hub_download import SCHEME, downloaded_folder
 
 _FORMAT = "chns-model-1"
 _WEIGHTS = "model.safetensors"
 _DESCRIPTION = "model.json"
 BUNDLE_FILES = (_DESCRIPTION, _WEIGHTS)
+_LOCK = f".{_DESCRIPTION}.lock"
+_OURS = (*BUNDLE_FILES, _LOCK)
 _LARGEST_DESCRIPTION_BYTES = 2**20
 _LARGEST_DOWNLOAD_BYTES = {_DESCRIPTION: _LARGEST_DESCRIPTION_BYTES, _WEIGHTS: 2**31}
 OUR_FACTORIES = {
@@ -120,7 +123,7 @@ def save_bundle(
     training: Mapping[str, Any],
     metrics: Mapping[str, Any],
 ) -> None:
-    """Write a bundle; one that exists is replaced, and is never seen half written.
+    """Write a bundle; one that exists is replaced, and is never seen half written. Another folder never is.
 
     Args:
         folder: Where to.
@@ -128,9 +131,13 @@ def save_bundle(
         architecture: What it was built from.
         training: Anything JSON holds: data, steps, settings.
         metrics: Anything JSON holds: error rates, with what they were measured on.
+
+    Raises:
+        FileExistsError: If the folder is there and is no bundle, or holds anything else as well.
     """
+    require_own_bundle(folder)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.encoder.state_dict().items()}
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder, ours=_OURS) as temporary:
         save_file(weights, temporary / _WEIGHTS)
         description = {
             "format": _FORMAT,
@@ -144,8 +151,38 @@ def save_bundle(
         _write_description(temporary / _DESCRIPTION, description)
 
 
+def require_own_bundle(folder: Path, *, card: str | None = None) -> None:
+    """Make sure that nothing but a bundle is lost when one is written into a folder.
+
+    Args:
+        folder: It may be missing or empty.
+        card: Name of a further file that may lie beside the bundle's.
+
+    Raises:
+        FileExistsError: If something else is in it, or its description is not that of a bundle.
+    """
+    require_ours(folder, _OURS if card is None else (*_OURS, card))
+    if folder.is_dir() and any(folder.iterdir()) and not _describes_a_bundle(folder / _DESCRIPTION):
+        present = ", ".join(sorted(repr(path.name) for path in folder.iterdir()))
+        raise FileExistsError(
+            f"folder to write must be new, empty or a bundle of chns, got {present} of another program in {folder}, "
+            f"which would be lost. Choose another folder."
+        )
+
+
+def _describes_a_bundle(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            description = json.loads(file.read(_LARGEST_DESCRIPTION_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(description, dict) and str(description.get("format")).startswith(_FORMAT.rpartition("-")[0])
+
+
 def add_metrics(folder: Path | str, metrics: Mapping[str, Any], *, digest: str) -> None:
     """Put metrics into a bundle that exists, atomically. Its weights, and so its identity, stay as they are.
+
+    Several processes may do so at once; each waits for the others.
 
     Args:
         folder: What `save_bundle` wrote.
@@ -160,15 +197,16 @@ def add_metrics(folder: Path | str, metrics: Mapping[str, Any], *, digest: str) 
     require_local(folder)
     folder = Path(folder)
     _require_files(folder)
-    description = _read_description(folder / _DESCRIPTION)
-    if description["weights_sha256"] != digest:
-        raise ModelFileError(
-            f"weights must be those that were measured, got others in {folder}. "
-            f"The model was replaced in the meantime; measure again."
-        )
-    description["metrics"].update(metrics)
-    with atomic_path(folder / _DESCRIPTION) as temporary:
-        _write_description(temporary, description)
+    with FileLock(folder / _LOCK):
+        description = _read_description(folder / _DESCRIPTION)
+        if description["weights_sha256"] != digest:
+            raise ModelFileError(
+                f"weights must be those that were measured, got others in {folder}. "
+                f"The model was replaced in the meantime; measure again."
+            )
+        description["metrics"].update(metrics)
+        with atomic_path(folder / _DESCRIPTION) as temporary:
+            _write_description(temporary, description)
 
 
 def require_local(model: Path | str) -> None:

@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from chns.augmented_crops import augmented_crops, described_augmentation, make_masking
-from chns.checkpoint import Architecture, save_bundle
+from chns.checkpoint import Architecture, require_own_bundle, save_bundle
 from chns.config import OptimizerSettings, TrainSettings
 from chns.data.manifest import Manifest
 from chns.distributed import from_first_process, rank
@@ -53,6 +53,7 @@ def train(settings: TrainSettings, folder: Path) -> dict[str, Any]:
 
     Raises:
         ConfigError: If settings contradict each other or those that the folder was begun with.
+        FileExistsError: If the folder has a ``model`` or ``best_model`` that is no bundle.
         ManifestError, FileNotFoundError: If a manifest is missing or not valid.
     """
     fabric = _launched(settings)
@@ -196,6 +197,8 @@ def _launched(settings: TrainSettings) -> Fabric:
 
 def _begin(settings: TrainSettings, folder: Path) -> dict[str, Any] | None:
     """Write the settings, or make sure that they are those the folder was begun with; the summary, if there is one."""
+    for name in ("model", "best_model"):
+        require_own_bundle(folder / name)
     path = folder / "config.yaml"
     wanted = asdict(settings)
     if not path.is_file():

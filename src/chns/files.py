@@ -1,67 +1,243 @@
-"""Write files so that a reader sees the old one or the new one, never half of either."""
+"""Write files so that a reader sees the old one or the new one, never half of either, and nothing else is lost.
+
+A folder is replaced only if everything in it is what its writer writes. What a killed process leaves has a name that
+says whose it is (``.NAME.chns-tmp-PROCESS-RANDOM``), and goes when a process next writes into that folder.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import secrets
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
+
+from chns.errors import ChnsError
+
+_TEMPORARY = re.compile(r"\.(?P<final>.*)\.chns-(?P<kind>tmp|old)-(?P<process>\d+)-[0-9a-f]{8}(?:\.[^.]*)?")
+_LONGEST_STEM = 40  # characters, so that the temporary name is not too long where the final one is not
+_DISK_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
+_PROBE_BYTES = 2**20
+_tidied: set[Path] = set()
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
     """Give a temporary name beside ``path``; rename it to ``path`` when the block ends without an error.
 
     Args:
         path: The final name. Missing parent folders are made.
+        mode: Who may do what with the file, before the umask is taken off.
 
     Yields:
-        A name with the same suffix, so that writers which choose a format by suffix work unchanged.
+        A name with the same suffix, so that writers which choose a format by suffix work unchanged. The file is there,
+        empty and only for its owner.
+
+    Raises:
+        IsADirectoryError: If ``path`` is a folder.
+        OSError: If the disk is full or the file cannot be written, whatever the library that wrote made of it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(descriptor)
-    temporary = Path(name)
+    if path.is_dir():
+        raise IsADirectoryError(f"written file must not be a folder, got {path}. Choose another name.")
+    with _plain_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _tidy(path.parent)
+        temporary = _temporary_name(path, "tmp")
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+        with _plain_disk_errors(path, temporary):
+            yield temporary
+            _finish(temporary, mode)
+            temporary.replace(path)
+            _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path, *, ours: Collection[str]) -> Iterator[Path]:
+    """Give a temporary folder beside ``path``; put it in place of ``path`` when the block ends without an error.
+
+    Args:
+        path: The final folder. One that exists is replaced if there is nothing in it but ``ours``: it is moved aside
+            first and deleted last, so at no moment is there half a folder under the final name.
+        ours: Names of the files that the writer writes; see `require_ours`.
+
+    Yields:
+        An empty folder. Its files get the mode that the umask gives new ones, whoever wrote them.
+
+    Raises:
+        FileExistsError: If there is something else in the folder, before the block and, again, after it.
+        OSError: As `atomic_path`.
+    """
+    path = path.resolve()  # the folder that a link names is replaced, not the link
+    require_ours(path, ours)
+    with _plain_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _tidy(path.parent)
+        temporary = _temporary_name(path, "tmp")
+        temporary.mkdir()
+    try:
+        with _plain_disk_errors(path, temporary / ".probe"):
+            yield temporary
+            for written in temporary.rglob("*"):
+                if written.is_file():
+                    _finish(written, 0o666)
+            _sync_folder(temporary)
+            require_ours(path, ours)
+            _exchange(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def require_ours(folder: Path, ours: Collection[str]) -> None:
+    """Make sure that nothing is lost when a folder is replaced.
+
+    Args:
+        folder: It may be missing.
+        ours: Names of the files that the writer writes, or patterns of them as of `fnmatch`.
+
+    Raises:
+        FileExistsError: If it is a file, or holds anything else: another name, a folder, a link.
+    """
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        raise FileExistsError(f"folder to write must not be a file, got {folder}. Choose another name.")
+    foreign = sorted(
+        entry.name
+        for entry in os.scandir(folder)
+        if not (
+            entry.is_file(follow_symlinks=False)
+            and (any(fnmatch(entry.name, name) for name in ours) or _TEMPORARY.fullmatch(entry.name))
+        )
+    )
+    if foreign:
+        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+        raise FileExistsError(
+            f"folder to write must be new, empty or of an earlier run, got {', '.join(map(repr, foreign[:3]))}{more} "
+            f"in {folder}, which would be lost. Choose another folder."
+        )
+
+
+def _exchange(new: Path, path: Path) -> None:
+    replaced = _temporary_name(path, "old")
+    if path.exists():
+        path.replace(replaced)
+    try:
+        new.replace(path)
+    except OSError:
+        if replaced.exists():
+            replaced.replace(path)
+        raise
+    _sync_folder(path.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _temporary_name(path: Path, kind: str) -> Path:
+    stem, suffix = (path.stem[:_LONGEST_STEM], path.suffix) if kind == "tmp" else (path.name, "")
+    return path.with_name(f".{stem}.chns-{kind}-{os.getpid()}-{secrets.token_hex(4)}{suffix}")
+
+
+def _tidy(folder: Path) -> None:
+    """Once a process and folder: remove what killed processes have left; a folder they had moved aside goes back."""
+    if folder in _tidied:
+        return
+    _tidied.add(folder)
+    for entry in list(os.scandir(folder)):
+        found = _TEMPORARY.fullmatch(entry.name)
+        if found is None or _is_alive(int(found["process"])):
+            continue
+        left_over = Path(entry.path)
+        with suppress(OSError):
+            if found["kind"] == "old" and not (folder / found["final"]).exists():
+                left_over.replace(folder / found["final"])
+            elif entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(left_over)
+            else:
+                left_over.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    if os.name == "nt":  # os.kill would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _finish(written: Path, mode: int) -> None:
+    with written.open("r+b") as file:
+        os.fsync(file.fileno())
+    written.chmod(mode & ~_umask())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a renaming last, where the system can do that for folders."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def _plain_disk_errors(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Name the file that the user knows; a library's own error is the disk's if nothing more can be written now."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, ChnsError) or error.errno not in _DISK_ERRORS or _names_another(error, path):
+            raise
+        raise _disk_error(path, error) from error
+    except (ChnsError, ValueError):
+        raise
+    except Exception as error:
+        refused = None if temporary is None else _refusal(temporary)
+        if refused is None:
+            raise
+        raise _disk_error(path, refused) from error
+
+
+def _names_another(error: OSError, path: Path) -> bool:
+    """Whether the error is of a file elsewhere, such as one that is read in the block."""
+    name = error.filename
+    if not isinstance(name, str | os.PathLike):
+        return False
+    return not Path(name).absolute().is_relative_to(path.absolute().parent)
+
+
+def _disk_error(path: Path, error: OSError) -> OSError:
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    text = f"written file must fit on the disk and be allowed there, got {reason!r} for {path}. Nothing was replaced."
+    kind = PermissionError if isinstance(error, PermissionError) else OSError
+    told = kind(text)
+    told.errno = error.errno
+    return told
+
+
+def _refusal(temporary: Path) -> OSError | None:
+    """The error that the disk gives to a megabyte more, if any."""
+    try:
+        with temporary.open("ab") as file:
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error
+    return None
 
 
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-@contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder beside ``path``; put it in place of ``path`` when the block ends without an error.
-
-    Args:
-        path: The final folder. One that exists is replaced: it is moved aside first and deleted last, so at no moment
-            is there half a folder under the final name.
-
-    Yields:
-        An empty folder.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        replaced = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
-        try:
-            if path.exists():
-                path.replace(replaced)
-            temporary.replace(path)
-        finally:
-            shutil.rmtree(replaced, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

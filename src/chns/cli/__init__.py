@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from chns import __version__
+from chns.cli.files_apart import require_files_apart
 from chns.errors import ChnsError, shown
 
 COMMANDS = {
@@ -78,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = importlib.import_module(f"chns.cli.{chosen.command.replace('-', '_')}")
     arguments = command.build_parser().parse_args(chosen.rest)
     try:
+        require_files_apart(chosen.command, arguments)
         code: int | None = command.run(arguments)
     except KeyboardInterrupt:
         print("chns: stopped", file=sys.stderr)

@@ -16,6 +16,7 @@ with those that are promised.
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 import os
@@ -254,6 +255,7 @@ def write_audio(path: Path, waveform: Waveform, *, sample_rate_hz: int) -> None:
 
     Raises:
         ValueError: If the suffix is another, or Opus does not know the rate.
+        OSError: If the disk is full.
     """
     if path.suffix not in WRITTEN_FORMATS:
         raise ValueError(f"name of written audio must end in .wav, .flac or .opus, got {path}.")
@@ -262,6 +264,19 @@ def write_audio(path: Path, waveform: Waveform, *, sample_rate_hz: int) -> None:
     container, subtype = WRITTEN_FORMATS[path.suffix]
     with atomic_path(path) as temporary:
         soundfile.write(os.fsencode(temporary), waveform, sample_rate_hz, subtype=subtype, format=container)
+        _require_whole(temporary, path, num_frames=len(waveform))
+
+
+def _require_whole(temporary: Path, path: Path, *, num_frames: int) -> None:
+    """The encoder of Opus does not tell that the disk was full."""
+    try:
+        found = soundfile.info(os.fsencode(temporary)).frames
+    except soundfile.LibsndfileError:
+        found = 0
+    if found != num_frames:
+        raise OSError(
+            errno.ENOSPC, f"written audio must have {num_frames} samples, got {found} on the disk", os.fspath(path)
+        )
 
 
 def _num_samples(sample_rate_hz: int, offset_seconds: float, duration_seconds: float | None) -> int | None:

@@ -11,7 +11,6 @@ after a kill, except that Ogg Opus files carry a random serial number.
 
 from __future__ import annotations
 
-import glob
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -27,9 +26,12 @@ from chns.data.folder_lock import locked_folder
 from chns.data.manifest import Manifest
 from chns.data.parallel import mapped
 from chns.errors import AudioError, ManifestError
+from chns.files import atomic_path, require_ours
 
 FORMATS = tuple(suffix.removeprefix(".") for suffix in WRITTEN_FORMATS)
 
+_MARK = ".chns-converted"
+_MARK_TEXT = "The files of this folder were converted by chns, and are written anew when their sources change.\n"
 _MAX_HOURS = 4
 _FILES_PER_WORKER = 100
 
@@ -70,7 +72,7 @@ def convert_audio(
     Args:
         manifest: Utterances; several may lie in one file, which is converted once. One that is a channel of its file
             gets a file of that channel alone, called ``NAME-chN``.
-        out: Folder for the new files; those of an earlier run are kept if they are still right.
+        out: Folder for the new files, new or empty or of an earlier run, whose files are kept if they are still right.
         format: ``flac`` or ``wav`` (16 bits), or ``opus``.
         sample_rate_hz: Rate of the new files.
         jobs: Processes at most; by default one a core, and none for few files.
@@ -81,6 +83,7 @@ def convert_audio(
     Raises:
         ValueError: If format, rate or jobs is not one that works, or ``out`` is the folder of the sources or inside
             it.
+        FileExistsError: If ``out`` holds anything and is no folder of converted files.
         ManifestError: If another process is converting into ``out``, or no file could be converted.
     """
     if format not in FORMATS:
@@ -88,6 +91,7 @@ def convert_audio(
     if format == "opus" and sample_rate_hz not in OPUS_RATES_HZ:
         raise ValueError(f"sample rate of Opus must be one of {OPUS_RATES_HZ} Hz, got {sample_rate_hz}.")
     _refuse_own_folder(manifest.root, out)
+    _claim(out)
     sources = sorted(
         set(_sources(manifest)), key=lambda source: (source.path, -1 if source.channel is None else source.channel)
     )
@@ -134,6 +138,16 @@ def _refuse_own_folder(root: Path, out: Path) -> None:
         raise ValueError(f"converted files must lie outside the folder of their sources ({root}), got {out}.")
 
 
+def _claim(out: Path) -> None:
+    """Mark a new or empty folder as one of converted files, so that only in such a one files are ever overwritten."""
+    mark = out / _MARK
+    if mark.is_file():
+        return
+    require_ours(out, ())
+    with atomic_path(mark) as temporary:
+        temporary.write_text(_MARK_TEXT, encoding="ascii")
+
+
 def _targets(sources: Sequence[_Source], suffix: str) -> tuple[dict[_Source, str], list[Failure]]:
     """The new name of each file; where two would get the same, the first by name gets it."""
     targets: dict[_Source, str] = {}
@@ -165,8 +179,6 @@ def _convert(files: tuple[Path, Path, int | None], *, sample_rate_hz: int) -> _C
         waveform = read_audio(source, sample_rate_hz=sample_rate_hz, channel=channel)
     except (AudioError, OSError) as error:
         return " ".join(str(error).split())
-    for left_over in target.parent.glob(f".{glob.escape(target.stem)}-????????{target.suffix}"):
-        left_over.unlink()  # of a run that was killed; the folder is locked, so nobody is writing it
     write_audio(target, waveform, sample_rate_hz=sample_rate_hz)
     return _Converted(audio_info(target), is_new=True)
 

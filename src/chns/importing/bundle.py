@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from chns.checkpoint import Bundle, load_bundle, save_bundle
+from chns.checkpoint import Bundle, load_bundle, require_own_bundle, save_bundle
 from chns.errors import ConfigError, ModelFileError
 from chns.importing import speechbrain, wespeaker
 from chns.importing.mapping import Foreign, Weights, our_weights
@@ -25,7 +25,7 @@ def import_model(toolkit: str, checkpoint: Path, folder: Path) -> Bundle:
     Args:
         toolkit: One of `TOOLKITS`.
         checkpoint: The state dict that the toolkit saved; untrusted.
-        folder: Where the bundle goes; one that exists is replaced.
+        folder: Where the bundle goes; a bundle that exists is replaced, any other folder never is.
 
     Returns:
         The bundle, as loaded from there.
@@ -33,10 +33,12 @@ def import_model(toolkit: str, checkpoint: Path, folder: Path) -> Bundle:
     Raises:
         ValueError: If there is no such toolkit.
         FileNotFoundError: If there is no such file.
+        FileExistsError: If the folder holds anything but a bundle.
         ModelFileError: If it does not hold that toolkit's encoder.
     """
     if toolkit not in TOOLKITS:
         raise ValueError(f"toolkit must be one of {', '.join(TOOLKITS)}, got {toolkit!r}.")
+    require_own_bundle(folder)
     weights = read_weights(checkpoint)
     try:
         foreign = TOOLKITS[toolkit](weights)

@@ -9,12 +9,14 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from chns.checkpoint import BUNDLE_FILES, bundle_folder, load_bundle
+from chns.checkpoint import BUNDLE_FILES, bundle_folder, load_bundle, require_own_bundle
 from chns.errors import ModelFileError
 from chns.files import atomic_folder
 from chns.hub_download import SCHEME, explained_hub_errors, require_hub, require_repository
 from chns.inference.decision_rule import DecisionRule
 from chns.inference.model_card import Publication, model_card
+
+_CARD = "README.md"
 
 
 def write_repository(
@@ -29,7 +31,7 @@ def write_repository(
 
     Args:
         model: The bundle's folder, or ``hf://owner/name[@revision]``.
-        folder: Where to; one that exists is replaced.
+        folder: Where to; one that exists is replaced if it holds a bundle and its README, and nothing else.
         repository: ``owner/name``.
         publication: What the README says that the bundle does not know.
         trusted_packages: Further packages whose encoders may be built.
@@ -37,19 +39,21 @@ def write_repository(
     Raises:
         ValueError: If the repository's name is not of that form.
         FileNotFoundError, HubError: If there is no bundle.
+        FileExistsError: If the folder holds anything else.
         ModelFileError: If the bundle cannot be loaded, or its threshold or calibration lets nearly everybody pass.
     """
     require_repository(repository)
+    require_own_bundle(folder, card=_CARD)
     source = bundle_folder(model)
     bundle = load_bundle(source, trusted_packages=trusted_packages)
     rule = DecisionRule.of_bundle(bundle.metrics, threshold=None)
     warnings = () if rule.score_threshold is None else rule.warnings(rule.score_threshold)
     if warnings:
         raise ModelFileError(f"model must not let nearly everybody pass, to be published, got {source}: {warnings[0]}.")
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder, ours=(*BUNDLE_FILES, _CARD)) as temporary:
         for name in BUNDLE_FILES:
             shutil.copyfile(source / name, temporary / name)
-        (temporary / "README.md").write_text(model_card(repository, bundle, publication), encoding="utf-8")
+        (temporary / _CARD).write_text(model_card(repository, bundle, publication), encoding="utf-8")
 
 
 def push_repository(folder: Path, *, repository: str, private: bool) -> str:
@@ -75,7 +79,7 @@ def push_repository(folder: Path, *, repository: str, private: bool) -> str:
         commit = hub.HfApi().upload_folder(
             repo_id=repository,
             folder_path=folder,
-            allow_patterns=[*BUNDLE_FILES, "README.md"],
+            allow_patterns=[*BUNDLE_FILES, _CARD],
             commit_message="Model bundle of chns",
         )
     return str(commit.commit_url)

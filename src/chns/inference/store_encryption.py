@@ -5,6 +5,8 @@ name is looked up by its HMAC-SHA-256. Both keys come from the user's key by scr
 passphrase does as well as random bytes; that costs 0.1 s when a store is opened, and a value costs 1 to 2 µs.
 Each value is bound to its kind and its person: one that was moved from another row does not open.
 
+Not noticed: rows that were removed, doubled or put back, a note removed, a time changed.
+
 Not hidden: how many people there are, how many utterances each has, when they enrolled, and which model it was.
 SQLCipher would hide these too, but its Python bindings replace ``sqlite3`` and lack wheels for many platforms.
 """

@@ -16,6 +16,8 @@ from chns.inference.store import Voiceprint, VoiceprintStore
 def export_voiceprints(store: VoiceprintStore, path: Path) -> int:
     """Write everybody's voiceprint, name, time, note and number of utterances, unencrypted and atomically.
 
+    Only the owner may read and write the file, for it holds biometric data.
+
     The digest of the model is in the file's metadata as ``model_digest``.
 
     Args:
@@ -38,7 +40,7 @@ def export_voiceprints(store: VoiceprintStore, path: Path) -> int:
         "num_utterances": pa.array([person.num_utterances for person in people], pa.int64()),
         "voiceprint": _vectors(people, store.dim),
     }
-    with atomic_path(path) as temporary:
+    with atomic_path(path, mode=0o600) as temporary:
         table = pa.table(columns, metadata={"model_digest": store.model_digest})
         pq.write_table(table, temporary, compression="zstd")
     return len(people)

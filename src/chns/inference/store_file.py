@@ -107,7 +107,7 @@ def create_store_file(path: Path, identity: StoreIdentity) -> None:
 
 
 def open_store_file(path: Path) -> tuple[sqlite3.Connection, StoreIdentity]:
-    """Open a store; finish a deletion that was cut off.
+    """Open a store; finish a deletion that was cut off. One that can only be read is opened to be read.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -117,13 +117,15 @@ def open_store_file(path: Path) -> tuple[sqlite3.Connection, StoreIdentity]:
     if not path.is_file():
         raise FileNotFoundError(f"store must be a file, got {path}. `chns enrol` makes one.")
     with plain_errors(path):
-        connection = _connected(path)
+        read_only = _is_on_read_only_medium(path)
+        connection = _connected(path, read_only=read_only)
         try:
             _check_kind(connection, path)
             _check_schema(connection, path)
-            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            if not read_only:
+                connection.execute("PRAGMA journal_mode = WAL").fetchone()
             identity, is_scrubbed = _read_identity(connection, path)
-            if not is_scrubbed:
+            if not is_scrubbed and not read_only:
                 _scrub_if_free(connection, path)
         except BaseException:
             connection.close()
@@ -213,8 +215,27 @@ def _emptied_log(connection: sqlite3.Connection) -> bool:
         time.sleep(_CHECKPOINT_PAUSE_SECONDS)
 
 
-def _connected(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+def _is_on_read_only_medium(path: Path) -> bool:
+    """Whether SQLite cannot make its log beside the store.
+
+    Raises:
+        OSError: If there is a log already, whose content would be left out.
+    """
+    mounted_read_only = hasattr(os, "statvfs") and bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    if not mounted_read_only and os.access(path.parent, os.W_OK) and os.access(path, os.W_OK):
+        return False
+    log = Path(f"{path}-wal")
+    if log.exists() and log.stat().st_size:
+        raise OSError(
+            f"store must be closed where it can only be read, got one with a log that is not taken over: {log}. "
+            "Open it once where it can be written, for instance by `chns store list`, and copy it again."
+        )
+    return True
+
+
+def _connected(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    name = f"{path.absolute().as_uri()}?mode=ro&immutable=1" if read_only else os.fspath(path)
+    connection = sqlite3.connect(name, timeout=BUSY_SECONDS, isolation_level=None, uri=read_only)
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LARGEST_VALUE_BYTES)
     try:
         for pragma in (
@@ -237,11 +258,12 @@ def _lay_out(connection: sqlite3.Connection) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with suppress(OSError):  # not every system can do that for folders
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _check_kind(connection: sqlite3.Connection, path: Path) -> None:

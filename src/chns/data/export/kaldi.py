@@ -36,7 +36,7 @@ def write_kaldi(manifest: Manifest, folder: Path) -> None:
         _require_plain("utterance", utterance.name)
         _require_plain("speaker", utterance.speaker)
         _require_path(str(utterance.path))
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder, ours=()) as temporary:
         if all(each.is_whole and each.channel is None for each in utterances):
             _write(temporary / "wav.scp", ((each.name, str(each.path)) for each in utterances))
         else:

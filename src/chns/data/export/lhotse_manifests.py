@@ -41,7 +41,7 @@ def write_lhotse(manifest: Manifest, folder: Path) -> None:
         if each.recording not in recordings:
             recordings[each.recording] = _recording(each)
     with (
-        atomic_folder(folder) as temporary,
+        atomic_folder(folder, ours=()) as temporary,
         RecordingSet.open_writer(temporary / "recordings.jsonl.gz") as recordings_file,
         SupervisionSet.open_writer(temporary / "supervisions.jsonl.gz") as supervisions_file,
         CutSet.open_writer(temporary / "cuts.jsonl.gz") as cuts_file,

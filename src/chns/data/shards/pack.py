@@ -31,13 +31,14 @@ from chns.data.shards.plan import Plan, plan_shards
 from chns.data.shards.recording import PackedRecording
 from chns.data.shards.writing import Shard, write_shard
 from chns.errors import ManifestError
-from chns.files import atomic_path
+from chns.files import atomic_path, require_ours
 
 _log = logging.getLogger(__name__)
 
 Format = Literal["as-is", "flac"]
 
 MANIFEST_NAME, CHECKSUMS_NAME = "manifest.parquet", "SHA256SUMS"
+_OURS = ("shard-*.tar", "shard-*.parquet", MANIFEST_NAME, "manifest.rejected.csv", CHECKSUMS_NAME)
 FLAC_RATE_HZ = 16_000
 
 _SHARDS_PER_WORKER = 4
@@ -83,6 +84,7 @@ def pack_shards(
 
     Raises:
         ValueError: If a setting is not one that works, or the recordings come from shards in ``out``.
+        FileExistsError: If ``out`` holds anything but what packing writes.
         ManifestError: If another process is packing into ``out``, no recording can be packed, a folder of one has a
             name like that of a shard, or the recordings are in object storage.
     """
@@ -93,6 +95,7 @@ def pack_shards(
     flac_rate_hz = FLAC_RATE_HZ if format == "flac" else None
     plan = plan_shards(manifest, out, shard_bytes=shard_bytes, speaker_groups=speaker_groups, flac_rate_hz=flac_rate_hz)
     _refuse_own_shards(plan, out)
+    require_ours(out, _OURS)
     with locked_folder(out):
         shards = _write(plan, flac_rate_hz, jobs) if plan.shards else []
         failures = sorted([*plan.failures, *(failure for shard in shards for failure in shard.failures)])

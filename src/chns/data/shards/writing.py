@@ -7,7 +7,6 @@ depend on the recordings and their names alone: times, owners and rights are lef
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import io
 import tarfile
@@ -75,8 +74,6 @@ def write_shard(plan: ShardPlan, *, flac_rate_hz: int | None) -> Shard:
     done = _already_written(plan, flac_rate_hz)
     if done is not None:
         return done
-    for left_over in plan.path.parent.glob(f".{glob.escape(plan.path.stem)}-????????.*"):
-        left_over.unlink()  # of a run that was killed; the folder is locked, so nobody is writing it
     failures: list[Rejected] = []
     with atomic_path(plan.path) as temporary:
         with temporary.open("wb") as file:
