@@ -7,12 +7,33 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from chns.checkpoint import Bundle
+    from chns.inference.verifier import Verifier
 
 
 def add_verifier_options(parser: argparse.ArgumentParser) -> None:
     """Where the model runs, and whose code it may call, for commands that embed a recording or two."""
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: %(default)s)")
+    parser.add_argument(
+        "--backend",
+        choices=["auto", "onnx", "torch"],
+        default="auto",
+        help="what runs the model: onnxruntime its graph, torch its weights (default: the graph, on the CPU, if there "
+        "is one)",
+    )
     _add_trust_option(parser)
+
+
+def load_verifier(arguments: argparse.Namespace) -> Verifier:
+    """The model that the options of such a command name."""
+    from chns.inference.verifier import Verifier
+
+    return Verifier.load(
+        arguments.model,
+        device=arguments.device,
+        threshold=getattr(arguments, "threshold", None),
+        backend=arguments.backend,
+        trusted_packages=arguments.trust,
+    )
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,6 @@
 """Publish a model bundle on the Hugging Face Hub; `chns.checkpoint.load_bundle` reads it from there.
 
-A repository holds the bundle's two files and a generated README, and nothing else of the folder.
+A repository holds the bundle's files and a generated README, and nothing else of the folder.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from chns.checkpoint import BUNDLE_FILES, bundle_folder, load_bundle
+from chns.checkpoint import BUNDLE_FILES, GRAPH_FILE, bundle_folder, load_bundle
 from chns.files import atomic_folder
 from chns.hub_download import SCHEME, explained_hub_errors, require_hub, require_repository
 from chns.inference.model_card import Publication, model_card
@@ -41,7 +41,7 @@ def write_repository(
     source = bundle_folder(model)
     bundle = load_bundle(source, trusted_packages=trusted_packages)
     with atomic_folder(folder) as temporary:
-        for name in BUNDLE_FILES:
+        for name in (*BUNDLE_FILES, *([GRAPH_FILE] if (source / GRAPH_FILE).is_file() else [])):
             shutil.copyfile(source / name, temporary / name)
         (temporary / "README.md").write_text(model_card(repository, bundle, publication), encoding="utf-8")
 
@@ -50,7 +50,7 @@ def push_repository(folder: Path, *, repository: str, private: bool) -> str:
     """Upload what `write_repository` wrote; the repository is made if there is none.
 
     Args:
-        folder: Only the bundle's two files and the README in it are uploaded.
+        folder: Only the bundle's files and the README in it are uploaded.
         repository: ``owner/name``.
         private: Whether a new repository is only for its owner.
 
@@ -69,7 +69,7 @@ def push_repository(folder: Path, *, repository: str, private: bool) -> str:
         commit = hub.HfApi().upload_folder(
             repo_id=repository,
             folder_path=folder,
-            allow_patterns=[*BUNDLE_FILES, "README.md"],
+            allow_patterns=[*BUNDLE_FILES, GRAPH_FILE, "README.md"],
             commit_message="Model bundle of chns",
         )
     return str(commit.commit_url)
