@@ -112,6 +112,26 @@ def test_identify_finds_who_is_enrolled_and_its_exit_code_says_so(model, store, 
     assert "nobody (threshold" in capsys.readouterr().out
 
 
+def test_identify_by_exemplars_with_a_margin_and_a_threshold_from_the_store(model, store, recordings, capsys):
+    words = ("identify", model, store, recordings / "s01" / "0.flac")
+    answer = run_json(capsys, *words, "--threshold", "-1", "--score-by", "max", "--top", "1")
+    assert (answer["score_by"], len(answer["matches"])) == ("max", 1)
+    assert answer["lead"] > 0
+    ahead = ("--threshold", "-1", "--score-by", "max", "--margin")
+    assert run_json(capsys, *words, *ahead, answer["lead"])["identified"] == answer["identified"]
+    assert run_json(capsys, *words, *ahead, answer["lead"] + 1e-6, code=1)["identified"] is None
+    known = run_json(capsys, *words, "--false-positive-rate", "0.5", "--score-by", "max")
+    with VoiceprintStore.open_existing(store) as opened:
+        assert known["threshold"] == opened.open_set_threshold(0.5, score_by="max")
+    refused = {
+        ("--threshold", "0", "--false-positive-rate", "0.5"): "must not be given together",
+        ("--threshold", "0", "--margin", "-1"): "--top must be at least 1 and --margin 0",
+        ("--threshold", "0", "--score-by", "median"): "score_by must be voiceprint, mean, max or top-K",
+    }
+    for options, message in refused.items():
+        assert message in error_of(capsys, *words, *options)
+
+
 def test_a_recording_that_was_enrolled_alone_is_identified_with_a_cosine_of_one(model, store, recordings, capsys):
     assert run("enrol", model, store, "s05", recordings / "s05" / "0.flac") == 0
     answer = run_json(capsys, "identify", model, store, recordings / "s05" / "0.flac", "--threshold", "0.999")

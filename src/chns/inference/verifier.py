@@ -275,9 +275,16 @@ class Verifier:
         store.enrol(name, np.stack([embedding.vector for embedding in embeddings]), note=note, add=add)
         return embeddings
 
-    def identify(self, store: VoiceprintStore, utterance: AudioPath | Embedding, *, top: int = 5) -> list[Match]:
+    def identify(
+        self,
+        store: VoiceprintStore,
+        utterance: AudioPath | Embedding,
+        *,
+        top: int = 5,
+        score_by: str = "voiceprint",
+    ) -> list[Match]:
         """The enrolled speakers who sound most like an utterance, the best first; see `VoiceprintStore.identify`."""
-        return store.identify(self._embedded(utterance).vector, top=top)
+        return store.identify(self._embedded(utterance).vector, top=top, score_by=score_by)
 
     def _embedded(self, recording: AudioPath | Embedding) -> Embedding:
         if isinstance(recording, np.ndarray):
