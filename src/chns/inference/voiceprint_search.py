@@ -75,14 +75,12 @@ class ExemplarSearch:
             return np.empty(0, np.float32)
         cosines = self._embeddings @ embedding
         if self._num_best is None:
-            means: FloatArray = np.add.reduceat(cosines, self._firsts) / self._counts.astype(np.float32)
-            return means
+            return (np.add.reduceat(cosines, self._firsts) / self._counts).astype(np.float32)
         if self._num_best == 1:
             return np.maximum.reduceat(cosines, self._firsts)
         best_first = cosines[np.lexsort((-cosines, self._people))]
         sums = np.add.reduceat(np.where(self._ranks < self._num_best, best_first, np.float32(0)), self._firsts)
-        of_best: FloatArray = sums / np.minimum(self._counts, self._num_best).astype(np.float32)
-        return of_best
+        return (sums / np.minimum(self._counts, self._num_best)).astype(np.float32)
 
     def best(self, embedding: FloatArray, top: int) -> tuple[IntArray, FloatArray]:
         """As `VoiceprintSearch.best`."""
