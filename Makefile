@@ -36,13 +36,13 @@ check: lint test
 check-lowest: .venv/installed-dev
 	rm -rf .venv-base
 	$(PYTHON) -m venv .venv-base
-	.venv-base/bin/python -m pip --disable-pip-version-check --quiet install --constraint constraints-lowest.txt . "pytest>=8.3"
+	.venv-base/bin/python -m pip --disable-pip-version-check --quiet install --constraint constraints-lowest.txt . "hypothesis>=6.100" "pytest>=8.3"
 	OMP_NUM_THREADS=1 $(BIN)/python tests/base_installation.py .venv-base/bin/python
 
 check-newest: .venv/installed-dev
 	rm -rf .venv-base
 	$(PYTHON) -m venv .venv-base
-	.venv-base/bin/python -m pip --disable-pip-version-check --quiet install --upgrade . "pytest>=8.3"
+	.venv-base/bin/python -m pip --disable-pip-version-check --quiet install --upgrade . "hypothesis>=6.100" "pytest>=8.3"
 	OMP_NUM_THREADS=1 $(BIN)/python tests/base_installation.py .venv-base/bin/python
 
 format: .venv/installed-dev

@@ -2,8 +2,9 @@
 
     python tests/base_installation.py OTHER_PYTHON
 
-This interpreter makes a model, recordings and the scores that torch gives; the other one has the base installation and
-pytest. Exits with 1 if a score differs, a command fails, or a test of sampling or of the voiceprint store does.
+This interpreter makes a model, recordings and the scores that torch gives; the other one has the base installation,
+pytest and hypothesis. Exits with 1 if a score differs, a command fails, or a test of sampling or of the voiceprint
+store does.
 """
 
 from __future__ import annotations

@@ -370,7 +370,7 @@ class Blocked:
         if name.partition(".")[0] in BLOCKED:
             raise ModuleNotFoundError(f"{name} is blocked", name=name)
 
-BLOCKED = {"torch", "scipy", "pyarrow", "lightning_fabric", "lightning", "safetensors", "jsonargparse", "faiss", "yaml"}
+BLOCKED = {"torch", "scipy", "pyarrow", "lightning_fabric", "lightning", "jsonargparse", "faiss", "yaml"}
 sys.meta_path.insert(0, Blocked())
 from chns.cli import main
 code = main(sys.argv[1:])

@@ -49,7 +49,6 @@ EXTRAS = {
     "jsonargparse": "train",
     "lightning_fabric": "train",
     "pyarrow": "train",
-    "safetensors": "train",
     "scipy": "train",
     "tensorboardX": "train",
     "torch": "train",

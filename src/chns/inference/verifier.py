@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from chns.bundle_graph import GraphBundle, load_graph_bundle
 from chns.checkpoint import Bundle, load_bundle
@@ -223,6 +222,8 @@ class Verifier:
 
     def embed_files(self, paths: Iterable[AudioPath]) -> EmbeddedFiles:
         """Embed many files, with a progress bar on a terminal; one that fails does not keep the others from it."""
+        from tqdm import tqdm
+
         result = EmbeddedFiles({}, {})
         for path in tqdm(list(map(Path, paths)), desc="embedding", unit="file", leave=False, disable=None):
             try:
