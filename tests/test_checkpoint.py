@@ -24,7 +24,7 @@ def bundle(tmp_path):
 
 
 def edited(bundle, **changes):
-    path = bundle / "model.json"
+    path = bundle / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     return bundle
 
@@ -53,7 +53,7 @@ def test_saving_again_replaces_the_whole_bundle(bundle):
     (bundle / ".model.json.lock").touch()
     save_bundle(bundle, TINY.build(), TINY, training={"steps": 4}, metrics={})
     assert load_bundle(bundle).training == {"steps": 4}
-    assert sorted(path.name for path in bundle.iterdir()) == ["model.json", "model.safetensors"]
+    assert sorted(path.name for path in bundle.iterdir()) == ["config.json", "model.safetensors"]
     assert [path.name for path in bundle.parent.iterdir()] == ["model"]
 
 
@@ -65,10 +65,10 @@ def test_a_failed_save_leaves_the_old_bundle(bundle):
 
 
 def test_a_missing_bundle_or_file_is_named(tmp_path, bundle):
-    with pytest.raises(FileNotFoundError, match=r"model must be a folder with model\.json and .*nothing"):
+    with pytest.raises(FileNotFoundError, match=r"model must be a folder with config\.json and .*nothing"):
         load_bundle(tmp_path / "nothing")
     (bundle / "model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"model must be a folder with model\.json and model\.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"model must be a folder with config\.json and model\.safetensors"):
         load_bundle(bundle)
 
 
@@ -91,13 +91,13 @@ def test_truncated_weights_are_noticed(bundle):
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": "other"}', "[" * 100_000])
 def test_a_description_that_is_none_is_named(bundle, text):
-    (bundle / "model.json").write_text(text)
-    with pytest.raises(ModelFileError, match=r"(description must be JSON|model must be of format).*model\.json"):
+    (bundle / "config.json").write_text(text)
+    with pytest.raises(ModelFileError, match=r"(description must be JSON|model must be of format).*config\.json"):
         load_bundle(bundle)
 
 
 def test_a_huge_description_is_not_read(bundle):
-    (bundle / "model.json").write_text(" " * (2**20 + 1))
+    (bundle / "config.json").write_text(" " * (2**20 + 1))
     with pytest.raises(ModelFileError, match="description must be at most 1048576 bytes"):
         load_bundle(bundle)
 
@@ -141,7 +141,7 @@ def test_features_out_of_range_are_refused(bundle):
 def test_other_weights_of_the_same_shape_are_noticed(bundle):
     path = bundle / "model.safetensors"
     save_file({name: tensor + 1 for name, tensor in load_file(path).items()}, path)
-    with pytest.raises(ModelFileError, match=r"weights must have the digest that model\.json states"):
+    with pytest.raises(ModelFileError, match=r"weights must have the digest that config\.json states"):
         load_bundle(bundle)
 
 

@@ -52,8 +52,8 @@ def test_a_run_leaves_a_model_a_log_clusters_and_a_summary(finished):
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["steps"] == 18
     assert 0 <= summary["best_validation"]["eer"] <= summary["validation"]["eer"] <= 1
-    assert (finished / "model" / "model.json").is_file()
-    assert (finished / "best_model" / "model.json").is_file()
+    assert (finished / "model" / "config.json").is_file()
+    assert (finished / "best_model" / "config.json").is_file()
     assert [path.name for path in (finished / "clusters").iterdir()] == ["epoch-0001.safetensors"]
     assert list((finished / "tensorboard").glob("events*"))
 

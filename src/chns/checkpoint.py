@@ -1,7 +1,9 @@
 """The model bundle: a folder that holds a trained model and everything needed to use it.
 
-``model.safetensors`` holds the weights, ``model.json`` the architecture, the features, and what is known of training
-and quality. Loading needs no configuration; a bundle on the Hugging Face Hub is named by ``hf://owner/name``.
+``model.safetensors`` holds the weights, ``config.json`` the architecture, the features, and what is known of training
+and quality; ``model.onnx``, which a bundle may lack, the same model as a graph (`chns.bundle_graph`), which needs no
+torch, so that none is imported here before it is needed. Loading needs no configuration; a bundle on the Hugging Face
+Hub is named by ``hf://owner/name``.
 
 A bundle is untrusted input: nothing is unpickled, only the encoders and features listed here and those of trusted
 packages are built (`chns.factory` states the rule), and the network is laid out without memory until its size is known
@@ -12,34 +14,35 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
-from filelock import FileLock
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from chns import __version__
-from chns.bounded_building import parameters_limited, require_sensible_frames
-from chns.encoders import SpeakerEncoder
 from chns.errors import ConfigError, ModelFileError, quoted
 from chns.factory import make, require_trusted
 from chns.files import atomic_folder, atomic_path, require_ours
 from chns.hub_download import SCHEME, downloaded_folder
 
+if TYPE_CHECKING:
+    import torch
+
+    from chns.encoders import SpeakerEncoder
+
 _FORMAT = "chns-model-1"
 _WEIGHTS = "model.safetensors"
-_DESCRIPTION = "model.json"
-BUNDLE_FILES = (_DESCRIPTION, _WEIGHTS)
+_DESCRIPTION = "config.json"
+GRAPH_FILE = "model.onnx"
+BUNDLE_FILES = (_DESCRIPTION, _WEIGHTS)  # those that every bundle has
 _LOCK = f".{_DESCRIPTION}.lock"
-_OURS = (*BUNDLE_FILES, _LOCK)
+_OURS = (*BUNDLE_FILES, GRAPH_FILE, _LOCK)
 _LARGEST_DESCRIPTION_BYTES = 2**20
 _LARGEST_DOWNLOAD_BYTES = {_DESCRIPTION: _LARGEST_DESCRIPTION_BYTES, _WEIGHTS: 2**31}
+_LARGEST_OPTIONAL_DOWNLOAD_BYTES = {GRAPH_FILE: 2**30}
 OUR_FACTORIES = {
     "encoder": frozenset(
         f"chns.encoders.{name}"
@@ -56,7 +59,6 @@ OUR_FACTORIES = {
     ),
     "features": frozenset({"chns.features.DecibelMel", "chns.features.LogMel"}),
 }
-_UNFIT = (SafetensorError, RuntimeError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
 _DEFAULT_FEATURES = "chns.features.LogMel"  # also of the bundles that do not name any
 
 
@@ -86,6 +88,11 @@ class Architecture:
             ConfigError: If the features or the encoder cannot be made from their settings, or the features take more
                 memory than any speech needs.
         """
+        import torch
+
+        from chns.bounded_building import require_sensible_frames
+        from chns.encoders import SpeakerEncoder
+
         features = make(self.features, self.feature_settings)
         if not hasattr(features, "frame_lengths"):
             raise ConfigError(f"features must name a module such as chns.features.LogMel, got {self.features!r}.")
@@ -135,6 +142,8 @@ def save_bundle(
     Raises:
         FileExistsError: If the folder is there and is no bundle, or holds anything else as well.
     """
+    from safetensors.torch import save_file
+
     require_own_bundle(folder)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.encoder.state_dict().items()}
     with atomic_folder(folder, ours=_OURS) as temporary:
@@ -197,6 +206,8 @@ def add_metrics(folder: Path | str, metrics: Mapping[str, Any], *, digest: str) 
     require_local(folder)
     folder = Path(folder)
     _require_files(folder)
+    from filelock import FileLock
+
     with FileLock(folder / _LOCK):
         description = _read_description(folder / _DESCRIPTION)
         if description["weights_sha256"] != digest:
@@ -233,7 +244,9 @@ def bundle_folder(model: Path | str) -> Path:
         ValueError, ChnsError, HubError, ModelFileError: As `chns.hub_download.downloaded_folder`.
     """
     if _is_on_hub(model):
-        return downloaded_folder(str(model), largest_bytes=_LARGEST_DOWNLOAD_BYTES)
+        return downloaded_folder(
+            str(model), largest_bytes=_LARGEST_DOWNLOAD_BYTES, optional_bytes=_LARGEST_OPTIONAL_DOWNLOAD_BYTES
+        )
     _require_files(Path(model))
     return Path(model)
 
@@ -262,6 +275,37 @@ def load_bundle(model: Path | str, *, trusted_packages: Collection[str] = ()) ->
     if digest != description["weights_sha256"]:
         raise ModelFileError(f"weights must have the digest that {_DESCRIPTION} states, got another in {folder}.")
     return Bundle(loaded.eval(), architecture, digest, description["training"], description["metrics"])
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """What a bundle says of itself: its ``config.json``, checked.
+
+    Raises:
+        ModelFileError: If it is damaged, or of another format.
+    """
+    return _read_description(folder / _DESCRIPTION)
+
+
+def put_graph(folder: Path, write: Callable[[Path], Mapping[str, Any]], *, digest: str) -> None:
+    """Put a graph into a bundle that exists; if it cannot be written, the bundle stays as it was.
+
+    Args:
+        folder: What `save_bundle` wrote.
+        write: Writes the graph under the given name, and gives what ``config.json`` says of it.
+        digest: That of the weights that the graph was made from.
+
+    Raises:
+        FileNotFoundError: If the folder or one of its files is missing.
+        ModelFileError: If the bundle is damaged, of another format, or holds other weights.
+    """
+    _require_files(folder)
+    description = _read_description(folder / _DESCRIPTION)
+    if description["weights_sha256"] != digest:
+        raise ModelFileError(f"weights must be those that the graph was made from, got others in {folder}.")
+    with atomic_path(folder / GRAPH_FILE) as temporary:
+        description["graph"] = dict(write(temporary))
+    with atomic_path(folder / _DESCRIPTION) as temporary:  # in between the graph is one that its digest does not fit
+        _write_description(temporary, description)
 
 
 def load_model(model: Path | str, *, trusted_packages: Collection[str] = ()) -> SpeakerEncoder:
@@ -320,6 +364,11 @@ def _read_description(path: Path) -> dict[str, Any]:
 
 def _with_weights(architecture: Architecture, path: Path) -> SpeakerEncoder:
     """An empty model that adopts the file's tensors."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from chns.bounded_building import parameters_limited
+
     try:
         weights = load_file(path)
         with parameters_limited(1_000 + 10 * len(weights)):  # some are registered and then replaced by others

@@ -15,7 +15,8 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from chns.augmented_crops import augmented_crops, described_augmentation, make_masking
-from chns.checkpoint import Architecture, require_own_bundle, save_bundle
+from chns.bundle_graph import add_graph_if_possible
+from chns.checkpoint import Architecture, load_bundle, require_own_bundle, save_bundle
 from chns.config import OptimizerSettings, TrainSettings
 from chns.data.manifest import Manifest
 from chns.distributed import from_first_process, rank
@@ -42,7 +43,7 @@ def train(settings: TrainSettings, folder: Path) -> dict[str, Any]:
 
     The folder gets ``config.yaml``, ``training.pt`` (the state to go on from), ``log.csv``, ``tensorboard``,
     ``clusters``, the bundles ``model`` (the latest) and ``best_model`` (the lowest validation EER), and, when all is
-    done, ``summary.json``.
+    done, the graphs of these two and ``summary.json``.
 
     Args:
         settings: Everything that decides the run.
@@ -103,6 +104,7 @@ def train(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         settings.batches.utterances_per_speaker,
     )
     run.run()
+    from_first_process(progress.add_graphs)
     return from_first_process(lambda: _write_json(summary_path, {"steps": run.num_steps, **progress.summary()}))
 
 
@@ -155,6 +157,14 @@ class _Progress:
                 self._folder / "best_model", self._model, self._architecture, training=self._training, metrics=measured
             )
             _write_json(self._best_path, metrics.to_json())
+
+    def add_graphs(self) -> None:
+        """Give the bundles their graphs, with which they are used without torch."""
+        package = self._architecture.encoder.partition(".")[0]
+        for name in ("model", "best_model"):
+            if (self._folder / name).is_dir():
+                bundle = load_bundle(self._folder / name, trusted_packages=[package])
+                add_graph_if_possible(self._folder / name, bundle.model)
 
     def summary(self) -> dict[str, Any]:
         """What training ended with."""

@@ -33,12 +33,15 @@ class _UnreachableError(HubError):
     """Then the cache may have it."""
 
 
-def downloaded_folder(address: str, *, largest_bytes: Mapping[str, int]) -> Path:
+def downloaded_folder(
+    address: str, *, largest_bytes: Mapping[str, int], optional_bytes: Mapping[str, int] | None = None
+) -> Path:
     """Download a model's files, or take them from the Hub's local cache.
 
     Args:
         address: ``hf://owner/name`` or ``hf://owner/name@revision``, a branch, a tag or a commit.
         largest_bytes: How large each file may be; nothing but these files is downloaded.
+        optional_bytes: The same of files that a repository may lack; from the cache they come if they are there.
 
     Returns:
         The folder in the cache; nothing in it may be changed.
@@ -59,10 +62,12 @@ def downloaded_folder(address: str, *, largest_bytes: Mapping[str, int]) -> Path
             return cached
     try:
         with explained_hub_errors(hub, address):
-            listed = hub.HfApi().get_paths_info(repository, names, revision=revision)
-        _require_sizes({entry.path: getattr(entry, "size", None) for entry in listed}, largest_bytes, address)
+            listed = hub.HfApi().get_paths_info(repository, [*names, *(optional_bytes or {})], revision=revision)
+        sizes = {entry.path: getattr(entry, "size", None) for entry in listed}
+        there = {name: largest for name, largest in (optional_bytes or {}).items() if name in sizes}
+        _require_sizes(sizes, {**largest_bytes, **there}, address)
         with explained_hub_errors(hub, address):
-            return _fetched_folder(hub, repository, revision, names)
+            return _fetched_folder(hub, repository, revision, [*names, *there])
     except _UnreachableError:
         cached = _cached_folder(hub, repository, revision, names)
         if cached is None:

@@ -104,7 +104,7 @@ def test_the_starting_model_may_be_named_in_full(imported):
 def test_a_missing_starting_model_is_an_error(hum_manifest, tmp_path, capsys):
     words = ("--train.start_from", tmp_path / "none", *SHORT)
     assert run("train", "--data.train", hum_manifest, "--out", tmp_path / "run", *words) == 2
-    assert "model must be a folder with model.json" in capsys.readouterr().err
+    assert "model must be a folder with config.json" in capsys.readouterr().err
     assert build_parser().get_defaults().train.start_from is None
 
 

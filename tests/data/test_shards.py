@@ -103,6 +103,15 @@ def test_every_recording_is_bit_for_bit_the_same_whole_and_in_parts(corpus, pack
             np.testing.assert_array_equal(read_audio(shard.path, **part), read_audio(file.path, **part))
 
 
+def test_recordings_are_the_same_where_there_is_no_pread(corpus, packed, monkeypatch):
+    for name in ("pread", "preadv"):
+        monkeypatch.delattr(f"os.{name}")
+    for whole_bytes in (2**20, 0):  # read at once, and piece by piece
+        monkeypatch.setattr("chns.data.shards.recording._READ_WHOLE_BYTES", whole_bytes)
+        for file, shard in zip(corpus, packed, strict=True):
+            np.testing.assert_array_equal(read_audio(shard.path), read_audio(file.path))
+
+
 def test_a_file_of_a_shard_has_the_bytes_of_its_source(corpus, packed):
     for file, shard in zip(corpus, packed, strict=True):
         with shard.path.open() as opened:

@@ -101,7 +101,7 @@ def _damage_weights(rng, folder):
 
 def _swap_values(rng, folder):
     """Values of the description become others, of another type or out of range."""
-    path = folder / "model.json"
+    path = folder / "config.json"
     description = json.loads(path.read_text())
     done = []
     for _ in range(rng.integers(1, 4)):
@@ -115,7 +115,7 @@ def _swap_values(rng, folder):
 
 def _add_settings(rng, folder):
     """The encoder or the features get one or two of their settings, with values out of range or merely unusual."""
-    path = folder / "model.json"
+    path = folder / "config.json"
     description = json.loads(path.read_text())
     part, names = [("encoder_settings", ENCODER_SETTINGS), ("feature_settings", FEATURE_SETTINGS)][rng.integers(2)]
     values = LIKELY_VALUES if rng.random() < 0.7 else HOSTILE_VALUES
@@ -145,7 +145,7 @@ def _digest(tensors):
 
 def _change_tensors(rng, folder):
     """Other weights with the right digest: somebody made them on purpose."""
-    path, described = folder / "model.safetensors", folder / "model.json"
+    path, described = folder / "model.safetensors", folder / "config.json"
     tensors = load(path.read_bytes())
     name = sorted(tensors)[rng.integers(len(tensors))]
     changes = {
@@ -188,7 +188,7 @@ def _edit_header(rng, folder):
 
 def _change_text(rng, folder):
     """The description is no JSON, or JSON that is hard to read or to print."""
-    path = folder / "model.json"
+    path = folder / "config.json"
     text = path.read_text()
     deep = int(rng.integers(100, 3_000))
     texts = [
@@ -206,7 +206,7 @@ def _change_text(rng, folder):
 
 def _replace_file(rng, folder):
     """Something else has the name of one of the files."""
-    path = folder / ("model.json" if rng.random() < 0.5 else "model.safetensors")
+    path = folder / ("config.json" if rng.random() < 0.5 else "model.safetensors")
     content = path.read_bytes()
     path.unlink()
     ways = ("nothing", "folder", "fifo", "device", "endless", "loop", "outside", "zip", "pickle", "torch", "empty")

@@ -19,9 +19,9 @@ def saved(folder, **features):
 
 
 def edited(folder, change):
-    description = json.loads((folder / "model.json").read_text())
+    description = json.loads((folder / "config.json").read_text())
     change(description)
-    (folder / "model.json").write_text(json.dumps(description))
+    (folder / "config.json").write_text(json.dumps(description))
     return folder
 
 

@@ -16,10 +16,10 @@ from foreign_models import (
     wespeaker_resnet_state,
 )
 
+from chns.bundle_graph import built_in_signal
 from chns.checkpoint import load_bundle
 from chns.errors import ModelFileError
 from chns.importing import TOOLKITS, import_model
-from chns.inference.check_speech import built_in_signal
 from chns.inference.export import export_model
 
 MODELS = {

@@ -28,7 +28,7 @@ def bundle(tmp_path):
 
 
 def edited(bundle, **changes):
-    path = bundle / "model.json"
+    path = bundle / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     return bundle
 

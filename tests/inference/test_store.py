@@ -11,7 +11,7 @@ import pytest
 
 from chns.errors import ModelFileError
 from chns.inference import store_file
-from chns.inference.store import VoiceprintStore
+from chns.inference.store import Match, VoiceprintStore, identified, lead_of
 
 DIM = 16
 MODEL = "a" * 64
@@ -236,7 +236,7 @@ def test_a_full_disk_is_an_error_of_the_disk_and_nothing_is_stored(path):
     opened(path).close()
     code = f"""
 import resource, numpy as np
-from chns.inference.store import VoiceprintStore
+from chns.inference.store import Match, VoiceprintStore, identified, lead_of
 store = VoiceprintStore.open({str(path)!r}, model_digest={MODEL!r}, dim={DIM})
 resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
 try:
@@ -269,3 +269,67 @@ def test_the_store_needs_neither_torch_nor_faiss():
     code = "import sys, chns.inference.store\nprint({'torch', 'faiss', 'pyarrow'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+def test_a_person_scores_by_voiceprint_or_by_the_best_of_several_recordings(store):
+    near, far = np.eye(DIM, dtype=np.float32)[:2]
+    store.enrol("two-voiced", np.stack([near, far, far, far]))
+    store.enrol("steady", np.stack([near + 0.5 * np.eye(DIM, dtype=np.float32)[2]] * 2))
+    scores = {
+        score_by: {match.name: match.score for match in store.identify(near, score_by=score_by)}
+        for score_by in ("voiceprint", "mean", "max", "top-2")
+    }
+    expected = {"voiceprint": 1 / 10**0.5, "mean": 0.25, "max": 1, "top-2": 0.5}
+    for score_by, score in expected.items():
+        assert scores[score_by]["two-voiced"] == pytest.approx(score)
+        assert scores[score_by]["steady"] == pytest.approx(1 / 1.25**0.5)
+    assert store.identify(near, score_by="max")[0].name == "two-voiced"
+    store.enrol("steady", near[None], add=True)
+    assert {match.name for match in store.identify(near, score_by="max") if match.score > 0.999} == {
+        "two-voiced",
+        "steady",
+    }
+    store.delete("two-voiced")
+    assert [match.name for match in store.identify(near, score_by="max")] == ["steady"]
+    for wrong in ("median", "top-0", "top-", "top-x", "top--1"):
+        with pytest.raises(ValueError, match="score_by must be voiceprint, mean, max or top-K"):
+            store.identify(near, score_by=wrong)
+
+
+@pytest.mark.parametrize("score_by", ["voiceprint", "mean", "max", "top-2"])
+def test_the_open_set_threshold_lets_as_many_strangers_pass_as_was_asked_for(store, score_by):
+    for person in range(40):
+        store.enrol(f"p{person:02d}", vectors(person, 3) + 3 * vectors(1_000 + person, 1))
+    best = []
+    for person in range(40):
+        for embedding in vectors(person, 3) + 3 * vectors(1_000 + person, 1):
+            matches = store.identify(embedding, top=40, score_by=score_by)
+            best.append(max(match.score for match in matches if match.name != f"p{person:02d}"))
+    for rate in (0.01, 0.1, 0.5):
+        threshold = store.open_set_threshold(rate, score_by=score_by)
+        assert sum(score >= threshold for score in best) <= rate * len(best)
+        assert sum(score >= threshold - 1e-5 for score in best) >= int(rate * len(best))
+        assert sum(score >= threshold - 1e-5 for score in best) > rate * len(best) - 1
+
+
+def test_what_a_store_cannot_show_is_no_open_set_threshold(store):
+    for rate in (0, 1, float("nan")):
+        with pytest.raises(ValueError, match="false_positive_rate must be between 0 and 1, both excluded"):
+            store.open_set_threshold(rate)
+    wanted = "store must hold two people and 100 utterances to show a false-positive rate of 0.01, got"
+    with pytest.raises(ValueError, match=f"{wanted} 0 and 0"):
+        store.open_set_threshold(0.01)
+    store.enrol("anna", vectors(0, 200))
+    with pytest.raises(ValueError, match=f"{wanted} 1 and 200"):
+        store.open_set_threshold(0.01)
+
+
+def test_nobody_is_identified_below_the_threshold_or_too_close_to_the_runner_up():
+    matches = [Match("anna", 0.75), Match("bert", 0.5)]
+    assert lead_of(matches) == 0.25
+    assert identified(matches, threshold=0.75) == "anna"
+    assert identified(matches, threshold=0.76) is None
+    assert identified(matches, threshold=0.5, margin=0.25) == "anna"
+    assert identified(matches, threshold=0.5, margin=0.26) is None
+    assert identified(matches[:1], threshold=0.5, margin=0.9) == "anna"
+    assert (identified([], threshold=-1), lead_of([])) == (None, None)

@@ -308,9 +308,9 @@ def test_a_saved_bundle_is_loaded_and_only_trusted_code_is_run(bundle, tmp_path,
     assert loaded.threshold == 0.25
     assert Verifier.load(str(tmp_path / "m"), threshold=0.5).threshold == 0.5
     np.testing.assert_allclose(loaded.embed(hums[0]).vector, Verifier(bundle).embed(hums[0]).vector, atol=1e-6)
-    description = json.loads((tmp_path / "m" / "model.json").read_text())
+    description = json.loads((tmp_path / "m" / "config.json").read_text())
     description["encoder"] = "chns_test_encoders.Plain"
-    (tmp_path / "m" / "model.json").write_text(json.dumps(description))
+    (tmp_path / "m" / "config.json").write_text(json.dumps(description))
     with pytest.raises(ModelFileError, match="encoder must come from a trusted package"):
         Verifier.load(tmp_path / "m")
     with pytest.raises(ModelFileError, match="weights must fit the described encoder"):

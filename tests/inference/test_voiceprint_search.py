@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from chns.inference import voiceprint_search
-from chns.inference.voiceprint_search import VoiceprintSearch
+from chns.inference.voiceprint_search import ExemplarSearch, VoiceprintSearch
 
 
 def units(seed, count, dim=24):
@@ -30,3 +30,25 @@ def test_scores_are_cosines_whatever_rounding_does():
     assert (np.einsum("ij,ij->i", vectors, vectors) > 1).any()
     search = VoiceprintSearch(vectors)
     assert all(search.best(query, 1)[1][0] <= 1 for query in vectors)
+
+
+@pytest.mark.parametrize(("num_best", "rule"), [(None, np.mean), (1, np.max), (2, None), (3, None), (50, np.mean)])
+def test_scores_of_exemplars_are_those_of_a_loop(num_best, rule):
+    counts = np.random.default_rng(2).integers(1, 9, size=30)
+    firsts = np.cumsum(counts) - counts
+    embeddings = units(0, counts.sum())
+    search = ExemplarSearch(embeddings, firsts, num_best=num_best)
+    for query in units(1, 5):
+        expected = []
+        for first, count in zip(firsts, counts, strict=True):
+            cosines = sorted((embeddings[first : first + count] @ query).tolist(), reverse=True)
+            expected.append(np.mean(cosines[:num_best]) if rule is None else rule(cosines))
+        np.testing.assert_allclose(search.scores(query), expected, atol=1e-6)
+        rows, scores = search.best(query, 4)
+        np.testing.assert_array_equal(rows, np.argsort(-np.array(expected))[:4])
+        np.testing.assert_allclose(scores, np.sort(expected)[::-1][:4], atol=1e-6)
+
+
+def test_nobody_is_found_among_no_exemplars():
+    rows, scores = ExemplarSearch(units(0, 0), np.empty(0, np.int64), num_best=1).best(units(1, 1)[0], 3)
+    assert len(rows) == len(scores) == 0

@@ -184,8 +184,8 @@ def test_clusters_of_other_speakers_are_refused(run):
 
 
 def test_the_model_may_not_run_code_that_is_not_trusted(run):
-    description = json.loads((run / "model" / "model.json").read_text())
-    (run / "model" / "model.json").write_text(json.dumps({**description, "encoder": "strange.Encoder"}))
+    description = json.loads((run / "model" / "config.json").read_text())
+    (run / "model" / "config.json").write_text(json.dumps({**description, "encoder": "strange.Encoder"}))
     with pytest.raises(ValueError, match=r"encoder must come from a trusted package, got 'strange\.Encoder'"):
         collect_findings([run])
 

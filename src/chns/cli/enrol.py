@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from chns.cli import command_parser
-from chns.cli.model_options import add_channel_option, add_verifier_options
+from chns.cli.model_options import add_channel_option, add_verifier_options, load_verifier
 from chns.cli.store_options import (
     KEY_HELP,
     add_key_option,
@@ -48,10 +48,9 @@ def run(arguments: argparse.Namespace) -> None:
 
     from chns.inference.store import VoiceprintStore
     from chns.inference.store_encryption import read_key
-    from chns.inference.verifier import Verifier
 
     key = read_key(arguments.key_file)
-    verifier = Verifier.load(arguments.model, device=arguments.device, trusted_packages=arguments.trust)
+    verifier = load_verifier(arguments)
     vectors, warnings = embed_recordings(verifier, arguments.files, channel=arguments.channel)
     sources = [str(file.absolute()) for file in arguments.files]
     with VoiceprintStore.open(arguments.store, model_digest=verifier.model_digest, dim=verifier.dim, key=key) as store:

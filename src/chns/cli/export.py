@@ -13,15 +13,16 @@ if TYPE_CHECKING:
     from chns.checkpoint import Bundle
     from chns.data.manifest import Manifest
     from chns.evaluation.trials import Trials
-    from chns.inference.graph import FloatArray, Graph
+    from chns.graph import FloatArray, Graph
 
 _EXAMPLES = """  chns export runs/chns/model --format onnx --out model.onnx --check a.wav b.wav
   chns export runs/chns/model --format torch-export --out model.pt2
+  chns export runs/chns/model --into-bundle
   chns export runs/chns/model --format onnx --out model.onnx --int8 --manifest test.parquet --trials trials.txt
   chns export runs/chns/model --format sherpa-onnx --out speaker.onnx --check a.wav
 
 formats:
-  onnx (FILE.onnx), torchscript (.pt), torch-export (.pt2)
+  onnx (FILE.onnx), torch-export (.pt2)
                  waveforms (batch, samples) in [-1, 1] to embeddings (batch, dim)
   sherpa-onnx (FILE.onnx)
                  the 80 mels that sherpa-onnx computes, to embeddings
@@ -33,10 +34,11 @@ def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = command_parser("export", examples=_EXAMPLES)
     parser.add_argument("model", metavar="MODEL", help="the model's folder, or hf://owner/name")
+    parser.add_argument("--format", choices=["onnx", "torch-export", "sherpa-onnx"], help="see below")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where the graph goes")
     parser.add_argument(
-        "--format", required=True, choices=["onnx", "torchscript", "torch-export", "sherpa-onnx"], help="see below"
+        "--into-bundle", action="store_true", help="put the graph that makes torch needless into the model's own folder"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the graph goes")
     parser.add_argument("--int8", action="store_true", help="also write the ONNX file with 8-bit weights")
     parser.add_argument(
         "--check",
@@ -62,10 +64,17 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.int8 and not arguments.format.endswith("onnx"):
         raise ValueError(f"--int8 must go with an ONNX format, got --format {arguments.format}.")
 
+    if [arguments.format is None, arguments.out is None] != [arguments.into_bundle] * 2:
+        raise ValueError("either --format and --out must be given, or --into-bundle, got neither or both.")
+
+    from chns.bundle_graph import built_in_signal
     from chns.checkpoint import load_bundle
-    from chns.inference.check_speech import built_in_signal, check_recordings
+    from chns.inference.check_speech import check_recordings
 
     bundle = load_bundle(arguments.model, trusted_packages=arguments.trust)
+    if arguments.into_bundle:
+        _write_into_bundle(arguments, bundle)
+        return
     check = check_recordings(arguments.check, bundle.model) if arguments.check else built_in_signal(bundle.model)
     summary: dict[str, Any] = {
         "model": arguments.model,
@@ -80,13 +89,25 @@ def run(arguments: argparse.Namespace) -> None:
     print(json.dumps(summary) if arguments.json else _as_text(summary))
 
 
+def _write_into_bundle(arguments: argparse.Namespace, bundle: Bundle) -> None:
+    from chns.bundle_graph import add_graph
+    from chns.checkpoint import GRAPH_FILE, require_local
+
+    require_local(arguments.model)
+    distance = add_graph(Path(arguments.model), bundle.model)
+    path = Path(arguments.model) / GRAPH_FILE
+    summary = {"model": arguments.model, "weights_sha256": bundle.digest, "graph": str(path), "distance": distance}
+    text = f"{path}: {path.stat().st_size / 1e6:.2f} MB, cosine distance at most {distance:.1e}"
+    print(json.dumps(summary) if arguments.json else text)
+
+
 def _export(
     arguments: argparse.Namespace, bundle: Bundle, check: list[FloatArray], summary: dict[str, Any]
 ) -> dict[str, Graph]:
     """Write the files, describe them in the summary, and give back the graphs by name, the model's first."""
+    from chns.graph import model_graph
     from chns.inference.export import FORMS, export_model
     from chns.inference.export_sherpa import export_for_sherpa, sherpa_graph
-    from chns.inference.graph import model_graph
     from chns.inference.quantise import export_int8
 
     def load(path: Path) -> Graph:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from chns.cli import command_parser
-from chns.cli.model_options import add_channel_option, add_verifier_options
+from chns.cli.model_options import add_channel_option, add_verifier_options, load_verifier
 from chns.cli.store_options import (
     KEY_HELP,
     add_key_option,
@@ -19,11 +19,13 @@ NOBODY = 1
 
 _EXAMPLES = f"""  chns identify runs/chns/model people.store who.wav
   chns identify runs/chns/model people.store who.wav --threshold 0.45 --top 3 --json
+  chns identify runs/chns/model people.store who.wav --false-positive-rate 0.01 --margin 0.05 --score-by top-3
 
 The score is the cosine of recording and voiceprint. The more people are enrolled, the likelier it is that one of them
-passes a threshold by chance. {KEY_HELP}
+passes a threshold by chance: --false-positive-rate 0.01 asks the store itself where 1 % of strangers would pass.
+{KEY_HELP}
 
-exit code: 0 somebody's score reaches the threshold; 1 nobody's does; 2 error"""
+exit code: 0 somebody is identified; 1 nobody is; 2 error"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -36,6 +38,22 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threshold", type=float, metavar="T", help="lowest score that is accepted (default: the model's own)"
     )
+    parser.add_argument(
+        "--false-positive-rate",
+        type=float,
+        metavar="R",
+        help="instead of a threshold: the share of strangers who may be taken for somebody, as the people of the store "
+        "are for one another",
+    )
+    parser.add_argument(
+        "--margin", type=float, default=0.0, metavar="D", help="how much the first must be ahead of the runner-up"
+    )
+    parser.add_argument(
+        "--score-by",
+        default="voiceprint",
+        metavar="WHAT",
+        help="voiceprint (default); or mean, max or top-K of the cosines with a person's recordings",
+    )
     add_key_option(parser)
     add_verifier_options(parser)
     add_channel_option(parser)
@@ -45,35 +63,43 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print who sounds most like the recording; the exit code tells whether the first is accepted."""
-    from chns.inference.store import VoiceprintStore
+    from chns.inference.store import VoiceprintStore, identified, lead_of
     from chns.inference.store_encryption import read_key
-    from chns.inference.verifier import Verifier
 
     key = read_key(arguments.key_file)
-    verifier = Verifier.load(
-        arguments.model, device=arguments.device, threshold=arguments.threshold, trusted_packages=arguments.trust
-    )
-    threshold = verifier.threshold
+    rate = arguments.false_positive_rate
+    if rate is not None and arguments.threshold is not None:
+        raise ValueError("--threshold and --false-positive-rate must not be given together, got both.")
+    if arguments.top < 1 or arguments.margin < 0:
+        raise ValueError(f"--top must be at least 1 and --margin 0, got {arguments.top} and {arguments.margin}.")
+    verifier = load_verifier(arguments)
+    threshold = verifier.threshold if rate is None else 0.0
     [vector], warnings = embed_recordings(verifier, [arguments.file], channel=arguments.channel)
     with VoiceprintStore.open(
         arguments.store, model_digest=verifier.model_digest, dim=verifier.dim, key=key, create=False
     ) as store:
-        matches = store.identify(vector, top=arguments.top)
-    identified = matches[0].name if matches and matches[0].score >= threshold else None
+        if rate is not None:
+            threshold = store.open_set_threshold(rate, score_by=arguments.score_by)
+        matches = store.identify(vector, top=max(2, arguments.top), score_by=arguments.score_by)
+    who, lead = identified(matches, threshold=threshold, margin=arguments.margin), lead_of(matches)
+    matches = matches[: arguments.top]
     if arguments.json:
         summary = {
             "store": str(arguments.store),
             "file": str(arguments.file),
             "threshold": threshold,
-            "identified": identified,
+            "score_by": arguments.score_by,
+            "identified": who,
+            "lead": lead,
             "matches": [match._asdict() for match in matches],
             "warnings": [*verifier.warnings, *warnings],
         }
         print(json.dumps(summary))
     else:
-        print(f"{identified or 'nobody'} (threshold {threshold:.3f})")
+        ahead = "" if lead is None else f", {lead:.3f} ahead of the runner-up"
+        print(f"{who or 'nobody'} (threshold {threshold:.3f}{ahead})")
         for warning in verifier.warnings:
             print(f"warning: {warning}")
         for match in matches:
             print(f"  {match.score:6.3f}  {match.name}")
-    return NOBODY if identified is None else 0
+    return NOBODY if who is None else 0

@@ -7,11 +7,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from chns.checkpoint import Bundle
+    from chns.inference.verifier import Verifier
 
 
 def add_verifier_options(parser: argparse.ArgumentParser) -> None:
     """Where the model runs, and whose code it may call, for commands that embed a recording or two."""
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: %(default)s)")
+    parser.add_argument(
+        "--backend",
+        choices=["auto", "onnx", "torch"],
+        default="auto",
+        help="what runs the model: onnxruntime its graph, torch its weights (default: the graph, on the CPU, if there "
+        "is one)",
+    )
     _add_trust_option(parser)
 
 
@@ -22,6 +30,19 @@ def add_channel_option(parser: argparse.ArgumentParser) -> None:
         metavar="left|right|N|mix",
         help="the channel to hear of recordings with several, N from 0 (default: their mean, with a warning if they "
         "hold different sounds)",
+    )
+
+
+def load_verifier(arguments: argparse.Namespace) -> Verifier:
+    """The model that the options of such a command name."""
+    from chns.inference.verifier import Verifier
+
+    return Verifier.load(
+        arguments.model,
+        device=arguments.device,
+        threshold=getattr(arguments, "threshold", None),
+        backend=arguments.backend,
+        trusted_packages=arguments.trust,
     )
 
 

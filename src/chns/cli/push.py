@@ -12,8 +12,9 @@ from chns.cli import command_parser
 _EXAMPLES = """  chns push runs/chns/model me/voice --licence mit --training-data "our own recordings" --dry-run folder
   chns push runs/chns/model me/voice --licence mit --training-data "our own recordings" --private
 
-The repository gets model.json, model.safetensors and a README.md made from them. model.json holds the settings of the
-training, names of files among them: look at it with --dry-run before you publish. Log in first: `hf auth login`."""
+The repository gets config.json, model.safetensors, the graph model.onnx if the model has one, and a README.md made from
+them. config.json holds the settings of the training, names of files among them: look at it with --dry-run before you
+publish. Log in first: `hf auth login`."""
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -127,7 +127,7 @@ def score_path(folder: Path, trial_list: str) -> Path:
 
 def stored_scores(folder: Path, trial_list: TrialList) -> FloatArray | None:
     """Scores in a run's folder, shape (trials,); None if they are missing, of other trials, or older than the model."""
-    path, model = score_path(folder, trial_list.name), folder / "model" / "model.json"
+    path, model = score_path(folder, trial_list.name), folder / "model" / "config.json"
     if not path.is_file() or path.stat().st_mtime_ns < model.stat().st_mtime_ns:
         return None
     try:

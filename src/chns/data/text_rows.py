@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Iterator
 from io import TextIOWrapper
 from pathlib import Path
+from typing import Literal
 
 from chns.errors import ManifestError
 
@@ -91,7 +92,7 @@ def split_rows(path: Path, *, delimiter: str = ",") -> Iterator[tuple[list[str],
             taken.append((line, place))
             yield line
 
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     reader = csv.reader(lines(), delimiter=delimiter, quoting=quoting, skipinitialspace=delimiter != "\t", strict=True)
     num_fields = None
     while True:

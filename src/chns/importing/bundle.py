@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+from chns.bundle_graph import add_graph_if_possible
 from chns.checkpoint import Bundle, load_bundle, require_own_bundle, save_bundle
 from chns.errors import ConfigError, ModelFileError
 from chns.importing import speechbrain, wespeaker
@@ -20,7 +21,7 @@ TOOLKITS: dict[str, Callable[[Weights], Foreign]] = {
 
 
 def import_model(toolkit: str, checkpoint: Path, folder: Path) -> Bundle:
-    """Write a bundle that computes what the checkpoint's model does in its own toolkit.
+    """Write a bundle that computes what the checkpoint's model does in its own toolkit, with its graph if possible.
 
     Args:
         toolkit: One of `TOOLKITS`.
@@ -51,7 +52,9 @@ def import_model(toolkit: str, checkpoint: Path, folder: Path) -> Bundle:
         ) from error
     training = {"imported_from": toolkit, "file": checkpoint.name, "sha256": _sha256(checkpoint)}
     save_bundle(folder, model, foreign.architecture, training=training, metrics={})
-    return load_bundle(folder)
+    bundle = load_bundle(folder)
+    add_graph_if_possible(folder, bundle.model)
+    return bundle
 
 
 def _sha256(path: Path) -> str:

@@ -2,39 +2,22 @@
 
 The features are inside, so nothing can be computed differently elsewhere; batch and length are free. A file appears
 only if what it computes was checked: it is loaded again and must agree with the model on speech of several lengths.
-TorchScript is traced, not scripted: torch has deprecated both, but runtimes that read it are still about.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch.jit._trace import TracerWarning
 
+from chns.bundle_graph import LARGEST_DISTANCE, checked_distance
 from chns.encoders import SpeakerEncoder
-from chns.errors import ChnsError
 from chns.files import atomic_path
-from chns.inference.graph import (
-    FloatArray,
-    Graph,
-    largest_distance,
-    model_graph,
-    onnx_graph,
-    torch_export_graph,
-    torchscript_graph,
-)
-from chns.inference.onnx_file import OPSET, write_onnx
-
-LARGEST_DISTANCE = 1e-4
-
-
-class ExportError(ChnsError, ValueError):
-    """An exported graph does not compute what the model does."""
+from chns.graph import FloatArray, Graph, model_graph, onnx_graph, torch_export_graph
+from chns.onnx_file import OPSET, write_waveform_graph
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +39,7 @@ class Exported:
 
 class _Form(NamedTuple):
     suffix: str
-    write: Callable[[SpeakerEncoder, torch.Tensor, Path], None]
+    write: Callable[[SpeakerEncoder, Path], None]
     load: Callable[[Path], Graph]
     opset: int | None = None
 
@@ -67,8 +50,8 @@ def export_model(model: SpeakerEncoder, path: Path, *, form: str, check: Sequenc
     Args:
         model: Waveforms to embeddings; put on the CPU and into evaluation mode.
         path: The file. One that exists is replaced, but not if the check fails.
-        form: One of `FORMS`: "onnx" (a file in .onnx), "torchscript" (.pt) or "torch-export" (.pt2).
-        check: Waveforms to compare on, each of shape (batch, samples); `chns.inference.check_speech` has some.
+        form: One of `FORMS`: "onnx" (a file in .onnx) or "torch-export" (.pt2).
+        check: Waveforms to compare on, each of shape (batch, samples); `chns.bundle_graph.built_in_signal` gives some.
 
     Raises:
         ValueError: If there is no such form, the path ends otherwise, or there is nothing to check on.
@@ -80,9 +63,8 @@ def export_model(model: SpeakerEncoder, path: Path, *, form: str, check: Sequenc
     chosen = FORMS[form]
     require_suffix(path, chosen.suffix)
     model.cpu().eval()
-    example = torch.zeros(2, model.sample_rate_hz)
     with atomic_path(path) as temporary:
-        chosen.write(model, example, temporary)
+        chosen.write(model, temporary)
         distance = checked_distance(chosen.load(temporary), model_graph(model), check, limit=LARGEST_DISTANCE)
     return Exported(path=path, num_bytes=path.stat().st_size, opset=chosen.opset, distance=distance)
 
@@ -97,43 +79,13 @@ def require_suffix(path: Path, suffix: str) -> None:
         raise ValueError(f"name of the exported file must end in {suffix}, got {path}.")
 
 
-def checked_distance(graph: Graph, reference: Graph, check: Sequence[FloatArray], *, limit: float) -> float:
-    """The largest cosine distance of a graph to its reference, if it is small enough.
-
-    Raises:
-        ValueError: If there is nothing to check on.
-        ExportError: If it is not.
-    """
-    if not check:
-        raise ValueError("check must hold at least one batch of waveforms, got none.")
-    distance = largest_distance(graph, reference, check)
-    if not distance < limit:  # also if it is not a number
-        raise ExportError(
-            f"cosine distance of the exported graph to the model must be below {limit:g}, got {distance:.2g}. "
-            f"No file was written; export to another format, or report this."
-        )
-    return distance
-
-
-def _write_onnx(model: SpeakerEncoder, example: torch.Tensor, path: Path) -> None:
-    metadata = {"sample_rate_hz": str(model.sample_rate_hz), "input": "waveforms in [-1, 1]"}
-    write_onnx(model, example, path, input_name="waveforms", axes=("batch", "samples"), metadata=metadata)
-
-
-def _write_torchscript(model: SpeakerEncoder, example: torch.Tensor, path: Path) -> None:
-    with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch would rather have the other format
-        warnings.simplefilter("ignore", TracerWarning)  # the one branch on a size only raises an error
-        torch.jit.trace(model, example, check_trace=False).save(str(path))  # type: ignore[no-untyped-call]
-
-
-def _write_torch_export(model: SpeakerEncoder, example: torch.Tensor, path: Path) -> None:
+def _write_torch_export(model: SpeakerEncoder, path: Path) -> None:
     """Two frames at least: with a single one torch would special-case sizes of one."""
     shortest = model.features.frame_samples + model.features.hop_samples
     dimensions = {0: torch.export.Dim("batch"), 1: torch.export.Dim("samples", min=shortest)}
     program = torch.export.export(
         model,
-        (example,),
+        (torch.zeros(2, model.sample_rate_hz),),
         dynamic_shapes={"waveforms": dimensions},
         prefer_deferred_runtime_asserts_over_guards=True,  # else every way unfold might be laid out becomes a condition
     )
@@ -141,7 +93,6 @@ def _write_torch_export(model: SpeakerEncoder, example: torch.Tensor, path: Path
 
 
 FORMS = {
-    "onnx": _Form(".onnx", _write_onnx, onnx_graph, OPSET),
-    "torchscript": _Form(".pt", _write_torchscript, torchscript_graph),
+    "onnx": _Form(".onnx", write_waveform_graph, onnx_graph, OPSET),
     "torch-export": _Form(".pt2", _write_torch_export, torch_export_graph),
 }

@@ -22,14 +22,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from chns.bundle_graph import LARGEST_DISTANCE, checked_distance
 from chns.checkpoint import Architecture
 from chns.encoders import SpeakerEncoder
 from chns.errors import ConfigError
 from chns.features import LogMel
 from chns.files import atomic_path
-from chns.inference.export import LARGEST_DISTANCE, Exported, checked_distance, require_suffix
-from chns.inference.graph import FloatArray, Graph, largest_distance, model_graph, onnx_graph
-from chns.inference.onnx_file import OPSET, write_onnx
+from chns.graph import FloatArray, Graph, largest_distance, model_graph, onnx_graph
+from chns.inference.export import Exported, require_suffix
+from chns.onnx_file import OPSET, write_onnx
 
 _NUM_MELS = 80
 _LOW_HZ = 20.0

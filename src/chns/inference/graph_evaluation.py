@@ -14,7 +14,7 @@ from chns.data.manifest import Manifest
 from chns.encoders import SpeakerEncoder
 from chns.evaluation.metrics import VerificationMetrics, verification_metrics
 from chns.evaluation.scoring import cosine_scores
-from chns.inference.graph import FloatArray, Graph
+from chns.graph import FloatArray, Graph
 
 IntArray = npt.NDArray[np.int64]
 

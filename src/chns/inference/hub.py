@@ -1,6 +1,6 @@
 """Publish a model bundle on the Hugging Face Hub; `chns.checkpoint.load_bundle` reads it from there.
 
-A repository holds the bundle's two files and a generated README, and nothing else of the folder.
+A repository holds the bundle's files and a generated README, and nothing else of the folder.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from chns.checkpoint import BUNDLE_FILES, bundle_folder, load_bundle, require_own_bundle
+from chns.checkpoint import BUNDLE_FILES, GRAPH_FILE, bundle_folder, load_bundle, require_own_bundle
 from chns.errors import ModelFileError
 from chns.files import atomic_folder
 from chns.hub_download import SCHEME, explained_hub_errors, require_hub, require_repository
@@ -50,8 +50,8 @@ def write_repository(
     warnings = () if rule.score_threshold is None else rule.warnings(rule.score_threshold)
     if warnings:
         raise ModelFileError(f"model must not let nearly everybody pass, to be published, got {source}: {warnings[0]}.")
-    with atomic_folder(folder, ours=(*BUNDLE_FILES, _CARD)) as temporary:
-        for name in BUNDLE_FILES:
+    with atomic_folder(folder, ours=(*BUNDLE_FILES, GRAPH_FILE, _CARD)) as temporary:
+        for name in (*BUNDLE_FILES, *([GRAPH_FILE] if (source / GRAPH_FILE).is_file() else [])):
             shutil.copyfile(source / name, temporary / name)
         (temporary / _CARD).write_text(model_card(repository, bundle, publication), encoding="utf-8")
 
@@ -60,7 +60,7 @@ def push_repository(folder: Path, *, repository: str, private: bool) -> str:
     """Upload what `write_repository` wrote; the repository is made if there is none.
 
     Args:
-        folder: Only the bundle's two files and the README in it are uploaded.
+        folder: Only the bundle's files and the README in it are uploaded.
         repository: ``owner/name``.
         private: Whether a new repository is only for its owner.
 
@@ -79,7 +79,7 @@ def push_repository(folder: Path, *, repository: str, private: bool) -> str:
         commit = hub.HfApi().upload_folder(
             repo_id=repository,
             folder_path=folder,
-            allow_patterns=[*BUNDLE_FILES, _CARD],
+            allow_patterns=[*BUNDLE_FILES, GRAPH_FILE, _CARD],
             commit_message="Model bundle of chns",
         )
     return str(commit.commit_url)

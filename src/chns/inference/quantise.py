@@ -12,10 +12,11 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from chns.bundle_graph import checked_distance
 from chns.files import atomic_path
-from chns.inference.export import Exported, checked_distance, require_suffix
-from chns.inference.graph import FloatArray, Graph
-from chns.inference.onnx_file import OPSET, require_export_packages
+from chns.graph import FloatArray, Graph
+from chns.inference.export import Exported, require_suffix
+from chns.onnx_file import OPSET, require_export_packages
 
 LARGEST_INT8_DISTANCE = 0.02
 
@@ -28,7 +29,7 @@ def export_int8(source: Path, path: Path, *, load: Callable[[Path], Graph], chec
     Args:
         source: Written by `chns.inference.export` or `chns.inference.export_sherpa`.
         path: The new file.
-        load: Reads such files: `chns.inference.graph.onnx_graph`, say.
+        load: Reads such files: `chns.graph.onnx_graph`, say.
         check: Waveforms to compare on, each of shape (batch, samples).
 
     Returns:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chns.errors import ModelFileError
-from chns.inference.store_arguments import plain_name, plain_sources, require_plain, unit_length
+from chns.inference.store_arguments import averaged_cosines, plain_name, plain_sources, require_plain, unit_length
 from chns.inference.store_content import StoreContent, Utterances, Voiceprint
 from chns.inference.store_encryption import StoredValues, prove, values_for
 from chns.inference.store_file import (
@@ -32,13 +32,14 @@ from chns.inference.store_file import (
     scrub,
     transaction,
 )
-from chns.inference.voiceprint_search import VoiceprintSearch
+from chns.inference.voiceprint_search import ExemplarSearch, VoiceprintSearch
 
-__all__ = ["Match", "Voiceprint", "VoiceprintStore"]
+__all__ = ["Match", "Voiceprint", "VoiceprintStore", "identified", "lead_of"]
 
 FloatArray = npt.NDArray[np.float32]
 
 _LONGEST_DIGEST, _LONGEST_NOTE = 200, 2_000
+_MOST_STRANGERS = 2_000
 
 
 class Match(NamedTuple):
@@ -53,12 +54,31 @@ class Match(NamedTuple):
     score: float
 
 
+def identified(matches: Sequence[Match], *, threshold: float, margin: float = 0.0) -> str | None:
+    """Who it is among the best matches, or None for nobody.
+
+    Args:
+        matches: The best first, two of them at least if a margin is asked for.
+        threshold: The lowest score that is accepted.
+        margin: How much the first must be ahead of the runner-up, if there is one.
+    """
+    if not matches or matches[0].score < threshold:
+        return None
+    lead = lead_of(matches)
+    return matches[0].name if lead is None or lead >= margin else None
+
+
+def lead_of(matches: Sequence[Match]) -> float | None:
+    """How much the best match is ahead of the runner-up; None without one."""
+    return matches[0].score - matches[1].score if len(matches) > 1 else None
+
+
 class _Loaded(NamedTuple):
     """What is searched, and the version of the store that it was read from."""
 
     version: int
     people: list[tuple[bytes, bytes]]
-    search: VoiceprintSearch
+    search: VoiceprintSearch | ExemplarSearch
 
 
 class VoiceprintStore:
@@ -84,7 +104,7 @@ class VoiceprintStore:
         self.is_encrypted = identity.proof is not None
         self._connection = connection
         self._content = StoreContent(connection, values, dim=identity.dim, path=path)
-        self._loaded: _Loaded | None = None
+        self._loaded: dict[str, _Loaded] = {}
 
     @classmethod
     def open(
@@ -196,7 +216,7 @@ class VoiceprintStore:
                 self._content.set_note(enrolment, name, note)
             self._content.add(enrolment, name, utterances)
             self._content.voiceprint(enrolment)  # raises if the embeddings cancel out
-        self._loaded = None
+        self._loaded = {}
 
     def names(self) -> list[str]:
         """Who is enrolled, in alphabetical order."""
@@ -233,36 +253,90 @@ class VoiceprintStore:
         """
         with self._transaction(writes=True):
             num_utterances = self._content.delete(self._enrolled(name))
-        self._loaded = None
+        self._loaded = {}
         scrub(self._connection, self.path)
         return num_utterances
 
-    def identify(self, embedding: FloatArray, *, top: int = 5) -> list[Match]:
-        """The people whose voiceprints are most like an utterance, the best first.
+    def identify(self, embedding: FloatArray, *, top: int = 5, score_by: str = "voiceprint") -> list[Match]:
+        """The people who sound most like an utterance, the best first.
 
         Args:
             embedding: Shape (dim,); need not be normalised.
             top: How many at most.
+            score_by: "voiceprint", the cosine of utterance and voiceprint; or of the cosines of the utterance and each
+                of a person's stored ones the "mean", the "max", or the mean of the k highest, as "top-3". The highest
+                suit people who sound different from time to time; they rise with the number of stored utterances.
 
         Raises:
-            ValueError: If the embedding has another shape or is zero or not finite, or top is less than 1.
+            ValueError: If the embedding has another shape or is zero or not finite, top is less than 1, or score_by is
+                none of these.
         """
         if top < 1:
             raise ValueError(f"top must be at least 1, got {top}.")
         unit = unit_length(embedding, (self.dim,))
-        loaded = self._refreshed()
+        loaded = self._refreshed(score_by)
         rows, scores = loaded.search.best(unit, top)
         names = [self._content.name(*loaded.people[row]) for row in rows.tolist()]
         return [Match(name, score) for name, score in zip(names, scores.tolist(), strict=True)]
 
-    def _refreshed(self) -> _Loaded:
-        """Voiceprints in memory, read again if anybody has written since."""
+    def open_set_threshold(self, false_positive_rate: float, *, score_by: str = "voiceprint") -> float:
+        """The score that a share of strangers reach with somebody: a threshold for "nobody" that knows the store.
+
+        Everybody's utterances play a stranger's part among all others, whom they are scored against as by `identify`;
+        of more than 2,000 utterances 2,000 are taken, evenly. Real strangers sound like the people of the store only if
+        they come from where these do.
+
+        Args:
+            false_positive_rate: Share of strangers who may be taken for somebody, between 0 and 1.
+            score_by: As `identify`.
+
+        Returns:
+            The lowest score that at most this share reaches.
+
+        Raises:
+            ValueError: If the rate is no such share, the store has fewer than two people, or fewer utterances than
+                would show the rate once.
+
+        Source:
+            False-positive identification rate as in ISO/IEC 19795-1 and NIST's open-set evaluations.
+        """
+        if not 0 < false_positive_rate < 1:
+            raise ValueError(f"false_positive_rate must be between 0 and 1, both excluded, got {false_positive_rate}.")
+        search = self._refreshed(score_by).search
+        with self._transaction(writes=False):
+            people, embeddings, firsts = self._content.exemplars()
+        taken = np.unique(np.linspace(0, max(len(embeddings) - 1, 0), _MOST_STRANGERS).astype(np.int64))
+        num_strangers = min(len(taken), len(embeddings))
+        allowed = int(false_positive_rate * num_strangers)
+        if len(people) < 2 or not allowed:
+            raise ValueError(
+                f"store must hold two people and {int(np.ceil(1 / false_positive_rate)):,} utterances to show a "
+                f"false-positive rate of {false_positive_rate:g}, got {len(people):,} and {num_strangers:,}. "
+                f"State a threshold."
+            )
+        best = np.empty(num_strangers, np.float32)
+        for place, row in enumerate(taken.tolist()):
+            scores = search.scores(embeddings[row]).copy()
+            scores[np.searchsorted(firsts, row, side="right") - 1] = -np.inf  # the stranger's own place
+            best[place] = scores.max()
+        beyond = np.sort(np.clip(best, -1.0, 1.0))[::-1][allowed]
+        return float(np.nextafter(beyond, np.float32(np.inf)))
+
+    def _refreshed(self, score_by: str) -> _Loaded:
+        """What is searched, in memory, read again if anybody has written since."""
+        num_best = None if score_by == "voiceprint" else averaged_cosines(score_by)
         with self._transaction(writes=False):
             version = self._content.version()
-            if self._loaded is None or self._loaded.version != version:
-                people, vectors = self._content.vectors()
-                self._loaded = _Loaded(version, people, VoiceprintSearch(vectors))
-        return self._loaded
+            if score_by not in self._loaded or self._loaded[score_by].version != version:
+                search: VoiceprintSearch | ExemplarSearch
+                if score_by == "voiceprint":
+                    people, vectors = self._content.vectors()
+                    search = VoiceprintSearch(vectors)
+                else:
+                    people, vectors, firsts = self._content.exemplars()
+                    search = ExemplarSearch(vectors, firsts, num_best=num_best)
+                self._loaded[score_by] = _Loaded(version, people, search)
+        return self._loaded[score_by]
 
     def _enrolled(self, name: str) -> int:
         enrolment = self._content.find(plain_name(name))

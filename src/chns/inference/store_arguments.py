@@ -27,6 +27,20 @@ def unit_length(embeddings: FloatArray, shape: tuple[int, ...]) -> FloatArray:
     return units
 
 
+def averaged_cosines(score_by: str) -> int | None:
+    """How many of a person's highest cosines "mean" (None: all), "max" or "top-3" averages.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    if score_by == "mean":
+        return None
+    kind, _, number = score_by.partition("-")
+    if score_by == "max" or (kind == "top" and number.isascii() and number.isdigit() and 0 < int(number[:9]) < 10**6):
+        return 1 if score_by == "max" else int(number)
+    raise ValueError(f"score_by must be voiceprint, mean, max or top-K (top-3, say), got {score_by!r:.100}.")
+
+
 def plain_name(name: str) -> str:
     """A name with its accents composed, if it is one."""
     name = unicodedata.normalize("NFC", name)

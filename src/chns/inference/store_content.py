@@ -21,6 +21,7 @@ from chns.errors import ModelFileError
 from chns.inference.store_encryption import StoredValues
 
 FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
 
 _STORED = np.dtype("<f4")
 _ROWS_AT_ONCE = 4_096
@@ -174,6 +175,22 @@ class StoreContent:
             rows, firsts = np.unique([row_of[enrolment] for enrolment, *_ in block], return_index=True)
             sums[rows] += np.add.reduceat(units, firsts)
         return [(owner, name) for _, owner, name in people], self._normalised(sums)
+
+    def exemplars(self) -> tuple[list[tuple[bytes, bytes]], FloatArray, IntArray]:
+        """Lookup and stored name of each person, all embeddings, shape (utterances, dim), and each one's first row."""
+        people = self._connection.execute("SELECT id, lookup, name FROM enrolments ORDER BY id").fetchall()
+        cursor = self._connection.execute(
+            "SELECT e.id, e.lookup, u.embedding FROM utterances u JOIN enrolments e ON e.id = u.enrolment "
+            "ORDER BY u.enrolment, u.id"
+        )
+        blocks, owners = [np.empty((0, self._dim), np.float32)], []
+        while block := cursor.fetchmany(_ROWS_AT_ONCE):
+            blocks.append(self._embeddings((owner, stored) for _, owner, stored in block))
+            owners += [enrolment for enrolment, *_ in block]
+        present, firsts = np.unique(np.array(owners, np.int64), return_index=True)
+        if present.tolist() != [enrolment for enrolment, *_ in people]:
+            raise ModelFileError(f"enrolment must have utterances, got none of somebody in {self._path}.")
+        return [(owner, name) for _, owner, name in people], np.concatenate(blocks), firsts
 
     def _voiceprints(self, query: str, values: tuple[int, ...] = ()) -> list[Voiceprint]:
         rows = self._connection.execute(query, values)

@@ -6,8 +6,8 @@
 A recording of up to 30 s is embedded whole, as ``chns evaluate`` does. Of a longer one the unit-length embeddings of
 its windows are averaged, without the silent ones; so an hour takes no more memory than half a minute.
 
-Neither the training nor faiss nor pyarrow is imported, for the first answer is what a user waits for. What remains is
-the import of torch: ``benchmarks/inference.py`` shows its share.
+A bundle's graph runs on onnxruntime; torch is imported only for a bundle without one, or if it is asked for. Neither
+the training nor faiss nor pyarrow is, for the first answer is what a user waits for.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from tqdm import tqdm
 
+from chns.bundle_graph import GraphBundle, load_graph_bundle
 from chns.checkpoint import Bundle, load_bundle
 from chns.data.audio import Channel, channel_number, channels_differ, file_channels_differ
 from chns.errors import AudioError, ModelFileError
@@ -39,10 +38,12 @@ from chns.inference.quality import (
 )
 
 if TYPE_CHECKING:
+    from chns.graph import Graph
     from chns.inference.store import Match, VoiceprintStore
 
 AudioPath = str | os.PathLike[str]
 AudioArray = npt.NDArray[np.int16] | npt.NDArray[np.floating]
+Backend = Literal["auto", "onnx", "torch"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +104,8 @@ class Verifier:
     """A trained model, ready for use.
 
     Args:
-        bundle: The model.
-        device: Where it runs.
+        bundle: The model, or its graph.
+        device: Where it runs; a graph on the CPU only.
         threshold: The lowest score that is accepted, whatever the quality of the recordings. By default what the bundle
             states: the threshold of its calibration (`chns calibrate`); without one, that of its validation.
 
@@ -113,16 +114,18 @@ class Verifier:
         ModelFileError: If the bundle's threshold or calibration is not one.
     """
 
-    def __init__(self, bundle: Bundle, *, device: str = "cpu", threshold: float | None = None) -> None:
+    def __init__(self, bundle: Bundle | GraphBundle, *, device: str = "cpu", threshold: float | None = None) -> None:
         if threshold is not None and not -1 <= threshold <= 1:
             raise ValueError(f"threshold must be a cosine, between -1 and 1, got {threshold}.")
         self._rule = DecisionRule.of_bundle(bundle.metrics, threshold=threshold)
-        try:
-            self._model = bundle.model.to(device)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"device must be one that this machine has, got {device!r} ({error}).") from error
-        self._device = device
-        self._min_samples = max(round(MIN_SECONDS * self.sample_rate_hz), bundle.model.features.frame_samples)
+        if isinstance(bundle, GraphBundle):
+            if device != "cpu":
+                raise ValueError(f"device must be cpu for a graph, got {device!r}. Use the backend torch.")
+            self._run, self._sample_rate_hz, frame_samples = bundle.run, bundle.sample_rate_hz, bundle.frame_samples
+        else:
+            self._run = _on_device(bundle, device)
+            self._sample_rate_hz, frame_samples = bundle.model.sample_rate_hz, bundle.model.features.frame_samples
+        self._min_samples = max(round(MIN_SECONDS * self.sample_rate_hz), frame_samples)
         self.model_digest = bundle.digest
 
     @classmethod
@@ -132,16 +135,44 @@ class Verifier:
         *,
         device: str = "cpu",
         threshold: float | None = None,
+        backend: Backend = "auto",
         trusted_packages: Collection[str] = (),
     ) -> Verifier:
-        """Read a bundle, also ``hf://owner/name``; see `chns.checkpoint.load_bundle` and the class for the rest."""
-        bundle = load_bundle(os.fspath(model), trusted_packages=trusted_packages)
+        """Read a bundle.
+
+        Args:
+            model: A folder, or ``hf://owner/name[@revision]``.
+            device: Where it runs; see the class.
+            threshold: See the class.
+            backend: "onnx" runs the bundle's graph, "torch" its weights; "auto" the graph if there is one and the
+                device is the CPU.
+            trusted_packages: Packages whose encoders may be built too, which runs their code; a graph needs none.
+
+        Raises:
+            ValueError: If there is no such backend, or the backend is "onnx" and the bundle has no graph; further ones
+                as the class.
+            ModelFileError, FileNotFoundError, ChnsError, HubError: As `chns.bundle_graph.load_graph_bundle` and
+                `chns.checkpoint.load_bundle`.
+            ModuleNotFoundError: If torch is needed and missing.
+        """
+        if backend not in get_args(Backend):
+            raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}.")
+        bundle: Bundle | GraphBundle | None = None
+        if backend == "onnx" or (backend == "auto" and device == "cpu"):
+            bundle = load_graph_bundle(os.fspath(model))
+        if bundle is None and backend == "onnx":
+            raise ValueError(
+                f"model must have a graph for the backend onnx, got none in {os.fspath(model)}. "
+                f"`chns export {os.fspath(model)} --into-bundle` writes one."
+            )
+        if bundle is None:
+            bundle = load_bundle(os.fspath(model), trusted_packages=trusted_packages)
         return cls(bundle, device=device, threshold=threshold)
 
     @property
     def sample_rate_hz(self) -> int:
         """Rate at which the model hears; other rates are resampled to it."""
-        return self._model.sample_rate_hz
+        return self._sample_rate_hz
 
     @cached_property
     def dim(self) -> int:
@@ -210,6 +241,8 @@ class Verifier:
         Raises:
             ValueError: If the channel is none; see `embed`.
         """
+        from tqdm import tqdm
+
         channel_number(channel)
         result = EmbeddedFiles({}, {})
         for path in tqdm(list(map(Path, paths)), desc="embedding", unit="file", leave=False, disable=None):
@@ -281,10 +314,11 @@ class Verifier:
         utterance: AudioPath | Embedding,
         *,
         top: int = 5,
+        score_by: str = "voiceprint",
         channel: Channel | None = None,
     ) -> list[Match]:
         """The enrolled speakers who sound most like an utterance, the best first; see `VoiceprintStore.identify`."""
-        return store.identify(self._embedded(utterance, channel).vector, top=top)
+        return store.identify(self._embedded(utterance, channel).vector, top=top, score_by=score_by)
 
     def _embedded(self, recording: AudioPath | Embedding, channel: Channel | None) -> Embedding:
         if isinstance(recording, np.ndarray):
@@ -307,15 +341,16 @@ class Verifier:
 
     def _raw_embedding(self, waveform: FloatArray) -> FloatArray:
         try:
-            with torch.inference_mode():
-                output = self._model(torch.from_numpy(waveform)[None].to(self._device))
-        except (RuntimeError, TypeError) as error:  # what torch makes of settings that no weights show to be wrong
+            output = self._run(waveform[None])
+        except Exception as error:  # torch's, of settings that no weights show to be wrong, and onnxruntime's
             reason = str(error).partition("\n")[0]
             raise ModelFileError(
                 f"model must be able to embed {len(waveform)} samples, got an error ({reason}). It may be damaged, or "
                 f"need more memory than there is."
             ) from error
-        embedding: FloatArray = output[0].float().cpu().numpy()
+        if output.ndim != 2 or len(output) != 1:
+            raise ModelFileError(f"model must give one embedding a recording, got an array of shape {output.shape}.")
+        embedding: FloatArray = output[0]
         return embedding
 
 
@@ -326,6 +361,23 @@ def _holds_several_sounds(audio: AudioPath | AudioArray) -> bool:
     if samples.ndim == 1:
         return False
     return channels_differ(samples / 2**15 if samples.dtype.kind == "i" else samples)
+
+
+def _on_device(bundle: Bundle, device: str) -> Graph:
+    """The model itself as a function, on a device."""
+    import torch
+
+    try:
+        model = bundle.model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device must be one that this machine has, got {device!r} ({error}).") from error
+
+    def run(waveforms: FloatArray) -> FloatArray:
+        with torch.inference_mode():
+            embeddings: FloatArray = model(torch.from_numpy(waveforms).to(device)).float().cpu().numpy()
+        return embeddings
+
+    return run
 
 
 def _unit(vector: FloatArray) -> tuple[FloatArray, float]:

@@ -30,7 +30,13 @@ class VoiceprintSearch:
 
     def __init__(self, vectors: FloatArray) -> None:
         self._count = len(vectors)
+        self._vectors = vectors
         self._search = _by_numpy(vectors) if len(vectors) <= MOST_BY_NUMPY else _by_faiss(vectors)
+
+    def scores(self, embedding: FloatArray) -> FloatArray:
+        """Cosine with every voiceprint, shape (speakers,), for an embedding of unit length, shape (dim,)."""
+        scores: FloatArray = self._vectors @ embedding
+        return scores
 
     def best(self, embedding: FloatArray, top: int) -> tuple[IntArray, FloatArray]:
         """The nearest voiceprints, the best first.
@@ -46,15 +52,55 @@ class VoiceprintSearch:
         return rows, np.clip(scores, -1.0, 1.0)
 
 
+class ExemplarSearch:
+    """Every stored utterance in memory; a person scores by several cosines instead of that of one voiceprint.
+
+    Args:
+        embeddings: Unit length, those of a person beside one another, shape (utterances, dim).
+        firsts: Row of each person's first utterance, rising from 0, shape (speakers,).
+        num_best: How many of a person's highest cosines are averaged; fewer if there are no more. All by default.
+    """
+
+    def __init__(self, embeddings: FloatArray, firsts: IntArray, *, num_best: int | None = None) -> None:
+        self._embeddings = embeddings
+        self._firsts = firsts
+        self._num_best = num_best
+        self._counts = np.diff(firsts, append=len(embeddings))
+        self._people = np.repeat(np.arange(len(firsts)), self._counts)
+        self._ranks = np.arange(len(embeddings)) - np.repeat(firsts, self._counts)
+
+    def scores(self, embedding: FloatArray) -> FloatArray:
+        """Of each person, shape (speakers,), for an embedding of unit length, shape (dim,)."""
+        if not len(self._firsts):
+            return np.empty(0, np.float32)
+        cosines = self._embeddings @ embedding
+        if self._num_best is None:
+            return (np.add.reduceat(cosines, self._firsts) / self._counts).astype(np.float32)
+        if self._num_best == 1:
+            return np.maximum.reduceat(cosines, self._firsts)
+        best_first = cosines[np.lexsort((-cosines, self._people))]
+        sums = np.add.reduceat(np.where(self._ranks < self._num_best, best_first, np.float32(0)), self._firsts)
+        return (sums / np.minimum(self._counts, self._num_best)).astype(np.float32)
+
+    def best(self, embedding: FloatArray, top: int) -> tuple[IntArray, FloatArray]:
+        """As `VoiceprintSearch.best`."""
+        rows, scores = _highest(self.scores(embedding), min(top, len(self._firsts)))
+        return rows, np.clip(scores, -1.0, 1.0)
+
+
 def _by_numpy(vectors: FloatArray) -> _Search:
     def search(embedding: FloatArray, top: int) -> tuple[IntArray, FloatArray]:
-        scores = vectors @ embedding
-        first = len(scores) - top
-        candidates = np.sort(np.argpartition(scores, first)[first:]) if first else np.arange(len(scores))
-        best_first = candidates[np.argsort(-scores[candidates], kind="stable")]
-        return best_first, scores[best_first]
+        return _highest(vectors @ embedding, top)
 
     return search
+
+
+def _highest(scores: FloatArray, top: int) -> tuple[IntArray, FloatArray]:
+    """Places of the highest scores, the best first, and the scores there."""
+    first = len(scores) - top
+    candidates = np.sort(np.argpartition(scores, first)[first:]) if first else np.arange(len(scores))
+    best_first = candidates[np.argsort(-scores[candidates], kind="stable")]
+    return best_first, scores[best_first]
 
 
 def _by_faiss(vectors: FloatArray) -> _Search:

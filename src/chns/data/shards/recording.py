@@ -60,7 +60,7 @@ class PackedRecording:
         if not self.shard.is_file():
             raise FileNotFoundError(f"shard must be a file, got {self.shard} for {self}.")
         try:
-            descriptor = os.open(self.shard, os.O_RDONLY)
+            descriptor = os.open(self.shard, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         except PermissionError as error:
             raise AudioError(f"shard must be readable, got {self.shard} for {self} ({error.strerror}).") from error
         try:
@@ -79,7 +79,7 @@ class PackedRecording:
             )
         is_read_whole = self.byte_length <= _READ_WHOLE_BYTES
         wanted = HEADER_BYTES + (self.byte_length if is_read_whole else 0)
-        content = os.pread(descriptor, wanted, self.byte_offset - HEADER_BYTES)
+        content = _read_from(descriptor, wanted, self.byte_offset - HEADER_BYTES)
         header = content[:HEADER_BYTES]
         if len(content) < wanted or not is_header_of(header, member=self.member, byte_length=self.byte_length):
             raise AudioError(
@@ -100,7 +100,19 @@ def split_path(path: str) -> tuple[str, str]:
 
 
 def _read_at(descriptor: int, start: int, buffer: memoryview, position: int) -> int:
-    return os.preadv(descriptor, [buffer], start + position)
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, [buffer], start + position)
+    content = _read_from(descriptor, len(buffer), start + position)
+    buffer[: len(content)] = content
+    return len(content)
+
+
+def _read_from(descriptor: int, length: int, position: int) -> bytes:
+    """As ``os.pread``, which Windows does not have; the descriptor is this recording's own, so it may be moved."""
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, length, position)
+    os.lseek(descriptor, position, os.SEEK_SET)
+    return os.read(descriptor, length)
 
 
 Recording = Path | PackedRecording | RemoteRecording

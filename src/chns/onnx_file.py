@@ -11,6 +11,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from chns.encoders import SpeakerEncoder
 from chns.errors import ChnsError
 
 OPSET = 18
@@ -37,6 +39,22 @@ def require_export_packages() -> None:
         raise ChnsError(
             f"{', '.join(missing)} must be installed for ONNX, got no such package. Run `pip install 'chns[export]'`."
         )
+
+
+def write_waveform_graph(model: SpeakerEncoder, path: Path, *, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a model from waveforms to embeddings, with free batch and length, and its rate in the metadata.
+
+    Args:
+        model: In evaluation mode, on the CPU.
+        path: The file.
+        metadata: Goes into the file too.
+
+    Raises:
+        ChnsError: As `write_onnx`.
+    """
+    told = {"sample_rate_hz": str(model.sample_rate_hz), "input": "waveforms in [-1, 1]", **(metadata or {})}
+    example = torch.zeros(2, model.sample_rate_hz)
+    write_onnx(model, example, path, input_name="waveforms", axes=("batch", "samples"), metadata=told)
 
 
 def write_onnx(
@@ -59,25 +77,38 @@ def write_onnx(
         metadata: Goes into the file.
 
     Raises:
-        ChnsError: If a package is missing.
+        ChnsError: If a package is missing, or the installed versions cannot write the module.
     """
     require_export_packages()
-    dimensions = {axis: torch.export.Dim(name) for axis, name in enumerate(axes) if name is not None}
-    with _quiet_exporter():
-        program = torch.onnx.export(
-            module,
-            (example,),
-            input_names=[input_name],
-            output_names=["embeddings"],
-            opset_version=OPSET,
-            dynamo=True,
-            dynamic_shapes=(dimensions,),
-            verbose=False,
-        )
-        assert program is not None
-        _fold_sliced_weights(program.model)
+    try:
+        with _quiet_exporter():
+            program = _exported(module, example, input_name, axes)
+    except Exception as error:  # the exporter's own, its packages' and torch's have no base but this
+        versions = ", ".join(f"{name} {version(name)}" for name in ("torch", *_PACKAGES))
+        reason = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)[:200]
+        raise ChnsError(
+            f"model must be one that the installed versions can write as ONNX, got an error ({reason}) with "
+            f"{versions}. Upgrade them with `pip install -U 'chns[export]'`; --debug shows more."
+        ) from error
     program.model.metadata_props.update(metadata)
     program.save(path)
+
+
+def _exported(module: nn.Module, example: Tensor, input_name: str, axes: Sequence[str | None]) -> Any:
+    dimensions = {axis: torch.export.Dim(name) for axis, name in enumerate(axes) if name is not None}
+    program = torch.onnx.export(
+        module,
+        (example,),
+        input_names=[input_name],
+        output_names=["embeddings"],
+        opset_version=OPSET,
+        dynamo=True,
+        dynamic_shapes=(dimensions,),
+        verbose=False,
+    )
+    assert program is not None
+    _fold_sliced_weights(program.model)
+    return program
 
 
 def _fold_sliced_weights(model: Any) -> None:

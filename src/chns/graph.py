@@ -1,40 +1,57 @@
-"""Run exported graphs the way a product would: from the file alone, without the code that made it."""
+"""Run a model as a function from arrays to arrays: the trained one, or a graph exported from it.
+
+Nothing is imported before it is needed, so that a graph in ONNX runs without torch.
+"""
 
 from __future__ import annotations
 
-import warnings
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from chns.inference.onnx_file import require_export_packages
+if TYPE_CHECKING:
+    import torch
 
 FloatArray = npt.NDArray[np.float32]
 Graph = Callable[[FloatArray], FloatArray]
 """Waveforms, shape (batch, samples), to embeddings, shape (batch, dim)."""
 
 
-def model_graph(model: torch.nn.Module) -> Graph:
+def model_graph(model: Callable[[torch.Tensor], torch.Tensor]) -> Graph:
     """The trained model itself, called like an exported one."""
-    return _torch_graph(model)
+    import torch
+
+    def run(inputs: FloatArray) -> FloatArray:
+        with torch.inference_mode():
+            embeddings: FloatArray = model(torch.from_numpy(inputs)).numpy()
+        return embeddings
+
+    return run
 
 
 def onnx_graph(path: Path) -> Graph:
-    """An ONNX file of one input, on as many threads as torch uses.
+    """An ONNX file of our own making, of one input. `chns.untrusted_graph` reads one of a stranger's."""
+    import onnxruntime
 
-    Raises:
-        ChnsError: If onnxruntime is missing.
-    """
-    require_export_packages()
+    return session_graph(onnxruntime.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"]))
+
+
+def session_options() -> Any:
+    """Of onnxruntime, with as many threads as ``OMP_NUM_THREADS`` says or else as this process may use."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # warnings are about which optimisations applied
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    options.intra_op_num_threads = _num_threads()
+    options.log_severity_level = 4  # warnings are about which optimisations applied; errors are raised too
+    return options
+
+
+def session_graph(session: Any) -> Graph:
+    """A session of onnxruntime with one input and one output."""
     name = session.get_inputs()[0].name
 
     def run(inputs: FloatArray) -> FloatArray:
@@ -44,16 +61,11 @@ def onnx_graph(path: Path) -> Graph:
     return run
 
 
-def torchscript_graph(path: Path) -> Graph:
-    """A TorchScript file."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch would rather have the other format
-        return _torch_graph(torch.jit.load(path))  # type: ignore[no-untyped-call]
-
-
 def torch_export_graph(path: Path) -> Graph:
     """A ``.pt2`` file of ``torch.export``."""
-    return _torch_graph(torch.export.load(path).module())
+    import torch
+
+    return model_graph(torch.export.load(path).module())
 
 
 def largest_distance(graph: Graph, reference: Graph, batches: Sequence[FloatArray]) -> float:
@@ -78,10 +90,8 @@ def _distances(embeddings: FloatArray, others: FloatArray) -> npt.NDArray[np.flo
     return distances
 
 
-def _torch_graph(module: Callable[[torch.Tensor], torch.Tensor]) -> Graph:
-    def run(inputs: FloatArray) -> FloatArray:
-        with torch.inference_mode():
-            embeddings: FloatArray = module(torch.from_numpy(inputs)).numpy()
-        return embeddings
-
-    return run
+def _num_threads() -> int:
+    stated = os.environ.get("OMP_NUM_THREADS", "")
+    if stated.isdigit() and int(stated) > 0:
+        return int(stated)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
