@@ -26,7 +26,7 @@ from chns.inference.verifier import Verifier
 TESTS = Path(__file__).parent
 RATE = 16_000
 BASE_TESTS = (
-    "sampling/test_batches.py",
+    "sampling/test_neighbour_batches.py",
     "sampling/test_clusters.py",
     "sampling/test_neighbours.py",
     "inference/test_voiceprint_search.py",
