@@ -26,7 +26,7 @@ from chns.inference.verifier import Verifier
 TESTS = Path(__file__).parent
 RATE = 16_000
 BASE_TESTS = (
-    "sampling/test_batches.py",
+    "sampling/test_neighbour_batches.py",
     "sampling/test_clusters.py",
     "sampling/test_neighbours.py",
     "inference/test_voiceprint_search.py",
@@ -52,7 +52,8 @@ def main(other: str) -> None:
             _said(other, "-m", "chns", "enrol", folder / "model", store, name, file)
         words = ("identify", folder / "model", store, files[1], "--threshold", "0.9", "--score-by", "max", "--json")
         assert json.loads(_said(other, "-m", "chns", *words))["identified"] == "b"
-    _said(other, "-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider", *(TESTS / name for name in BASE_TESTS))
+    options = ("-q", "--noconftest", "-p", "no:cacheprovider", "-W", "default::DeprecationWarning")  # of old faiss
+    _said(other, "-m", "pytest", *options, *(TESTS / name for name in BASE_TESTS))
     print("the base installation works:", _said(other, "-m", "pip", "--disable-pip-version-check", "list"), sep="\n")
 
 
