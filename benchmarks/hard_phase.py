@@ -21,9 +21,9 @@ from report import Ratio, parser, publish, seconds_of, take_turns
 from chns.encoders import SpeakerEncoder, ecapa_tdnn_mobile
 from chns.features import LogMel
 from chns.losses import SupConLoss
-from chns.meter import easy_anchor_share
 from chns.moving_centroids import MovingCentroids
 from chns.sampling.same_person import persons_of, suspected_pairs
+from chns.training.log import easy_anchor_share
 
 RATE_HZ, SECONDS = 16_000, 3.0
 

@@ -25,9 +25,9 @@ from chns.data.manifest import Manifest
 from chns.encoders import SpeakerEncoder, ecapa_tdnn_mobile
 from chns.features import LogMel
 from chns.losses import SupConLoss
-from chns.meter import Meter
 from chns.sampling import RandomSpeakerBatches
-from chns.training_step import TrainingStep
+from chns.training.log import Meter
+from chns.training.step import TrainingStep
 
 RATE_HZ, CROP_SECONDS = 16_000, 3.0
 LONGEST_SECONDS = 20.0

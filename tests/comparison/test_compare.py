@@ -19,7 +19,7 @@ from chns.evaluation.pairs import make_trials
 from chns.evaluation.scoring import read_scores
 from chns.evaluation.trials import write_trials
 from chns.evaluation.verification import score_trials
-from chns.meter import Meter
+from chns.training.log import Meter
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ from dataclasses import asdict, replace
 import pytest
 import yaml
 
-from chns.config import BatchSettings, ClusterSettings, ObjectSettings, TrainSettings
 from chns.errors import RunFolderError
 from chns.report.run_settings import read_settings, strategy_name
-from chns.run_folder import RunFolder
+from chns.training.folder import RunFolder
+from chns.training.settings import BatchSettings, ClusterSettings, ObjectSettings, TrainSettings
 
 
 def run_with(folder, settings):

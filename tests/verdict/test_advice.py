@@ -8,7 +8,7 @@ import yaml
 from fabricated_evidence import HIGHER, LOWER, SAME, of_kind, rules_of, verdict
 
 from chns.data.manifest import Manifest
-from chns.planning import make_plan
+from chns.training.build import make_plan
 from chns.verdict import condition_mixing
 
 EVERYTHING_ODD = [

@@ -20,7 +20,7 @@ from fabricated_evidence import (
     verdict,
 )
 
-from chns.config import ClusterSettings, ObjectSettings, OptimizerSettings
+from chns.training.settings import ClusterSettings, ObjectSettings, OptimizerSettings
 from chns.verdict import Twin, TwinEvidence, condition_mixing, find_twins, rules
 
 

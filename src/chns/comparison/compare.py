@@ -18,7 +18,7 @@ from chns.comparison.table import describe
 from chns.comparison.training import train_runs
 from chns.comparison.trial_lists import TrialList, read_trial_lists, scored
 from chns.files import atomic_path
-from chns.training_data import read_data
+from chns.training.build import read_data
 from chns.verdict import Verdict, find_twins, judge
 
 _log = logging.getLogger(__name__)

@@ -7,14 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chns.comparison.settings import Comparison
-from chns.config import TrainSettings
 from chns.data.manifest import Manifest
 from chns.errors import ConfigError
-from chns.experiment import make_loss
-from chns.planning import make_plan
-from chns.run_folder import RunFolder
-from chns.starting_model import starting_model
-from chns.training_data import read_data
+from chns.training.build import make_loss, make_plan, read_data, starting_model
+from chns.training.folder import RunFolder
+from chns.training.settings import TrainSettings
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from chns.config import TrainSettings
 from chns.errors import ConfigError
+from chns.training.settings import TrainSettings
 
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 

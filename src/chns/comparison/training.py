@@ -21,7 +21,7 @@ from pathlib import Path
 
 from chns.comparison.plan import PlannedRun
 from chns.errors import ConfigError, RunFolderError
-from chns.experiment import train
+from chns.training.run import train
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def train_runs(runs: Sequence[PlannedRun], *, jobs: int = 1) -> Generator[Planne
     Raises:
         ConfigError: If jobs is below 1.
         KeyboardInterrupt: After Ctrl-C or SIGTERM, once all checkpoints are written.
-        RunFolderError: If a run in its own process failed. In this process, whatever `chns.experiment.train` raises.
+        RunFolderError: If a run in its own process failed. In this process, whatever `chns.training.run.train` raises.
     """
     if jobs < 1:
         raise ConfigError(f"jobs must be at least 1, got {jobs}.")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chns.config import BatchKind
 from chns.report.findings import RunFindings
 from chns.report.training_figures import QUANTITIES, measured
+from chns.training.settings import BatchKind
 
 _NOT_EMBEDDED = "the training speakers were not embedded"
 _WITHOUT_CLUSTERS: dict[BatchKind, str] = {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from chns.config import ClusterSettings, ObjectSettings, TrainSettings
 from chns.errors import RunFolderError
-from chns.run_folder import RunFolder
+from chns.training.folder import RunFolder
+from chns.training.settings import ClusterSettings, ObjectSettings, TrainSettings
 
 _LOSS_NAMES = {
     "chns.losses.SupConLoss": "SupCon",

@@ -8,6 +8,7 @@ several processes each runs this loop on its slice of every batch; the first one
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -26,14 +27,11 @@ from chns.distributed import average_buffers
 from chns.encoders import SpeakerEncoder
 from chns.evaluation.metrics import VerificationMetrics
 from chns.files import atomic_path
-from chns.learning_rate import learning_rate_factor
-from chns.meter import Meter
-from chns.run_log import RunLog
 from chns.sampling.schedule import EpochSignals
-from chns.stopping import StopRequest
-from chns.training_checkpoint import Stateful, load_training, save_training
-from chns.training_step import TrainingStep
-from chns.validation import Validation
+from chns.training.log import Meter, RunLog
+from chns.training.state import Stateful, StopRequest, load_training, save_training
+from chns.training.step import TrainingStep
+from chns.training.validation import Validation
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +56,7 @@ class Training:
         checkpoint_every_steps: Steps between two checkpoints; one more at each epoch's end and when stopped.
         validate_every_epochs: Epochs between two validations; one more at the end.
         num_workers: Processes that decode.
-        chunk_size: Segments embedded at a time, see `chns.training_step`; None for the whole batch.
+        chunk_size: Segments embedded at a time, see `chns.training.step`; None for the whole batch.
         seed: Of crops, dropout and masking.
         on_validation: Called in every process with the metrics after each validation, and with None after the last
             epoch if there is no validation; the model is to be saved then.
@@ -270,3 +268,12 @@ def _line(step: int, num_steps: int, epoch: int, values: dict[str, float]) -> st
         f"negatives {values['negative_similarity_mean']:.2f} (p95 {values['negative_similarity_p95']:.2f}), "
         f"{values['segments_per_second']:.0f} segments/s"
     )
+
+
+def learning_rate_factor(step: int, num_steps: int, warmup_share: float) -> float:
+    """Share of the peak learning rate at a step (from 0): a linear rise, then half a cosine down to zero."""
+    warmup_steps = warmup_share * num_steps
+    if step + 1 < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = (step + 1 - warmup_steps) / max(1.0, num_steps + 1 - warmup_steps)
+    return 0.5 * (1.0 + math.cos(math.pi * progress))

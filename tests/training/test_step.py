@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from chns.losses import AAMSoftmaxLoss, HSCLLoss, SupConLoss
-from chns.training_step import TrainingStep
+from chns.training.step import TrainingStep
 
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 4, 4])
 LOSSES = {

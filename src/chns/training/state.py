@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError  # what torch.load raises; nothing is unpickled
+from types import FrameType, TracebackType
 from typing import Any, Protocol
 
 import torch
 
+from chns.distributed import any_process
 from chns.errors import ModelFileError
 from chns.files import atomic_path
 
@@ -74,3 +78,36 @@ def load_training(path: Path, parts: Mapping[str, Stateful], *, num_steps: int) 
             f"({error}). Delete it to start anew."
         ) from error
     return step
+
+
+_log = logging.getLogger(__name__)
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """While it is entered, Ctrl-C and SIGTERM are only noted; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self._noted = False
+        self._handlers: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        self._handlers = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def is_made(self, device: torch.device) -> bool:
+        """Whether some process of the run was asked to stop; all must ask at the same step, and get the same answer."""
+        return any_process(self._noted, device)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self._noted:
+            raise KeyboardInterrupt
+        self._noted = True
+        _log.info("stopping after this step; the same command goes on from here")

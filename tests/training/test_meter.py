@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from chns.meter import Meter, easy_anchor_share
-from chns.training_step import StepResult
+from chns.training.log import Meter, easy_anchor_share
+from chns.training.step import StepResult
 
 
 def step_of(embeddings, labels):

@@ -8,17 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from chns.augmented_crops import augmented_crops, make_masking
 from chns.checkpoint import load_bundle
 from chns.cli.train import build_parser
-from chns.config import TrainSettings
 from chns.data.audio import write_audio
 from chns.data.dataset import CropRequest
 from chns.data.manifest import Manifest
 from chns.errors import AudioError, ConfigError
-from chns.experiment import train
-from chns.meter import Meter
-from chns.training_data import read_data
+from chns.training.build import augmented_crops, make_masking, read_data
+from chns.training.log import Meter
+from chns.training.run import train
+from chns.training.settings import TrainSettings
 
 
 @pytest.fixture

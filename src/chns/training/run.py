@@ -1,10 +1,9 @@
-"""From settings to objects: the only place that knows both."""
+"""One training from its settings to its summary: launch, build, train, keep the models."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,24 +11,28 @@ from typing import Any
 import torch
 import yaml
 from lightning_fabric import Fabric
-from torch import nn
 
-from chns.augmented_crops import augmented_crops, described_augmentation, make_masking
 from chns.checkpoint import Architecture, save_bundle
-from chns.config import OptimizerSettings, TrainSettings
 from chns.data.manifest import Manifest
 from chns.distributed import from_first_process, rank
 from chns.encoders import SpeakerEncoder
 from chns.errors import ConfigError
 from chns.evaluation.metrics import VerificationMetrics
-from chns.factory import make
 from chns.files import atomic_path
-from chns.planning import make_plan
-from chns.run_folder import RunFolder
-from chns.starting_model import starting_model
-from chns.training import Training
-from chns.training_data import read_data
-from chns.validation import Validation
+from chns.training.build import (
+    augmented_crops,
+    described_augmentation,
+    make_loss,
+    make_masking,
+    make_plan,
+    optimizer_maker,
+    read_data,
+    starting_model,
+)
+from chns.training.folder import RunFolder
+from chns.training.loop import Training
+from chns.training.settings import TrainSettings
+from chns.training.validation import Validation
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +73,7 @@ def train(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         fabric=fabric,
         model=model,
         loss=make_loss(settings, model, training_manifest),
-        make_optimizer=_optimizer_maker(settings.optimizer),
+        make_optimizer=optimizer_maker(settings.optimizer),
         plan=make_plan(settings, training_manifest),
         crops=augmented_crops(settings, training_manifest, sample_rate_hz=model.sample_rate_hz),
         validation=None
@@ -103,16 +106,6 @@ def train(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     )
     run.run()
     return from_first_process(lambda: _write_json(summary_path, {"steps": run.num_steps, **progress.summary()}))
-
-
-def make_loss(settings: TrainSettings, model: SpeakerEncoder, manifest: Manifest) -> nn.Module:
-    """The loss; one that classifies is told how many speakers there are and how large an embedding is."""
-    derived = {"num_speakers": len(manifest.speakers)}
-    embedding_dim = getattr(model.encoder, "embedding_dim", None)
-    if embedding_dim is not None:
-        derived["embedding_dim"] = embedding_dim
-    loss: nn.Module = make(settings.loss.factory, settings.loss.settings, **derived)
-    return loss
 
 
 class _Progress:
@@ -170,13 +163,6 @@ class _Progress:
         if not self._best_path.is_file():
             return float("inf")
         return float(json.loads(self._best_path.read_text(encoding="utf-8"))["eer"])
-
-
-def _optimizer_maker(settings: OptimizerSettings) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:
-    kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return lambda parameters: kinds[settings.kind](
-        parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
 
 
 def _launched(settings: TrainSettings) -> Fabric:

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from chns.config import TrainSettings
 from chns.errors import RunFolderError
-from chns.run_log import COLUMNS
 from chns.sampling.clusters import SpeakerClusters
+from chns.training.log import COLUMNS
+from chns.training.settings import TrainSettings
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -2,7 +2,7 @@
 
 import csv
 
-from chns.run_log import COLUMNS, RunLog
+from chns.training.log import COLUMNS, RunLog
 
 
 def rows(folder):

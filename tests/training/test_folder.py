@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import yaml
 
-from chns.config import BatchSettings, TrainingSettings, TrainSettings
 from chns.errors import RunFolderError
-from chns.run_folder import RunFolder
-from chns.run_log import COLUMNS, RunLog
 from chns.sampling import SpeakerClusters
+from chns.training.folder import RunFolder
+from chns.training.log import COLUMNS, RunLog
+from chns.training.settings import BatchSettings, TrainingSettings, TrainSettings
 
 SETTINGS = TrainSettings(batches=BatchSettings(kind="clustered"))
 

@@ -12,13 +12,19 @@ import yaml
 from chns.checkpoint import Architecture, load_bundle
 from chns.cli import main
 from chns.cli.train import build_parser
-from chns.config import BatchSettings, ClusterSettings, DataSettings, ObjectSettings, TrainingSettings, TrainSettings
 from chns.data.manifest import Manifest
 from chns.errors import ConfigError
-from chns.experiment import make_loss, train
-from chns.meter import Meter
-from chns.planning import make_plan
-from chns.training_data import read_data
+from chns.training.build import make_loss, make_plan, read_data
+from chns.training.log import Meter
+from chns.training.run import train
+from chns.training.settings import (
+    BatchSettings,
+    ClusterSettings,
+    DataSettings,
+    ObjectSettings,
+    TrainingSettings,
+    TrainSettings,
+)
 
 STRATEGIES = ["supcon", "hscl", "chns", "chns_hscl", "neighbours", "auto", "aam_softmax"]
 HARD_FROM_THE_START = ["chns", "chns_hscl", "neighbours"]

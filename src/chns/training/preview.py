@@ -14,14 +14,14 @@ import numpy as np
 import scipy.signal
 import torch
 
-from chns.augmented_crops import augmented_crops, make_masking, with_new_speakers
-from chns.config import TrainSettings
 from chns.data.audio import Waveform, write_audio
 from chns.data.dataset import CropRequest, SpeakerCrops
 from chns.data.manifest import Manifest
 from chns.errors import ChnsError
 from chns.features import LogMel
 from chns.files import atomic_path
+from chns.training.build import augmented_crops, make_masking, with_new_speakers
+from chns.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

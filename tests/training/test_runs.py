@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from chns.checkpoint import load_bundle
 from chns.cli import main
 from chns.data.manifest import Manifest
-from chns.learning_rate import learning_rate_factor
-from chns.meter import negative_similarity
+from chns.training.log import negative_similarity
+from chns.training.loop import learning_rate_factor
 
 TIMES = {"segments_per_second", "data_wait_share", "encoder_seconds", "loss_seconds"}
 
@@ -125,8 +125,9 @@ def test_a_run_that_never_finds_its_batches_easy_is_one_with_random_batches(tmp_
 
 
 def stop_in_the_hard_phase(words, folder, how):
-    slow = "import time, chns.meter as m; add = m.Meter.add; m.Meter.add = lambda *a: (time.sleep(0.15), add(*a))[1]; "
-    start = f"{slow}from chns.cli import main; raise SystemExit(main({words!r}))"
+    slow = "import time, chns.training.log as m; add = m.Meter.add\n"
+    slow += "m.Meter.add = lambda *a: (time.sleep(0.15), add(*a))[1]; "
+    start = f"{slow}\nfrom chns.cli import main; raise SystemExit(main({words!r}))"
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     process = subprocess.Popen([sys.executable, "-c", start], env=environment, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
@@ -199,7 +200,7 @@ def test_two_processes_learn_what_one_does(launcher, tmp_path, configs, hum_mani
     start = ["-m", "chns", *words]
     if launcher == "torchrun":
         start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *start]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent / "helpers"), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "helpers"), "OMP_NUM_THREADS": "1"}
     result = subprocess.run([sys.executable, *start], env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("training on 16 speakers") == 1
