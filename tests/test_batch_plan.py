@@ -39,8 +39,6 @@ def plan_of(manifest_path, hard_phase, **changes):
         "utterances_per_speaker": 2,
         "steps_per_epoch": 4,
         "refresh_every": 0,
-        "refresh_drift": 0.0,
-        "centroids": "embedded",
         "separate_same_person": False,
         "utterances_per_centroid": 2,
         "centroid_crop_seconds": 0.5,
@@ -48,12 +46,6 @@ def plan_of(manifest_path, hard_phase, **changes):
         "num_workers": 0,
     }
     return BatchPlan(Manifest.read(manifest_path), hard_phase=hard_phase, **{**settings, **changes})
-
-
-def observe_batches(plan, rng, count=30, dim=8):
-    for _ in range(count):
-        labels = torch.from_numpy(rng.permutation(20)[:6].repeat(2))
-        plan.observe_step(torch.from_numpy(rng.standard_normal((12, dim))), labels)
 
 
 def test_without_a_hard_phase_all_batches_are_random(hum_manifest, model):
@@ -92,25 +84,6 @@ def test_groups_remember_the_encoder_and_are_refreshed(hum_manifest, model):
     assert plan.decisions[-1] == "epoch 5: 2 epochs have passed: grouping 20 speakers by their centroids"
 
 
-def test_groups_are_refreshed_when_centroids_have_drifted(hum_manifest, model, rng):
-    plan = plan_of(hum_manifest, HardPhaseSchedule(start_epoch=0), refresh_drift=0.5)
-    observe_batches(plan, rng)
-    assert plan.begin(0, model, CPU)
-    assert not plan.begin(1, model, CPU)
-    observe_batches(plan, rng)  # embeddings are noise, so every speaker has moved
-    assert plan.begin(2, model, CPU)
-    assert "centroids have drifted by" in plan.decisions[-1]
-    assert not plan.begin(3, model, CPU)
-
-
-def test_moving_averages_need_no_pass_over_the_recordings(hum_manifest, model, rng, monkeypatch):
-    monkeypatch.setattr("chns.batch_plan.embed_some_of_each_speaker", None)
-    plan = plan_of(hum_manifest, HardPhaseSchedule(start_epoch=0), centroids="moving_average")
-    observe_batches(plan, rng)
-    assert plan.begin(0, model, CPU)
-    assert plan.groups.centres.shape == (3, 8)
-
-
 @pytest.mark.parametrize("grouping", [CLUSTERS, NEIGHBOURS])
 def test_suspected_doubles_never_meet(hum_manifest, model, grouping, monkeypatch):
     monkeypatch.setattr("chns.batch_plan.persons_of", lambda num_speakers, _: np.arange(num_speakers) // 2)
@@ -137,10 +110,9 @@ def test_a_search_that_suspects_nearly_everybody_keeps_nobody_apart(hum_manifest
 def test_a_restored_plan_goes_on_alike(hum_manifest, model, rng, grouping, kind, tmp_path):
     def fresh():
         phase = AdaptiveHardPhase(easy_share_low=0.1, easy_share_high=0.6, step=0.25)
-        return plan_of(hum_manifest, phase, grouping=grouping, centroids="moving_average", refresh_drift=1e-3)
+        return plan_of(hum_manifest, phase, grouping=grouping, refresh_every=1)
 
     plan = fresh()
-    observe_batches(plan, rng)
     plan.end_epoch(0, EpochSignals(0.95, None))
     plan.begin(1, model, CPU)
     path = tmp_path / "state.pt"
@@ -149,9 +121,7 @@ def test_a_restored_plan_goes_on_alike(hum_manifest, model, rng, grouping, kind,
     restored.load_state_dict(torch.load(path, weights_only=True))
     assert isinstance(restored.groups, kind)
     assert list(restored.batches(1)) == list(plan.batches(1))
-    again = np.random.default_rng(5), np.random.default_rng(5)
-    for one, numbers in zip((plan, restored), again, strict=True):
-        observe_batches(one, numbers)
+    for one in (plan, restored):
         one.end_epoch(1, EpochSignals(0.95, None))
         assert one.begin(2, model, CPU)
     assert restored.decisions == plan.decisions
@@ -183,7 +153,7 @@ def test_groups_are_kept_by_kind_and_epoch(hum_manifest, model, grouping, folder
     assert type(plan.groups).load(path).encoder == plan.groups.encoder
 
 
-@pytest.mark.parametrize("name", ["refresh_every", "refresh_drift"])
+@pytest.mark.parametrize("name", ["refresh_every"])
 def test_refreshing_settings_are_not_negative(hum_manifest, name):
     with pytest.raises(ValueError, match=f"{name} must be 0 or more, got -1"):
         plan_of(hum_manifest, None, **{name: -1})

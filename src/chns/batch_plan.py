@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ from chns.data.manifest import Manifest
 from chns.distributed import from_first_process, rank, world_size
 from chns.embedding import FloatArray, centroids_of, embed_some_of_each_speaker
 from chns.encoders import SpeakerEncoder
-from chns.moving_centroids import MovingCentroids
 from chns.sampling import RandomSpeakerBatches, SpeakerClusters, SpeakerNeighbours
 from chns.sampling.flat_groups import IntArray
 from chns.sampling.grouping import Grouping
@@ -27,14 +26,12 @@ from chns.sampling.schedule import EpochSignals, HardPhase
 
 _log = logging.getLogger(__name__)
 
-CentroidSource = Literal["embedded", "moving_average"]
-
 
 class BatchPlan:
     """The warm-up, groups of similar speakers and hard phase of a run.
 
     Groups are made before the first epoch whose hard ratio is above 0, and again when ``refresh_every`` epochs have
-    passed since or the speakers' centroids have drifted by ``refresh_drift``.
+    passed since.
 
     Args:
         manifest: The training utterances.
@@ -44,10 +41,6 @@ class BatchPlan:
         utterances_per_speaker: K.
         steps_per_epoch: Batches an epoch; by default as many as use each utterance once on average.
         refresh_every: Group again after this many epochs; 0 never does.
-        refresh_drift: Group again once the moving centroids are this far, in mean cosine distance, from where they
-            were; 0 never does.
-        centroids: Whether groups are made from embeddings made for the purpose, or from moving averages of the training
-            embeddings. Averages serve from the second time on where ``separate_same_person`` needs embeddings.
         separate_same_person: Keep speakers who may be one person out of each other's batches; found when groups are
             first made, before training has pushed them apart.
         utterances_per_centroid: Utterances that are embedded of each speaker.
@@ -69,17 +62,14 @@ class BatchPlan:
         utterances_per_speaker: int,
         steps_per_epoch: int | None,
         refresh_every: int,
-        refresh_drift: float,
-        centroids: CentroidSource,
         separate_same_person: bool,
         utterances_per_centroid: int,
         centroid_crop_seconds: float,
         seed: int,
         num_workers: int,
     ) -> None:
-        for name, value in (("refresh_every", refresh_every), ("refresh_drift", refresh_drift)):
-            if value < 0:
-                raise ValueError(f"{name} must be 0 or more, got {value}.")
+        if refresh_every < 0:
+            raise ValueError(f"refresh_every must be 0 or more, got {refresh_every}.")
         self._manifest = manifest
         self._hard_phase = hard_phase
         self._grouping = grouping
@@ -93,20 +83,17 @@ class BatchPlan:
         }
         self._random = RandomSpeakerBatches(manifest.speaker_labels, **self._shape)
         self._refresh_every = refresh_every
-        self._refresh_drift = refresh_drift
-        self._centroids = centroids
         self._separate_same_person = separate_same_person
         self._utterances_per_centroid = utterances_per_centroid
         self._centroid_crop_seconds = centroid_crop_seconds
         self._seed = seed
         self._num_workers = num_workers
-        follows = hard_phase is not None and (centroids == "moving_average" or refresh_drift > 0)
-        self._moving = MovingCentroids(len(manifest.speakers)) if follows else None
         self._hard: HardSpeakerBatches | None = None
         self._grouped_at: int | None = None
         self._persons: IntArray | None = None
         self.groups: SpeakerClusters | SpeakerNeighbours | None = None
         self.decisions: list[str] = []
+        self.num_same_person: int | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -131,8 +118,6 @@ class BatchPlan:
         encoder = weights_digest(model.encoder)
         self._use(from_first_process(lambda: self._grouping.group(centroids, encoder=encoder)))
         self._grouped_at = epoch
-        if self._moving is not None:
-            self._moving.mark_grouped()
         return True
 
     def batches(self, epoch: int) -> RandomSpeakerBatches | HardSpeakerBatches:
@@ -144,16 +129,6 @@ class BatchPlan:
             batches = self._hard
         batches.set_epoch(epoch)
         return batches
-
-    def observe_step(self, embeddings: Tensor, speaker_labels: Tensor) -> None:
-        """Follow the centroids, if they are needed.
-
-        Args:
-            embeddings: Of a training batch, over all processes, shape (N, dim).
-            speaker_labels: Shape (N,).
-        """
-        if self._moving is not None:
-            self._moving.update(embeddings, speaker_labels)
 
     def end_epoch(self, epoch: int, signals: EpochSignals) -> None:
         """Let the hard phase take note of an epoch."""
@@ -171,23 +146,22 @@ class BatchPlan:
         """What later epochs depend on; arrays as tensors."""
         return {
             "decisions": self.decisions,
+            "num_same_person": self.num_same_person,
             "grouped_at": self._grouped_at,
             "groups": None if self.groups is None else _as_tensors(asdict(self.groups)),
             "persons": None if self._persons is None else torch.from_numpy(self._persons),
             "hard_phase": self._hard_phase.state_dict() if self._hard_phase else {},
-            "moving_centroids": self._moving.state_dict() if self._moving else {},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state."""
         self.decisions, self._grouped_at = list(state["decisions"]), state["grouped_at"]
+        self.num_same_person = state["num_same_person"]
         self._persons = None if state["persons"] is None else state["persons"].numpy()
         if state["groups"] is not None:
             self._use(self._grouping.kind(**_as_arrays(state["groups"])))
         if self._hard_phase is not None:
             self._hard_phase.load_state_dict(state["hard_phase"])
-        if self._moving is not None:
-            self._moving.load_state_dict(state["moving_centroids"])
 
     def _due(self, epoch: int) -> str | None:
         """Why groups are to be made before this epoch; None if they are not."""
@@ -197,14 +171,10 @@ class BatchPlan:
             return "the hard phase begins"
         if self._refresh_every and epoch - self._grouped_at >= self._refresh_every:
             return f"{epoch - self._grouped_at} epochs have passed"
-        if self._refresh_drift and self._moving is not None and (drift := self._moving.drift()) >= self._refresh_drift:
-            return f"centroids have drifted by {drift:.3f} in cosine distance"
         return None
 
     def _current_centroids(self, epoch: int, model: SpeakerEncoder, device: torch.device) -> FloatArray:
         searching = self._separate_same_person and self._persons is None
-        if self._moving is not None and self._centroids == "moving_average" and not searching:
-            return self._moving.centroids()
         embeddings, labels = embed_some_of_each_speaker(
             model,
             self._manifest,
@@ -215,6 +185,9 @@ class BatchPlan:
             device=device,
             sharded=True,
         )
+        if self.num_same_person is None:
+            pairs = from_first_process(lambda: suspected_pairs(embeddings, labels))
+            self.num_same_person = len(pairs)
         if searching:
             self._persons = from_first_process(lambda: self._search_persons(epoch, embeddings, labels))
         return centroids_of(embeddings, labels, len(self._manifest.speakers))

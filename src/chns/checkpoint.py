@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from chns import __version__
 from chns.bounded_building import parameters_limited, require_sensible_frames
 from chns.encoders import SpeakerEncoder
-from chns.errors import ConfigError, ModelFileError
+from chns.errors import ConfigError, ModelFileError, NonFiniteError
 from chns.factory import make
 from chns.files import atomic_folder, atomic_path
 from chns.hub_download import SCHEME, downloaded_folder
@@ -113,8 +113,12 @@ def save_bundle(
         architecture: What it was built from.
         training: Anything JSON holds: data, steps, settings.
         metrics: Anything JSON holds: error rates, with what they were measured on.
+
+    Raises:
+        NonFiniteError: If a weight is NaN or infinite; a bundle that is there stays.
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.encoder.state_dict().items()}
+    require_finite(weights, "of the encoder")
     with atomic_folder(folder) as temporary:
         save_file(weights, temporary / _WEIGHTS)
         description = {
@@ -127,6 +131,25 @@ def save_bundle(
             "metrics": dict(metrics),
         }
         _write_description(temporary / _DESCRIPTION, description)
+
+
+def require_finite(weights: Mapping[str, Any], where: str) -> None:
+    """Refuse NaN and infinities, so that no file ever holds them.
+
+    Args:
+        weights: By name; what is no tensor of floating-point numbers is not looked at.
+        where: Of what they are, for the error.
+
+    Raises:
+        NonFiniteError: If there is one.
+    """
+    for name, tensor in weights.items():
+        floating = isinstance(tensor, torch.Tensor) and tensor.is_floating_point()
+        if floating and not bool(torch.isfinite(tensor).all()):
+            raise NonFiniteError(
+                f"weights {where} must be finite, got NaN or an infinity in {name}. They are not saved; "
+                "train on from the last checkpoint with a lower learning rate."
+            )
 
 
 def add_metrics(folder: Path | str, metrics: Mapping[str, Any], *, digest: str) -> None:

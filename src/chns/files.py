@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from chns.errors import FolderInUseError
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -65,3 +69,20 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Make the folder if need be and hold it against other processes; the system lets go of it when this one ends.
+
+    Raises:
+        FolderInUseError: If another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise FolderInUseError(
+            f"folder must be written by one process at a time, got another one in {folder}. Wait for it to end."
+        ) from error

@@ -130,3 +130,12 @@ def test_differences_are_what_changes_the_result(run):
     assert run.differences(same) == {}
     other = replace(SETTINGS, seed=3, batches=BatchSettings(kind="random"))
     assert run.differences(other) == {"batches.kind": ("clustered", "random"), "seed": (0, 3)}
+
+
+@pytest.mark.parametrize("content", ["not JSON", "{}", "[1]", '{"pairs": "many"}', '{"pairs": -1}'])
+def test_a_damaged_number_of_same_persons_is_named(tmp_path, content):
+    (tmp_path / "config.yaml").write_text("{}")
+    assert RunFolder.open(tmp_path).num_same_person() is None
+    (tmp_path / "same_person.json").write_text(content)
+    with pytest.raises(RunFolderError, match=r"same_person\.json must hold a number of pairs, got"):
+        RunFolder.open(tmp_path).num_same_person()

@@ -55,7 +55,6 @@ def test_a_run_leaves_a_model_a_log_clusters_and_a_summary(finished):
     assert (finished / "model" / "model.json").is_file()
     assert (finished / "best_model" / "model.json").is_file()
     assert [path.name for path in (finished / "clusters").iterdir()] == ["epoch-0001.safetensors"]
-    assert list((finished / "tensorboard").glob("events*"))
 
 
 def test_the_log_shows_loss_temperature_hardness_and_validation(finished):
@@ -230,8 +229,8 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path, configs, hum_manif
 def test_a_checkpoint_of_another_length_is_refused(finished, tmp_path, configs, hum_manifest, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "training.pt").write_bytes((finished / "training.pt").read_bytes())
-    assert main(command(configs, hum_manifest, tmp_path / "run", "--train.epochs", "9")) == 2
-    assert "checkpoint must be of a run of 54 steps, got one of 18" in capsys.readouterr().err
+    assert main(command(configs, hum_manifest, tmp_path / "run", "--train.epochs", "2")) == 2
+    assert "checkpoint must be of a run of 12 steps, got one of 18" in capsys.readouterr().err
 
 
 def test_a_missing_recording_is_named_without_a_worker_trace(tmp_path, configs, hum_manifest, capsys):

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from chns import __version__
-from chns.errors import ChnsError
+from chns.errors import ChnsError, NonFiniteError
 
 COMMANDS = {
     "prepare": "turn a folder of recordings into a manifest",
@@ -61,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after ``chns``; by default those of this process.
 
     Returns:
-        The exit code: what the command returns (0 unless its help says otherwise), 2 for an error that the message
-        explains, 130 after Ctrl-C.
+        The exit code: what the command returns (0 unless its help says otherwise), 1 where a training has come to
+        numbers that are not finite, 2 for any other error that the message explains, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         print(f"chns: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, NonFiniteError) else 2
     return code or 0
 
 

@@ -37,6 +37,7 @@ def twin_evidence(random: Sequence[PlannedRun], hard: Sequence[PlannedRun]) -> T
         num_training_speakers=len(manifest.speakers),
         utterances_per_speaker=float(np.median(np.bincount(manifest.speaker_labels))),
         conditions=_conditions(manifest, first),
+        suspected_duplicates=first.num_same_person(),
     )
 
 

@@ -12,8 +12,7 @@ import numpy.typing as npt
 import torch
 
 from chns.checkpoint import load_bundle
-from chns.comparison.plan import PlannedRun
-from chns.comparison.settings import TrialListSettings
+from chns.comparison.plan import PlannedRun, TrialListSettings
 from chns.data.manifest import Manifest
 from chns.errors import TrialError
 from chns.evaluation.intervals import bootstrap_metrics

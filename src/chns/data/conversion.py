@@ -24,10 +24,10 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from chns.data.audio import OPUS_RATES_HZ, WRITTEN_FORMATS, AudioInfo, audio_info, read_audio, write_audio
-from chns.data.folder_lock import locked_folder
 from chns.data.manifest import Manifest
 from chns.data.parallel import mapped
 from chns.errors import AudioError, ManifestError
+from chns.files import locked_folder
 
 FORMATS = tuple(suffix.removeprefix(".") for suffix in WRITTEN_FORMATS)
 

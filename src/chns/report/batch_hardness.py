@@ -18,7 +18,7 @@ from chns.sampling import ClusterSpeakerBatches, RandomSpeakerBatches, SpeakerCl
 from chns.sampling.clusters import unit_length
 from chns.sampling.grouping import NeighbourGrouping, derived_num_clusters
 from chns.sampling.hard_speaker_batches import HardSpeakerBatches
-from chns.training.settings import BatchSettings, ClusterSettings
+from chns.training.folder import BatchSettings, ClusterSettings
 
 _FEWEST_SPEAKERS_PER_CLUSTER = 10
 _FEWEST_BATCHES, _MOST_BATCHES = 20, 500

@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from chns.evaluation.metrics import VerificationMetrics
 from chns.evaluation.trials import Trials
-from chns.training.settings import BatchKind
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -143,7 +142,7 @@ class RunFindings:
     cluster_shapes: ClusterShapes | None
     batch_hardness: BatchHardness | None
     duplicates: Sequence[SuspectedDuplicate] | None
-    batches: BatchKind = "random"
+    batches: str = "random"
     decisions: Sequence[str] = ()
     num_training_speakers: int | None = None
     why_not_embedded: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -36,6 +37,8 @@ from chns.sampling import HardPhaseSchedule
 from chns.sampling.adaptive import AdaptiveHardPhase
 from chns.sampling.grouping import ClusterGrouping, NeighbourGrouping
 from chns.sampling.schedule import HardPhase
+from chns.training.log import MetricsLogger
+from chns.training.loop import Rhythm
 from chns.training.settings import (
     AugmentationSettings,
     BabbleSettings,
@@ -45,11 +48,11 @@ from chns.training.settings import (
     ReverberationSettings,
     TrainSettings,
 )
+from chns.training.validation import Validation
 
 # Of the cost of a training, a segment of which costs three forward passes, that `auto` spends on its one pass.
 _AUTO_PASS_SHARE = 0.05
 _PASSES_PER_TRAINED_SEGMENT = 3
-_AUTO_DRIFT = 0.25
 
 
 def make_plan(settings: TrainSettings, manifest: Manifest) -> BatchPlan:
@@ -78,8 +81,6 @@ def make_plan(settings: TrainSettings, manifest: Manifest) -> BatchPlan:
         utterances_per_speaker=batches.utterances_per_speaker,
         steps_per_epoch=batches.steps_per_epoch,
         refresh_every=clusters.refresh_every,
-        refresh_drift=clusters.refresh_drift,
-        centroids=clusters.centroids,
         separate_same_person=clusters.separate_same_person,
         utterances_per_centroid=clusters.utterances_per_centroid,
         centroid_crop_seconds=clusters.crop_seconds,
@@ -91,7 +92,7 @@ def make_plan(settings: TrainSettings, manifest: Manifest) -> BatchPlan:
 def _auto(settings: TrainSettings, manifest: Manifest) -> ClusterSettings:
     """The settings that the ablation in docs/results.md speaks for; those of the user remain where it is silent.
 
-    Recordings are embedded once, when the hard phase begins; later groups are made from moving averages. So many
+    Speakers are grouped once, when the hard phase begins. So many
     utterances of each speaker are embedded that this costs 5 % of the training at most, though never fewer than two.
     """
     batches = settings.batches
@@ -105,8 +106,6 @@ def _auto(settings: TrainSettings, manifest: Manifest) -> ClusterSettings:
         start_epoch=1,
         hard_ratio=1.0,
         refresh_every=0,
-        refresh_drift=_AUTO_DRIFT,
-        centroids="moving_average",
         separate_same_person=True,
         utterances_per_centroid=max(2, min(settings.clusters.utterances_per_centroid, affordable_of_each)),
     )
@@ -369,3 +368,66 @@ def optimizer_maker(settings: OptimizerSettings) -> Callable[[list[nn.Parameter]
     return lambda parameters: kinds[settings.kind](
         parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
+
+
+def make_rhythm(settings: TrainSettings) -> Rhythm:
+    """How long the run is, and when what is done."""
+    train = settings.train
+    return Rhythm(
+        epochs=train.epochs,
+        warmup_share=settings.optimizer.warmup_share,
+        clip_norm=settings.optimizer.clip_norm,
+        log_every_steps=train.log_every_steps,
+        checkpoint_every_steps=train.checkpoint_every_steps,
+        validate_every_epochs=train.validate_every_epochs,
+        num_workers=settings.data.num_workers,
+        chunk_size=train.chunk_size,
+        seed=settings.seed,
+    )
+
+
+def make_validation(settings: TrainSettings, manifest: Manifest | None) -> Validation | None:
+    """Trials on the held-out speakers, if there are any."""
+    if manifest is None:
+        return None
+    return Validation(
+        manifest,
+        num_trials=settings.train.validation_trials,
+        seed=settings.seed,
+        num_workers=settings.data.num_workers,
+    )
+
+
+def make_logger(settings: TrainSettings) -> MetricsLogger | None:
+    """The user's own logger, beside ``log.csv``.
+
+    Raises:
+        ConfigError: If it cannot be made, or does not take metrics.
+    """
+    chosen = settings.train.logger
+    if chosen is None:
+        return None
+    logger: MetricsLogger = make(chosen.factory, chosen.settings)
+    if not callable(getattr(logger, "log_metrics", None)):
+        raise ConfigError(f"train.logger must have a method log_metrics(metrics, step), got {chosen.factory}.")
+    return logger
+
+
+def world(settings: TrainSettings) -> tuple[int, int]:
+    """Processes on this machine, and machines: as set, or as torchrun has started them.
+
+    Raises:
+        ConfigError: If torchrun has started others than are set.
+    """
+    devices, num_nodes = settings.train.devices, settings.train.num_nodes
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return devices or 1, num_nodes or 1
+    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    nodes = int(os.environ["WORLD_SIZE"]) // local
+    for name, wanted, started in (("devices", devices, local), ("num_nodes", num_nodes, nodes)):
+        if wanted is not None and wanted != started:
+            raise ConfigError(
+                f"train.{name} must be the {started} that torchrun has started, got {wanted}. "
+                "Leave it out with torchrun."
+            )
+    return local, nodes

@@ -1,4 +1,4 @@
-"""What a run writes down while it trains: ``log.csv`` for programs, TensorBoard for the eye."""
+"""What is measured while a run trains, and where it is written: ``log.csv``, and a logger of the user's own."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from tensorboardX import SummaryWriter
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -38,15 +37,23 @@ COLUMNS = (
 )
 
 
+class MetricsLogger(Protocol):
+    """What takes metrics: the loggers of Fabric and Lightning (TensorBoard, wandb, MLflow, ...), or one of your own."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        """Take what was measured at a step."""
+
+
 class RunLog:
     """Rows of `COLUMNS`, each for one step; a value that was not measured at a step stays empty.
 
     Args:
-        folder: Gets ``log.csv`` and a folder ``tensorboard``.
+        folder: Gets ``log.csv``.
         first_step: Rows after this step, which a run that was killed and now goes on had written, are dropped.
+        logger: Is told every row too, and to ``finalize``, if it can, at the end.
     """
 
-    def __init__(self, folder: Path, *, first_step: int) -> None:
+    def __init__(self, folder: Path, *, first_step: int, logger: MetricsLogger | None = None) -> None:
         path = folder / "log.csv"
         kept = [row for row in _rows(path) if int(row["step"]) <= first_step]
         with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -55,7 +62,7 @@ class RunLog:
             writer.writerows(kept)
         self._file = path.open("a", newline="", encoding="utf-8")
         self._writer = csv.DictWriter(self._file, COLUMNS)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+        self._logger = logger
 
     def __enter__(self) -> RunLog:
         return self
@@ -64,7 +71,9 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
-        self._board.close()
+        finalize = getattr(self._logger, "finalize", None)
+        if finalize is not None:
+            finalize("success" if error is None else "failed")
 
     def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
         """Write what was measured at a step.
@@ -76,8 +85,8 @@ class RunLog:
         """
         self._writer.writerow({"step": step, "epoch": epoch, **{k: f"{v:.6g}" for k, v in values.items()}})
         self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        if self._logger is not None:
+            self._logger.log_metrics({"epoch": float(epoch), **values}, step)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

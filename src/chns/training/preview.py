@@ -21,7 +21,7 @@ from chns.errors import ChnsError
 from chns.features import LogMel
 from chns.files import atomic_path
 from chns.training.build import augmented_crops, make_masking, with_new_speakers
-from chns.training.settings import TrainSettings
+from chns.training.folder import TrainSettings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,21 +20,24 @@ from chns.distributed import from_first_process, rank
 from chns.encoders import SpeakerEncoder
 from chns.errors import ConfigError
 from chns.evaluation.metrics import VerificationMetrics
-from chns.files import atomic_path
+from chns.files import atomic_path, locked_folder
 from chns.training.build import (
     augmented_crops,
     described_augmentation,
+    make_logger,
     make_loss,
     make_masking,
     make_plan,
+    make_rhythm,
+    make_validation,
     optimizer_maker,
     read_data,
     starting_model,
+    world,
 )
-from chns.training.folder import RunFolder
-from chns.training.loop import Training
+from chns.training.folder import RunFolder, longer, with_whole_paths
+from chns.training.loop import Record, Training
 from chns.training.settings import TrainSettings
-from chns.training.validation import Validation
 
 _log = logging.getLogger(__name__)
 
@@ -43,13 +48,14 @@ _TOLD_ELSEWHERE = ("data", "encoder", "features")
 def train(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     """Train a model, or go on with a training, and write everything about it into a folder.
 
-    The folder gets ``config.yaml``, ``training.pt`` (the state to go on from), ``log.csv``, ``tensorboard``,
-    ``clusters``, the bundles ``model`` (the latest) and ``best_model`` (the lowest validation EER), and, when all is
-    done, ``summary.json``.
+    The folder gets ``config.yaml`` (once all is made, so a start that failed leaves nothing), ``training.pt`` (the
+    state to go on from), ``log.csv``, ``clusters`` or ``neighbours``, the bundles ``model`` (the latest) and
+    ``best_model`` (the lowest validation EER), and, when all is done, ``summary.json``.
 
     Args:
         settings: Everything that decides the run.
-        folder: One run's own; calling again with the same settings goes on where that run stopped.
+        folder: One run's own; calling again with the same settings goes on where that run stopped, with more epochs
+            makes it longer. Settings may change until there is a checkpoint.
 
     Returns:
         The summary.
@@ -57,10 +63,17 @@ def train(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     Raises:
         ConfigError: If settings contradict each other or those that the folder was begun with.
         ManifestError, FileNotFoundError: If a manifest is missing or not valid.
+        FolderInUseError: If another training writes into the folder.
+        NonFiniteError: If a loss, a gradient or a weight is NaN or infinite.
     """
     fabric = _launched(settings)
-    summary_path = folder / "summary.json"
-    summary: dict[str, Any] | None = from_first_process(lambda: _begin(settings, folder))
+    with ExitStack() as held:
+        from_first_process(lambda: held.enter_context(locked_folder(folder)))
+        return _train_in(folder, settings, fabric)
+
+
+def _train_in(folder: Path, settings: TrainSettings, fabric: Fabric) -> dict[str, Any]:
+    summary: dict[str, Any] | None = from_first_process(lambda: _finished(settings, folder))
     if summary is not None:
         _log.info("already trained: %s", folder)
         return summary
@@ -76,26 +89,15 @@ def train(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         make_optimizer=optimizer_maker(settings.optimizer),
         plan=make_plan(settings, training_manifest),
         crops=augmented_crops(settings, training_manifest, sample_rate_hz=model.sample_rate_hz),
-        validation=None
-        if validation_manifest is None
-        else Validation(
-            validation_manifest,
-            num_trials=settings.train.validation_trials,
-            seed=settings.seed,
-            num_workers=settings.data.num_workers,
+        rhythm=make_rhythm(settings),
+        record=Record(
+            folder=folder,
+            validation=make_validation(settings, validation_manifest),
+            on_validation=progress.save,
+            logger=make_logger(settings) if rank() == 0 else None,
         ),
-        folder=folder,
-        epochs=settings.train.epochs,
-        warmup_share=settings.optimizer.warmup_share,
-        clip_norm=settings.optimizer.clip_norm,
-        log_every_steps=settings.train.log_every_steps,
-        checkpoint_every_steps=settings.train.checkpoint_every_steps,
-        validate_every_epochs=settings.train.validate_every_epochs,
-        num_workers=settings.data.num_workers,
-        chunk_size=settings.train.chunk_size,
-        seed=settings.seed,
-        on_validation=progress.save,
     )
+    from_first_process(lambda: _begin(settings, folder))
     _log.info(
         "training on %d speakers, %d utterances: %d steps of %d speakers x %d utterances",
         len(training_manifest.speakers),
@@ -105,7 +107,9 @@ def train(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         settings.batches.utterances_per_speaker,
     )
     run.run()
-    return from_first_process(lambda: _write_json(summary_path, {"steps": run.num_steps, **progress.summary()}))
+    return from_first_process(
+        lambda: _write_json(folder / "summary.json", {"steps": run.num_steps, **progress.summary()})
+    )
 
 
 class _Progress:
@@ -124,6 +128,7 @@ class _Progress:
         self._model = model
         kept = {name: value for name, value in asdict(settings).items() if name not in _TOLD_ELSEWHERE}
         kept["augmentation"] = described_augmentation(settings.augmentation)
+        del kept["train"]["logger"]  # which may hold a key
         self._training = {
             "manifest": Path(settings.data.train).name,
             "speakers": len(manifest.speakers),
@@ -167,11 +172,12 @@ class _Progress:
 
 def _launched(settings: TrainSettings) -> Fabric:
     """Start the other processes, if there are to be any, and join them."""
+    devices, num_nodes = world(settings)
     fabric = Fabric(
         accelerator=settings.train.device,
         strategy=settings.train.strategy,
-        devices=settings.train.devices,
-        num_nodes=settings.train.num_nodes,
+        devices=devices,
+        num_nodes=num_nodes,
         precision=settings.train.precision,
     )
     fabric.launch()
@@ -180,26 +186,40 @@ def _launched(settings: TrainSettings) -> Fabric:
     return fabric
 
 
-def _begin(settings: TrainSettings, folder: Path) -> dict[str, Any] | None:
-    """Write the settings, or make sure that they are those the folder was begun with; the summary, if there is one."""
-    path = folder / "config.yaml"
-    wanted = asdict(settings)
-    if not path.is_file():
-        with atomic_path(path) as temporary:
-            temporary.write_text(yaml.safe_dump(wanted, sort_keys=False), encoding="utf-8")
+def _finished(settings: TrainSettings, folder: Path) -> dict[str, Any] | None:
+    """Make sure that what was begun in the folder had these settings; the summary, if it was finished with them.
+
+    Raises:
+        ConfigError: If there is a checkpoint of a run with other settings.
+    """
+    if not (folder / "config.yaml").is_file():
         return None
-    changed = RunFolder.open(folder).differences(settings)
+    run = RunFolder.open(folder)
+    if not run.is_begun:
+        return None
+    changed = run.differences(settings)
+    if longer(changed):
+        return None
     if changed:
         name, (before, now) = next(iter(changed.items()))
         raise ConfigError(
             f"{name} must be {before} as when the run was begun, got {now} "
-            f"(settings that differ: {', '.join(changed)}) in {path}. Use another folder for another run."
+            f"(settings that differ: {', '.join(changed)}) in {run.path / 'config.yaml'}. Use another folder for "
+            f"another run, with --train.start_from {run.model} if it is to start from these weights."
         )
-    summary_path = folder / "summary.json"
-    if not summary_path.is_file():
-        return None
-    summary: dict[str, Any] = json.loads(summary_path.read_text(encoding="utf-8"))
-    return summary
+    return run.summary() or None
+
+
+def _begin(settings: TrainSettings, folder: Path) -> None:
+    """Write the settings; of a run that has no checkpoint, remove what it left of decisions and best model."""
+    (folder / "summary.json").unlink(missing_ok=True)  # of a run that is made longer
+    if not (folder / "training.pt").is_file():
+        for name in ("best.json", "decisions.txt", "same_person.json"):
+            (folder / name).unlink(missing_ok=True)
+        for name in ("clusters", "neighbours"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+    with atomic_path(folder / "config.yaml") as temporary:
+        temporary.write_text(yaml.safe_dump(with_whole_paths(asdict(settings)), sort_keys=False), encoding="utf-8")
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> dict[str, Any]:

@@ -238,10 +238,6 @@ class ClusterSettings:
         last_neighbour: How many nearest neighbours a group is drawn from, those before the first left out. Only for
             neighbours.
         refresh_every: Find similar speakers again after so many epochs; 0 never does.
-        refresh_drift: Find them again once the speakers' centroids have moved so far, in mean cosine distance; 0 never
-            does.
-        centroids: Made by embedding utterances for the purpose, or moving averages of training embeddings, which cost
-            no extra pass.
         separate_same_person: Keep speakers who are probably one person under two names out of each other's batches.
         utterances_per_centroid: Utterances that are embedded of each speaker.
         crop_seconds: Length of the crop taken of each of those.
@@ -260,8 +256,6 @@ class ClusterSettings:
     first_neighbour: int = 0
     last_neighbour: int = 16
     refresh_every: int = 0
-    refresh_drift: float = 0.0
-    centroids: Literal["embedded", "moving_average"] = "embedded"
     separate_same_person: bool = False
     utterances_per_centroid: int = 10
     crop_seconds: float = 3.0
@@ -291,10 +285,12 @@ class TrainingSettings:
     """Length, device and rhythm of the training.
 
     Args:
-        epochs: Epochs of the whole run, warm-up included.
+        epochs: Epochs of the whole run, warm-up included. More than a run was begun with make it longer: the learning
+            rate goes on where the longer schedule has it.
         device: cpu, cuda, mps, or auto for the best there is.
-        devices: Processes on this machine, one a device. More than one share every batch, with exact gradients.
-        num_nodes: Machines; start the command on each, with torchrun or SLURM.
+        devices: Processes on this machine, one a device. More than one share every batch, with exact gradients. By
+            default one, or as many as torchrun has started.
+        num_nodes: Machines; start the command on each, with torchrun or SLURM. By default one, or those of torchrun.
         strategy: How Fabric keeps processes together, e.g. ddp; auto will do.
         precision: 32-true, or bf16-mixed (losses stay in float32).
         chunk_size: Segments embedded at a time, for batches that do not fit into memory; by default the whole batch.
@@ -303,13 +299,15 @@ class TrainingSettings:
         checkpoint_every_steps: Steps between two checkpoints; one more is written at each epoch's end and on Ctrl-C.
         validate_every_epochs: Epochs between two validations; the last epoch always ends with one.
         validation_trials: Trials of a validation, half of them targets.
+        logger: Takes all that log.csv takes: anything with log_metrics(metrics, step), such as
+            lightning_fabric.loggers.TensorBoardLogger or a class of your own.
         start_from: Model whose weights training starts from; its encoder and features are taken too.
     """
 
     epochs: int = 200
     device: str = "auto"
-    devices: int = 1
-    num_nodes: int = 1
+    devices: int | None = None
+    num_nodes: int | None = None
     strategy: str = "auto"
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     chunk_size: int | None = None
@@ -317,6 +315,7 @@ class TrainingSettings:
     checkpoint_every_steps: int = 500
     validate_every_epochs: int = 1
     validation_trials: int = 10_000
+    logger: ObjectSettings | None = None
     start_from: str | None = None
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
+from chns.checkpoint import require_finite
 from chns.distributed import any_process
 from chns.errors import ModelFileError
 from chns.files import atomic_path
@@ -37,19 +38,25 @@ def save_training(path: Path, parts: Mapping[str, Stateful], *, step: int, num_s
         parts: All that changes while training, by name.
         step: Steps that are done.
         num_steps: Steps of the whole run.
+
+    Raises:
+        NonFiniteError: If a weight or a running statistic is NaN or infinite; a file that is there stays.
     """
     states = {name: part.state_dict() for name, part in parts.items()}
+    for part in ("model", "loss"):
+        require_finite(states[part], f"in the {part} at step {step}")
     with atomic_path(path) as temporary:
         torch.save({"format": _FORMAT, "num_steps": num_steps, "step": step, **states}, temporary)
 
 
-def load_training(path: Path, parts: Mapping[str, Stateful], *, num_steps: int) -> int:
+def load_training(path: Path, parts: Mapping[str, Stateful], *, num_steps: int, steps_per_epoch: int = 1) -> int:
     """Bring the parts of a training to where the file left them.
 
     Args:
         path: What `save_training` wrote.
         parts: As then.
-        num_steps: Steps of the whole run.
+        num_steps: Steps of the whole run; more than then make it longer.
+        steps_per_epoch: Of the run.
 
     Returns:
         Steps that are done.
@@ -64,14 +71,20 @@ def load_training(path: Path, parts: Mapping[str, Stateful], *, num_steps: int) 
                 f"checkpoint must be of format {_FORMAT}, got {state['format']}, of another version of chns, in "
                 f"{path}. Start in another folder."
             )
-        if state["num_steps"] != num_steps:
+        if state["num_steps"] > num_steps or state["num_steps"] % steps_per_epoch:
             raise ModelFileError(
                 f"checkpoint must be of a run of {num_steps} steps, got one of {state['num_steps']} in "
-                f"{path}. Start in another folder."
+                f"{path}. Start in another folder, with --train.start_from {path.parent / 'model'} from its weights."
             )
         for name, part in parts.items():
             part.load_state_dict(state[name])
         step: int = state["step"]
+        if state["num_steps"] < num_steps:
+            _log.info(
+                "made longer, from %d steps to %d: the learning rate goes on where the longer schedule has it",
+                state["num_steps"],
+                num_steps,
+            )
     except (RuntimeError, KeyError, TypeError, EOFError, OSError, UnpicklingError) as error:
         raise ModelFileError(
             f"checkpoint must be one that this run wrote, got a damaged or foreign file {path} "

@@ -24,7 +24,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from chns.data.folder_lock import locked_folder
 from chns.data.manifest import Manifest
 from chns.data.parallel import mapped
 from chns.data.prepare.scan import Rejected, ScanResult
@@ -32,7 +31,7 @@ from chns.data.shards.plan import Plan, plan_shards
 from chns.data.shards.recording import PackedRecording
 from chns.data.shards.writing import Shard, write_shard
 from chns.errors import ManifestError
-from chns.files import atomic_path
+from chns.files import atomic_path, locked_folder
 
 _log = logging.getLogger(__name__)
 

@@ -6,8 +6,7 @@ import pytest
 import yaml
 
 from chns.errors import RunFolderError
-from chns.report.run_settings import read_settings, strategy_name
-from chns.training.folder import RunFolder
+from chns.training.folder import RunFolder, read_settings, strategy_name
 from chns.training.settings import BatchSettings, ClusterSettings, ObjectSettings, TrainSettings
 
 
@@ -55,9 +54,8 @@ def test_a_setting_that_is_none_is_refused_with_its_file(tmp_path, wrong):
         ),
         (
             "clustered",
-            {"refresh_drift": 0.1, "centroids": "moving_average", "separate_same_person": True},
-            "SupCon, clustered batches, hard ratio 1.0, clustered anew after a drift of 0.1, moving centroids, "
-            "suspected doubles kept apart",
+            {"refresh_every": 2, "separate_same_person": True},
+            "SupCon, clustered batches, hard ratio 1.0, clustered anew every 2 epochs, suspected doubles kept apart",
         ),
     ],
 )
