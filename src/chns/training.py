@@ -226,7 +226,6 @@ class Training:
         self._optimizer.step()
         self._step += 1
         self._meter.add(result)
-        self._plan.observe_step(result.embeddings, result.speaker_labels)
 
     def _settings_now(self, epoch: int) -> dict[str, float]:
         values = {"learning_rate": self._optimizer.param_groups[0]["lr"], "hard_ratio": self._plan.hard_ratio_at(epoch)}
