@@ -37,7 +37,7 @@ from chns.data.shards.recording import PackedRecording
 from chns.data.shards.tar_header import name_field, size_field
 from chns.errors import AudioError, FolderInUseError, ManifestError
 from chns.files import locked_folder
-from chns.sampling import RandomSpeakerBatches
+from chns.sampling import BatchShape, RandomSpeakerBatches
 
 LONG_SECONDS = 40
 
@@ -115,7 +115,7 @@ def test_batches_from_shards_are_those_from_files_whatever_the_workers(hum_manif
 
     def batches(manifest, num_workers):
         dataset = SpeakerCrops(manifest, crop_seconds=1.0, sample_rate_hz=RATE)
-        sampler = RandomSpeakerBatches(manifest.speaker_labels, speakers_per_batch=6, steps_per_epoch=4)
+        sampler = RandomSpeakerBatches(manifest.speaker_labels, BatchShape(6, steps_per_epoch=4))
         sampler = CropBatches(sampler, seed=3, epoch=0)
         return list(DataLoader(dataset, batch_sampler=sampler, num_workers=num_workers))
 

@@ -23,7 +23,6 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from chns.batch_plan import BatchPlan
 from chns.data.dataset import CropBatches, SpeakerCrops, plain_worker_errors
 from chns.distributed import any_process, average_buffers
 from chns.encoders import SpeakerEncoder
@@ -32,6 +31,7 @@ from chns.evaluation.metrics import VerificationMetrics
 from chns.files import atomic_path
 from chns.sampling.schedule import EpochSignals
 from chns.training.log import Meter, MetricsLogger, RunLog
+from chns.training.plan import BatchPlan
 from chns.training.state import Stateful, StopRequest, load_training, save_training
 from chns.training.step import TrainingStep
 from chns.training.validation import Validation

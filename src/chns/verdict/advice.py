@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chns.sampling.grouping import derived_num_clusters
+from chns.sampling.clusters import derived_num_clusters
 from chns.verdict.evidence import TwinEvidence
 
 _AUTO = "batches: {kind: auto} (begins, grows and ends the hard phase by what it observes)"
