@@ -26,7 +26,7 @@ from chns.distributed import rank
 from chns.encoders import SpeakerEncoder, ecapa_tdnn_mobile
 from chns.features import LogMel
 from chns.losses import SupConLoss
-from chns.training_step import TrainingStep
+from chns.training.step import TrainingStep
 
 RATE_HZ = 16_000
 

@@ -18,7 +18,8 @@ from report import publish
 
 from chns.checkpoint import load_model
 from chns.data.manifest import Manifest
-from chns.embedding import draw_per_speaker, embed_crops
+from chns.embedding import embed_crops
+from chns.sampling.flat_groups import draw_per_speaker
 from chns.sampling.same_person import persons_of, suspected_pairs
 
 

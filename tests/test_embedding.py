@@ -9,9 +9,10 @@ import chns.embedding
 from chns.data.audio import read_audio
 from chns.data.dataset import CropRequest, SpeakerCrops
 from chns.data.manifest import Manifest
-from chns.embedding import draw_per_speaker, embed_utterances, speaker_centroids, write_embeddings
+from chns.embedding import embed_utterances, speaker_centroids, write_embeddings
 from chns.encoders import EcapaTdnn, SpeakerEncoder
 from chns.features import LogMel
+from chns.sampling.flat_groups import draw_per_speaker
 
 
 @pytest.fixture(scope="module")

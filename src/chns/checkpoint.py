@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from chns import __version__
-from chns.errors import ConfigError, ModelFileError, quoted
+from chns.errors import ConfigError, ModelFileError, NonFiniteError, quoted
 from chns.factory import make, require_trusted
 from chns.files import atomic_folder, atomic_path, require_ours
 from chns.hub_download import SCHEME, downloaded_folder
@@ -141,11 +141,13 @@ def save_bundle(
 
     Raises:
         FileExistsError: If the folder is there and is no bundle, or holds anything else as well.
+        NonFiniteError: If a weight is NaN or infinite; a bundle that is there stays.
     """
     from safetensors.torch import save_file
 
     require_own_bundle(folder)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.encoder.state_dict().items()}
+    require_finite(weights, "of the encoder")
     with atomic_folder(folder, ours=_OURS) as temporary:
         save_file(weights, temporary / _WEIGHTS)
         description = {
@@ -186,6 +188,27 @@ def _describes_a_bundle(path: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(description, dict) and str(description.get("format")).startswith(_FORMAT.rpartition("-")[0])
+
+
+def require_finite(weights: Mapping[str, Any], where: str) -> None:
+    """Refuse NaN and infinities, so that no file ever holds them.
+
+    Args:
+        weights: By name; what is no tensor of floating-point numbers is not looked at.
+        where: Of what they are, for the error.
+
+    Raises:
+        NonFiniteError: If there is one.
+    """
+    import torch
+
+    for name, tensor in weights.items():
+        floating = isinstance(tensor, torch.Tensor) and tensor.is_floating_point()
+        if floating and not bool(torch.isfinite(tensor).all()):
+            raise NonFiniteError(
+                f"weights {where} must be finite, got NaN or an infinity in {name}. They are not saved; "
+                "train on from the last checkpoint with a lower learning rate."
+            )
 
 
 def add_metrics(folder: Path | str, metrics: Mapping[str, Any], *, digest: str) -> None:

@@ -20,6 +20,7 @@ from chns.data.manifest import Manifest
 from chns.distributed import gather_array, rank, world_size
 from chns.encoders import SpeakerEncoder
 from chns.files import atomic_path
+from chns.sampling.flat_groups import centroids_of, draw_per_speaker
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -191,23 +192,6 @@ def embed_crops(
     return _embed_rows(model, loader, batches, device, purpose=purpose, sharded=sharded)
 
 
-def centroids_of(embeddings: FloatArray, speaker_labels: npt.NDArray[np.int64], num_speakers: int) -> FloatArray:
-    """The mean embedding of each speaker, normalised.
-
-    Args:
-        embeddings: Not normalised, shape (utterances, dim).
-        speaker_labels: Speaker of each, shape (utterances,); every speaker has one at least.
-        num_speakers: Number of speakers.
-
-    Returns:
-        Shape (num_speakers, dim).
-    """
-    sums = np.zeros((num_speakers, embeddings.shape[1]), np.float64)
-    np.add.at(sums, speaker_labels, embeddings)
-    centroids: FloatArray = (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32)
-    return centroids
-
-
 def write_embeddings(path: Path, manifest: Manifest, embeddings: FloatArray) -> None:
     """Write the columns utterance, speaker and embedding as Parquet, atomically.
 
@@ -220,17 +204,6 @@ def write_embeddings(path: Path, manifest: Manifest, embeddings: FloatArray) -> 
     names = {name: manifest.column(name) for name in ("utterance", "speaker")}
     with atomic_path(path) as temporary:
         pq.write_table(pa.table({**names, "embedding": vectors}), temporary, compression="zstd")
-
-
-def draw_per_speaker(
-    speaker_labels: npt.NDArray[np.int64], count: int, rng: np.random.Generator
-) -> npt.NDArray[np.int64]:
-    """Up to ``count`` utterances of each speaker, drawn at random; their indices, ascending."""
-    shuffled = rng.permutation(len(speaker_labels))
-    by_speaker = shuffled[np.argsort(speaker_labels[shuffled], kind="stable")]
-    _, sizes = np.unique(speaker_labels, return_counts=True)
-    place = np.arange(len(by_speaker)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return np.sort(by_speaker[place < count])
 
 
 @contextmanager

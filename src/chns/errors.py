@@ -67,3 +67,11 @@ class ConfigError(ChnsError, ValueError):
 
 class RunFolderError(ChnsError, ValueError):
     """A file of a training run is damaged."""
+
+
+class NonFiniteError(ChnsError, ArithmeticError):
+    """A loss, a gradient or a weight is NaN or infinite."""
+
+
+class FolderInUseError(ChnsError, OSError):
+    """Another process is writing into the folder."""

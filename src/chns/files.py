@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 
-from chns.errors import ChnsError
+from chns.errors import ChnsError, FolderInUseError
 
 _TEMPORARY = re.compile(r"\.(?P<final>.*)\.chns-(?P<kind>tmp|old)-(?P<process>\d+)-[0-9a-f]{8}(?:\.[^.]*)?")
 _LONGEST_STEM = 40  # characters, so that the temporary name is not too long where the final one is not
@@ -241,3 +241,22 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Make the folder if need be and hold it against other processes; the system lets go of it when this one ends.
+
+    Raises:
+        FolderInUseError: If another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise FolderInUseError(
+            f"folder must be written by one process at a time, got another one in {folder}. Wait for it to end."
+        ) from error

@@ -9,11 +9,11 @@ from foreign_models import speechbrain_state, wespeaker_resnet_state
 from chns.checkpoint import load_bundle
 from chns.cli import main
 from chns.cli.train import build_parser
-from chns.config import ObjectSettings, TrainingSettings, TrainSettings
 from chns.errors import ConfigError, ModelFileError
 from chns.importing import TOOLKITS
 from chns.sampling import SpeakerClusters
-from chns.starting_model import starting_model
+from chns.training.build import starting_model
+from chns.training.settings import ObjectSettings, TrainingSettings, TrainSettings
 
 SHORT = ["--data.num_workers", "0", "--data.crop_seconds", "0.5", "--batches.speakers_per_batch", "4",
          "--batches.steps_per_epoch", "2", "--train.epochs", "1", "--train.device", "cpu"]  # fmt: skip

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from chns.comparison.settings import ComparisonSettings, checked, paper_strategies, read_comparison
-from chns.config import BatchSettings, ObjectSettings, TrainSettings
 from chns.errors import ConfigError
+from chns.training.settings import BatchSettings, ObjectSettings, TrainSettings
 
 LISTS = {"trial_lists": {"easy": {"manifest": "m.parquet", "trials": "t.txt"}}}
 

@@ -16,8 +16,8 @@ import pytest
 from chns.comparison import training
 from chns.comparison.plan import PlannedRun
 from chns.comparison.training import train_runs
-from chns.config import TrainSettings
 from chns.errors import ConfigError, RunFolderError
+from chns.training.settings import TrainSettings
 
 FINISH = """
 import json, os, pathlib, sys, time

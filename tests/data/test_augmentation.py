@@ -22,7 +22,7 @@ from chns.data.manifest_columns import with_columns
 from chns.errors import ManifestError
 from chns.features.spec_augment import SpecAugment
 from chns.losses import SupConLoss
-from chns.training_step import TrainingStep
+from chns.training.step import TrainingStep
 
 RATE_HZ = 16_000
 

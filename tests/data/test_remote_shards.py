@@ -42,7 +42,7 @@ from chns.embedding import embed_utterances
 from chns.encoders import EcapaTdnn, SpeakerEncoder
 from chns.errors import AudioError, ChnsError, ManifestError
 from chns.features import LogMel
-from chns.sampling import RandomSpeakerBatches
+from chns.sampling import BatchShape, RandomSpeakerBatches
 
 BRIEF = Patience(timeout_seconds=0.3, attempts=2, backoff_seconds=0.01)
 
@@ -187,7 +187,7 @@ def test_a_crop_of_a_long_recording_fetches_blocks_of_it(server, packed):
 
 def batches(manifest, *, augmenter=None, **loader_settings):
     dataset = SpeakerCrops(manifest, crop_seconds=1.0, sample_rate_hz=RATE, augmenter=augmenter)
-    sampler = RandomSpeakerBatches(manifest.speaker_labels, speakers_per_batch=4, steps_per_epoch=2)
+    sampler = RandomSpeakerBatches(manifest.speaker_labels, BatchShape(4, steps_per_epoch=2))
     requests = CropBatches(sampler, seed=3, epoch=0)
     with plain_worker_errors():
         return list(DataLoader(dataset, batch_sampler=requests, **loader_settings))

@@ -28,7 +28,6 @@ from chns.data.conversion import convert_audio
 from chns.data.dataset import CropBatches, SpeakerCrops
 from chns.data.export.csv_table import write_csv
 from chns.data.export.kaldi import write_kaldi
-from chns.data.folder_lock import locked_folder
 from chns.data.manifest import Manifest
 from chns.data.shards import recording as shard_recording
 from chns.data.shards import writing
@@ -36,8 +35,9 @@ from chns.data.shards.pack import pack_shards as pack_with_jobs
 from chns.data.shards.plan import plan_shards
 from chns.data.shards.recording import PackedRecording
 from chns.data.shards.tar_header import name_field, size_field
-from chns.errors import AudioError, ManifestError
-from chns.sampling import RandomSpeakerBatches
+from chns.errors import AudioError, FolderInUseError, ManifestError
+from chns.files import locked_folder
+from chns.sampling import BatchShape, RandomSpeakerBatches
 
 LONG_SECONDS = 40
 
@@ -124,7 +124,7 @@ def test_batches_from_shards_are_those_from_files_whatever_the_workers(hum_manif
 
     def batches(manifest, num_workers):
         dataset = SpeakerCrops(manifest, crop_seconds=1.0, sample_rate_hz=RATE)
-        sampler = RandomSpeakerBatches(manifest.speaker_labels, speakers_per_batch=6, steps_per_epoch=4)
+        sampler = RandomSpeakerBatches(manifest.speaker_labels, BatchShape(6, steps_per_epoch=4))
         sampler = CropBatches(sampler, seed=3, epoch=0)
         return list(DataLoader(dataset, batch_sampler=sampler, num_workers=num_workers))
 
@@ -407,7 +407,7 @@ def test_a_setting_out_of_range_is_named(tmp_path, settings, error, message):
 def test_shards_are_not_packed_into_their_own_folder_nor_by_two_at_once(packed, tmp_path):
     with pytest.raises(ValueError, match="shards must not be packed into their own folder, got"):
         pack_shards(packed, packed.root / ".." / packed.root.name)
-    with locked_folder(tmp_path), pytest.raises(ManifestError, match="must be written by one process at a time"):
+    with locked_folder(tmp_path), pytest.raises(FolderInUseError, match="must be written by one process at a time"):
         pack_shards(packed, tmp_path)
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from chns.config import BatchSettings, ClusterSettings, TrainingSettings, TrainSettings
 from chns.evaluation.intervals import Interval
+from chns.training.settings import BatchSettings, ClusterSettings, TrainingSettings, TrainSettings
 from chns.verdict import Change, Twin, TwinEvidence, judge
 
 SETTINGS = TrainSettings(

@@ -6,14 +6,14 @@ from dataclasses import asdict
 
 import pytest
 import yaml
+from chns.config import TrainSettings
+from chns.report.run_settings import read_settings
+from chns.run_folder import RunFolder
 
 from chns.cli import main
 from chns.cli.train import build_parser
 from chns.comparison.settings import read_comparison
-from chns.config import TrainSettings
 from chns.errors import ConfigError, RunFolderError
-from chns.report.run_settings import read_settings
-from chns.run_folder import RunFolder
 from chns.untrusted_text import LARGEST_YAML_BYTES, bounded_text, read_yaml, require_small_yaml
 
 BOMB = "a0: &a0 [x, x]\n" + "".join(

@@ -7,19 +7,19 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import yaml
+from chns.config import ObjectSettings, TrainingSettings, TrainSettings
+from chns.report.run_settings import read_settings
+from chns.run_folder import RunFolder
+from chns.starting_model import starting_model
 
 from chns.checkpoint import OUR_FACTORIES, Architecture, load_bundle, save_bundle
 from chns.cli import main
 from chns.comparison.plan import PlannedRun
 from chns.comparison.settings import TrialListSettings
 from chns.comparison.trial_lists import read_trial_lists, scored
-from chns.config import ObjectSettings, TrainingSettings, TrainSettings
 from chns.data.audio import write_audio
 from chns.errors import ConfigError, ModelFileError, RunFolderError
 from chns.inference.verifier import Verifier
-from chns.report.run_settings import read_settings
-from chns.run_folder import RunFolder
-from chns.starting_model import starting_model
 
 TINY = Architecture(
     encoder="chns.encoders.EcapaTdnn",

@@ -321,7 +321,7 @@ def test_verifying_imports_neither_the_training_nor_faiss_nor_pyarrow_nor_scipy(
     save_bundle(tmp_path / "m", bundle.model, bundle.architecture, training={}, metrics={"calibration": CALIBRATED})
     code = (
         "import sys\n"
-        "unwanted = {'lightning_fabric', 'faiss', 'pyarrow', 'scipy', 'jsonargparse', 'chns.training'}\n"
+        "unwanted = {'lightning_fabric', 'faiss', 'pyarrow', 'scipy', 'jsonargparse', 'chns.training.loop'}\n"
         "from chns.cli import main\n"
         f"code = main(['verify', {str(tmp_path / 'm')!r}, {str(hums[0])!r}, {str(hums[1])!r}])\n"
         "print(code, sorted(unwanted & set(sys.modules)))"

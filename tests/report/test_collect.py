@@ -10,16 +10,16 @@ import pytest
 import yaml
 
 from chns.cli.train import build_parser
-from chns.config import DataSettings, TrainSettings
 from chns.data.manifest import Manifest
 from chns.errors import ManifestError, RunFolderError
 from chns.evaluation.scoring import write_scores
 from chns.evaluation.trials import Trials
-from chns.experiment import train
 from chns.report import collect
 from chns.report.collect import collect_findings
 from chns.sampling import SpeakerClusters
-from chns.training_data import read_data
+from chns.training.build import read_data
+from chns.training.run import train
+from chns.training.settings import DataSettings, TrainSettings
 
 
 @pytest.fixture(scope="module")

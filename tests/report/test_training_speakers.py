@@ -8,12 +8,12 @@ import torch
 
 import chns.report.training_speakers
 from chns.checkpoint import Architecture, load_bundle, save_bundle
-from chns.config import DataSettings, TrainSettings
 from chns.data.dataset import CropRequest, SpeakerCrops
 from chns.data.manifest import Manifest
 from chns.errors import ManifestError
 from chns.report.training_speakers import embed_training_speakers
-from chns.training_data import read_data, training_manifest
+from chns.training.build import read_data, training_manifest
+from chns.training.settings import DataSettings, TrainSettings
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from chns import __version__
 from chns.cli.files_apart import require_files_apart
-from chns.errors import ChnsError, shown
+from chns.errors import ChnsError, NonFiniteError, shown
 
 COMMANDS = {
     "prepare": "turn a folder of recordings into a manifest",
@@ -76,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after ``chns``; by default those of this process.
 
     Returns:
-        The exit code: what the command returns (0 unless its help says otherwise), 2 for an error, 130 after Ctrl-C.
+        The exit code: what the command returns (0 unless its help says otherwise), 1 where a training has come to
+        numbers that are not finite, 2 for any other error that the message explains, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
@@ -103,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug or not is_explained:
             traceback.print_exc()
         print(f"chns: error: {shown(' '.join(message.split()))}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, NonFiniteError) else 2
     return code or 0
 
 

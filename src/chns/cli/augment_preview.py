@@ -10,7 +10,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from chns.cli import COMMANDS
-from chns.config import SettingsParser, TrainSettings
+from chns.training.settings import SettingsParser, TrainSettings
 
 _EXAMPLES = """examples:
   chns augment-preview vox2.parquet --config configs/augmented.yaml --out preview
@@ -45,7 +45,7 @@ def run(arguments: Namespace) -> None:
     """Write the examples, then print what was done to each."""
     if arguments.out is None:
         raise ValueError("--out must name the folder of the examples, got none.")
-    from chns.augmentation_preview import write_preview
+    from chns.training.preview import write_preview
 
     made = build_parser().instantiate(arguments)
     settings = TrainSettings(**{name: made[name] for name in TrainSettings.__dataclass_fields__})

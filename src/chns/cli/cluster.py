@@ -11,7 +11,8 @@ from chns.cli import command_parser
 from chns.cli.model_options import add_model_options, add_root_option, load_on_device
 
 if TYPE_CHECKING:
-    from chns.sampling.clusters import FloatArray, SpeakerClusters
+    from chns.sampling.clusters import SpeakerClusters
+    from chns.sampling.flat_groups import FloatArray
 
 _EXAMPLES = """  chns cluster runs/supcon/model vox2.parquet --num-clusters 50 --out clusters.safetensors
   chns cluster runs/supcon/model own.parquet --num-clusters 20 --out c.safetensors --table speakers.csv
@@ -76,7 +77,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _summary(
     speakers: list[str], centroids: FloatArray, clusters: SpeakerClusters, *, num_pairs: int
 ) -> dict[str, Any]:
-    from chns.sampling.closeness import closest_pairs, cluster_tightness
+    from chns.sampling.clusters import closest_pairs, cluster_tightness
 
     tightness = cluster_tightness(centroids, clusters)
     return {
@@ -103,7 +104,7 @@ def _write_table(path: Path, speakers: list[str], centroids: FloatArray, cluster
     import csv
 
     from chns.files import atomic_path
-    from chns.sampling.closeness import similarity_to_centre
+    from chns.sampling.clusters import similarity_to_centre
     from chns.untrusted_text import table_cell
 
     rows = zip(speakers, clusters.labels.tolist(), similarity_to_centre(centroids, clusters).tolist(), strict=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
-from chns.config import SettingsParser, TrainSettings
+from chns.training.settings import SettingsParser, TrainSettings
 
 _EXAMPLES = """examples:
   chns train --config configs/chns.yaml --data.train vox2.parquet --out runs/chns
@@ -46,7 +46,7 @@ def run(arguments: Namespace) -> None:
     if arguments.out is None:
         raise ValueError("--out must name the folder of the run, got none.")
     from chns.distributed import rank
-    from chns.experiment import train
+    from chns.training.run import train
 
     settings = build_parser().instantiate(arguments)
     fields = {name: settings[name] for name in TrainSettings.__dataclass_fields__}

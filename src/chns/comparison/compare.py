@@ -11,14 +11,13 @@ import numpy as np
 
 from chns.comparison.evidence import twin_evidence
 from chns.comparison.outcome import Outcome
-from chns.comparison.plan import Length, PlannedRun, check_runs, plan_runs
+from chns.comparison.plan import Comparison, Length, PlannedRun, check_runs, plan_runs
 from chns.comparison.results import FloatArray, ListResults, evaluate
-from chns.comparison.settings import Comparison
 from chns.comparison.table import describe
 from chns.comparison.training import train_runs
 from chns.comparison.trial_lists import TrialList, read_trial_lists, scored
 from chns.files import atomic_path
-from chns.training_data import read_data
+from chns.training.build import read_data
 from chns.verdict import Verdict, find_twins, judge
 
 _log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ import numpy as np
 
 from chns.comparison.plan import PlannedRun
 from chns.data.manifest import Manifest
-from chns.run_folder import RunFolder
-from chns.training_data import read_data
+from chns.training.build import read_data
+from chns.training.folder import RunFolder
 from chns.verdict import ConditionMixing, TwinEvidence, condition_mixing
 
 # More corpora than these, or smaller ones, are hardly corpora but parts of names.
@@ -37,6 +37,7 @@ def twin_evidence(random: Sequence[PlannedRun], hard: Sequence[PlannedRun]) -> T
         num_training_speakers=len(manifest.speakers),
         utterances_per_speaker=float(np.median(np.bincount(manifest.speaker_labels))),
         conditions=_conditions(manifest, first),
+        suspected_duplicates=first.num_same_person(),
     )
 
 

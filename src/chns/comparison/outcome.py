@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from chns.comparison.plan import Length
+from chns.comparison.plan import Comparison, Length
 from chns.comparison.results import METRICS, ListResults
-from chns.comparison.settings import Comparison
 from chns.verdict import Verdict
 
 

@@ -2,19 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-from chns.comparison.settings import Comparison
-from chns.config import TrainSettings
 from chns.data.manifest import Manifest
 from chns.errors import ConfigError, in_short
-from chns.experiment import make_loss
-from chns.planning import make_plan
-from chns.run_folder import RunFolder
-from chns.starting_model import starting_model
-from chns.training_data import read_data
+from chns.training.build import make_loss, make_plan, read_data, starting_model
+from chns.training.folder import RunFolder, TrainSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialListSettings:
+    """A trial list, and where its utterances are.
+
+    Args:
+        manifest: Manifest of the utterances.
+        trials: The list, with labels.
+        root: Folder of the audio, or URL of packed shards, if not the folder that the manifest names.
+        form: How the list reads, see `chns.evaluation.trials.read_trials`.
+    """
+
+    manifest: str
+    trials: str
+    root: str | None = None
+    form: Literal["auto", "voxceleb", "kaldi", "cnceleb"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A comparison whose settings have been checked against each other.
+
+    Attributes:
+        strategies: Settings of each strategy, complete but for the seed.
+        seeds: At least one, all different.
+        trial_lists: At least one.
+        baseline: The strategy that the others are compared with.
+    """
+
+    strategies: Mapping[str, TrainSettings]
+    seeds: tuple[int, ...]
+    trial_lists: Mapping[str, TrialListSettings]
+    baseline: str
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -118,7 +148,7 @@ def _length(run: PlannedRun, manifest: Manifest) -> Length:
 
 def _refuse_other_settings(run: PlannedRun) -> None:
     begun = run.opened
-    changed = {} if begun is None else begun.differences(run.settings)
+    changed = {} if begun is None or not begun.is_begun else begun.differences(run.settings)
     if changed:
         name, (before, now) = next(iter(changed.items()))
         raise ConfigError(

@@ -6,32 +6,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jsonargparse import ArgumentError
 
-from chns.config import SettingsParser, TrainSettings
+from chns.comparison.plan import Comparison, TrialListSettings
 from chns.errors import ConfigError, in_short
+from chns.training.settings import SettingsParser, TrainSettings
 from chns.untrusted_text import bounded_text
 
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialListSettings:
-    """A trial list, and where its utterances are.
-
-    Args:
-        manifest: Manifest of the utterances.
-        trials: The list, with labels.
-        root: Folder of the audio, or URL of packed shards, if not the folder that the manifest names.
-        form: How the list reads, see `chns.evaluation.trials.read_trials`.
-    """
-
-    manifest: str
-    trials: str
-    root: str | None = None
-    form: Literal["auto", "voxceleb", "kaldi", "cnceleb"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,23 +36,6 @@ class ComparisonSettings:
     strategies: dict[str, dict[str, Any]] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     baseline: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """A comparison whose settings have been checked against each other.
-
-    Attributes:
-        strategies: Settings of each strategy, complete but for the seed.
-        seeds: At least one, all different.
-        trial_lists: At least one.
-        baseline: The strategy that the others are compared with.
-    """
-
-    strategies: Mapping[str, TrainSettings]
-    seeds: tuple[int, ...]
-    trial_lists: Mapping[str, TrialListSettings]
-    baseline: str
 
 
 def read_comparison(path: Path | str, *, baseline: str | None = None) -> Comparison:
@@ -164,7 +131,7 @@ def _strategy(name: str, base: TrainSettings, changes: Mapping[str, Any]) -> Tra
         raise ConfigError(
             f"seed of {name} must be left to `seeds`, got {settings.seed}. Every strategy gets each seed."
         )
-    if (settings.train.devices, settings.train.num_nodes) != (1, 1):
+    if {settings.train.devices, settings.train.num_nodes} - {None, 1}:
         raise ConfigError(
             f"train.devices and train.num_nodes of {name} must be 1 in a comparison, got {settings.train.devices} and "
             f"{settings.train.num_nodes}. Run several trainings beside each other with --jobs instead."

@@ -21,11 +21,22 @@ from pathlib import Path
 
 from chns.comparison.plan import PlannedRun
 from chns.errors import ConfigError, RunFolderError
-from chns.experiment import train
+from chns.training.run import train
 
 _log = logging.getLogger(__name__)
 
-_COMMAND = (sys.executable, "-m", "chns", "train")
+# `chns train`, which is asked to stop when the process that started it ends, however it ends: by its parent-death
+# signal, which this program sets before anything else. A parent that has ended by then is seen by its number.
+_PR_SET_PDEATHSIG = 1
+_TRAIN = f"""
+import ctypes, os, signal, sys
+parent = int(os.environ.pop("CHNS_COMPARE_PID"))
+if ctypes.CDLL(None).prctl({_PR_SET_PDEATHSIG}, signal.SIGTERM) or os.getppid() != parent:
+    raise SystemExit("chns: error: the comparison that started this training must go on, got none.")
+from chns.cli import main
+raise SystemExit(main(["train", *sys.argv[1:]]))
+"""
+_COMMAND = (sys.executable, "-c", _TRAIN)
 _POLL_SECONDS = 0.2
 
 
@@ -41,7 +52,7 @@ def train_runs(runs: Sequence[PlannedRun], *, jobs: int = 1) -> Generator[Planne
     Raises:
         ConfigError: If jobs is below 1.
         KeyboardInterrupt: After Ctrl-C or SIGTERM, once all checkpoints are written.
-        RunFolderError: If a run in its own process failed. In this process, whatever `chns.experiment.train` raises.
+        RunFolderError: If a run in its own process failed. In this process, whatever `chns.training.run.train` raises.
     """
     if jobs < 1:
         raise ConfigError(f"jobs must be at least 1, got {jobs}.")
@@ -111,7 +122,7 @@ def _start(run: PlannedRun, jobs: int) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": threads},
+            env={**os.environ, "OMP_NUM_THREADS": threads, "CHNS_COMPARE_PID": str(os.getpid())},
             start_new_session=True,
         )
 

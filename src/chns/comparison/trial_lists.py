@@ -12,15 +12,14 @@ import numpy.typing as npt
 import torch
 
 from chns.checkpoint import load_bundle
-from chns.comparison.plan import PlannedRun
-from chns.comparison.settings import TrialListSettings
+from chns.comparison.plan import PlannedRun, TrialListSettings
 from chns.data.manifest import Manifest
 from chns.errors import TrialError
 from chns.evaluation.intervals import bootstrap_metrics
 from chns.evaluation.scoring import read_scores, write_scores
 from chns.evaluation.trials import Trials, read_trials, resolve
 from chns.evaluation.verification import score_trials
-from chns.starting_model import named_by_user
+from chns.training.build import named_by_user
 
 _log = logging.getLogger(__name__)
 

@@ -22,11 +22,10 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from chns.data.audio import OPUS_RATES_HZ, WRITTEN_FORMATS, AudioInfo, audio_info, proven_info, read_audio, write_audio
-from chns.data.folder_lock import locked_folder
 from chns.data.manifest import Manifest
 from chns.data.parallel import mapped
 from chns.errors import AudioError, ManifestError
-from chns.files import atomic_path, require_ours
+from chns.files import atomic_path, locked_folder, require_ours
 
 FORMATS = tuple(suffix.removeprefix(".") for suffix in WRITTEN_FORMATS)
 

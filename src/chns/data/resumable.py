@@ -18,11 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from chns.data.folder_lock import locked_folder
 from chns.data.manifest import Manifest, Utterance
 from chns.data.manifest_columns import fingerprint
 from chns.data.parallel import mapped
-from chns.files import atomic_path
+from chns.files import atomic_path, locked_folder
 
 PART_UTTERANCES = 1_000
 

@@ -10,12 +10,13 @@ import numpy.typing as npt
 import torch
 
 from chns.data.manifest import Manifest
-from chns.embedding import centroids_of, embed_utterances
+from chns.embedding import embed_utterances
 from chns.encoders import SpeakerEncoder
 from chns.evaluation.enrolment import Averaged, EnrolmentModels, score_enrolment
 from chns.evaluation.normalisation import CohortNormalisation, normalise
 from chns.evaluation.pairs import unit_embeddings
 from chns.evaluation.scoring import cosine_scores
+from chns.sampling.flat_groups import centroids_of
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]

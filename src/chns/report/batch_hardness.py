@@ -7,18 +7,18 @@ listed, so memory hardly depends on the size of a batch: 200,000 pairs x 192 dim
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from chns.config import BatchSettings, ClusterSettings
 from chns.evaluation.scoring import cosine_scores
 from chns.report.findings import BatchHardness, FloatArray, IntArray
 from chns.report.training_speakers import TrainingSpeakers
-from chns.sampling import ClusterSpeakerBatches, RandomSpeakerBatches, SpeakerClusters, cluster_speakers
-from chns.sampling.clusters import unit_length
-from chns.sampling.grouping import NeighbourGrouping, derived_num_clusters
-from chns.sampling.hard_speaker_batches import HardSpeakerBatches
+from chns.sampling.batches import ClusterSpeakerBatches, NeighbourSpeakerBatches, RandomSpeakerBatches
+from chns.sampling.clusters import SpeakerClusters, cluster_speakers, derived_num_clusters, unit_length
+from chns.sampling.neighbours import find_neighbours
+from chns.sampling.speaker_batches import BatchShape, HardSpeakerBatches
+from chns.training.folder import BatchSettings, ClusterSettings
 
 _FEWEST_SPEAKERS_PER_CLUSTER = 10
 _FEWEST_BATCHES, _MOST_BATCHES = 20, 500
@@ -65,17 +65,13 @@ def batch_hardness(
     speakers_per_batch = min(num_usable, max(2, round(batches.speakers_per_batch * embedded_share)))
     if speakers_per_batch < 2:
         return None
-    shape = {
-        "speakers_per_batch": speakers_per_batch,
-        "utterances_per_speaker": utterances_per_speaker,
-        "seed": seed,
-    }
-    random = RandomSpeakerBatches(speakers.labels, **shape)
+    shape = BatchShape(speakers_per_batch, utterances_per_speaker, seed=seed)
+    random = RandomSpeakerBatches(speakers.labels, shape)
     kind: Literal["clustered", "neighbours"] = "neighbours" if batches.kind in ("neighbours", "auto") else "clustered"
     if kind == "neighbours":
-        hard = _of_neighbours(speakers, hard_phase, embedded_share, **shape)
+        hard = _of_neighbours(speakers, hard_phase, embedded_share, shape)
     else:
-        hard = _clustered(speakers, clusters, hard_phase, **shape)
+        hard = _clustered(speakers, clusters, hard_phase, shape)
     random_pairs, random_closest = _similarities(random, speakers, max_pairs, seed)
     hard_pairs, hard_closest = _similarities(hard, speakers, max_pairs, seed)
     return BatchHardness(
@@ -91,46 +87,45 @@ def _clustered(
     speakers: TrainingSpeakers,
     clusters: SpeakerClusters | None,
     hard_phase: ClusterSettings,
-    *,
-    speakers_per_batch: int,
-    **shape: Any,
+    shape: BatchShape,
 ) -> HardSpeakerBatches:
     """Batches of the run's clusters, or of new ones."""
     if clusters is not None:
         own = SpeakerClusters(labels=clusters.labels[speakers.places], centres=clusters.centres, seed=clusters.seed)
     else:
-        wanted = hard_phase.num_clusters or derived_num_clusters(len(speakers.names), speakers_per_batch)
+        wanted = hard_phase.num_clusters or derived_num_clusters(len(speakers.names), shape.speakers_per_batch)
         most = max(1, len(speakers.names) // _FEWEST_SPEAKERS_PER_CLUSTER)
-        own = cluster_speakers(speakers.centroids, num_clusters=min(wanted, most), seed=shape["seed"])
+        own = cluster_speakers(speakers.centroids, num_clusters=min(wanted, most), seed=shape.seed)
     return ClusterSpeakerBatches(
-        speakers.labels,
-        own,
-        speakers_per_batch=speakers_per_batch,
-        hard_ratio=hard_phase.hard_ratio,
-        pooling=hard_phase.pooling,
-        **shape,
+        speakers.labels, own, shape, hard_ratio=hard_phase.hard_ratio, pooling=hard_phase.pooling
     )
 
 
 def _of_neighbours(
-    speakers: TrainingSpeakers, hard_phase: ClusterSettings, embedded_share: float, **shape: Any
+    speakers: TrainingSpeakers, hard_phase: ClusterSettings, embedded_share: float, shape: BatchShape
 ) -> HardSpeakerBatches:
     """Batches of groups of neighbours; band and groups are no larger than the speakers allow."""
     num_speakers = len(speakers.names)
     first = min(round(embedded_share * hard_phase.first_neighbour), num_speakers - 2)
     end = min(max(round(embedded_share * hard_phase.last_neighbour), first + 1), num_speakers - 1)
     group_size = min(max(round(embedded_share * hard_phase.group_size), 2), end - first + 1)
-    grouping = NeighbourGrouping(group_size=group_size, band=(first, end), seed=shape["seed"])
-    neighbours = grouping.group(speakers.centroids, encoder="")
-    return grouping.batches(speakers.labels, neighbours, hard_ratio=hard_phase.hard_ratio, **shape)
+    neighbours = find_neighbours(speakers.centroids, num_neighbours=end, seed=shape.seed)
+    return NeighbourSpeakerBatches(
+        speakers.labels,
+        neighbours,
+        shape,
+        hard_ratio=hard_phase.hard_ratio,
+        group_size=group_size,
+        band=(first, end),
+    )
 
 
 def _similarities(
     sampler: RandomSpeakerBatches | HardSpeakerBatches, speakers: TrainingSpeakers, max_pairs: int, seed: int
 ) -> tuple[FloatArray, float]:
     """Cosines of pairs of different speakers of a batch, and the mean of an utterance's highest."""
-    num_of_speaker = sampler.utterances_per_speaker
-    size = sampler.speakers_per_batch * num_of_speaker
+    num_of_speaker = sampler.shape.utterances_per_speaker
+    size = sampler.shape.speakers_per_batch * num_of_speaker
     num_pairs = size * (size - num_of_speaker) // 2
     num_batches = min(_MOST_BATCHES, max(_FEWEST_BATCHES, math.ceil(max_pairs / num_pairs)))
     batches = [np.array(sampler.batch(0, step)) for step in range(num_batches)]

@@ -11,17 +11,15 @@ import numpy as np
 import torch
 
 from chns.checkpoint import load_bundle
-from chns.config import ClusterSettings, TrainSettings
 from chns.errors import ManifestError, RunFolderError
 from chns.report.batch_hardness import batch_hardness
 from chns.report.duplicates import suspected_duplicates
 from chns.report.findings import FloatArray, RunFindings
-from chns.report.run_settings import read_settings, strategy_name
 from chns.report.scored_trials import scored_trials
 from chns.report.speaker_map import cluster_shapes, speaker_map
 from chns.report.training_speakers import CACHE_NAME, TrainingSpeakers, embed_training_speakers
-from chns.run_folder import RunFolder
-from chns.training_data import training_manifest
+from chns.training.build import training_manifest
+from chns.training.folder import ClusterSettings, RunFolder, TrainSettings, read_settings, strategy_name
 
 _log = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from chns.config import BatchKind
 from chns.evaluation.metrics import VerificationMetrics
 from chns.evaluation.trials import Trials
 
@@ -121,7 +120,7 @@ class RunFindings:
         name: What the report calls it; unique in a report.
         path: Its folder.
         strategy: In words, e.g. "SupCon, clustered batches, hard ratio 1.0".
-        log: Columns of its log, as `chns.run_folder.RunFolder.log` gives them.
+        log: Columns of its log, as `chns.training.folder.RunFolder.log` gives them.
         scored: By trial list.
         speaker_map: None if the training speakers were not embedded.
         cluster_shapes: None if it never clustered, or the speakers were not embedded.
@@ -143,7 +142,7 @@ class RunFindings:
     cluster_shapes: ClusterShapes | None
     batch_hardness: BatchHardness | None
     duplicates: Sequence[SuspectedDuplicate] | None
-    batches: BatchKind = "random"
+    batches: str = "random"
     decisions: Sequence[str] = ()
     num_training_speakers: int | None = None
     why_not_embedded: str | None = None

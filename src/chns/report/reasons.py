@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chns.config import BatchKind
 from chns.report.findings import RunFindings
 from chns.report.training_figures import QUANTITIES, measured
 
 _NOT_EMBEDDED = "the training speakers were not embedded"
-_WITHOUT_CLUSTERS: dict[BatchKind, str] = {
+_WITHOUT_CLUSTERS: dict[str, str] = {
     "random": "random batches, so no clusters",
     "clustered": "it has not clustered yet",
     "neighbours": "batches of neighbours, so no clusters",

@@ -10,7 +10,7 @@ from chns.evaluation.metrics import verification_metrics
 from chns.evaluation.scoring import read_scores
 from chns.evaluation.trials import Trials
 from chns.report.findings import FloatArray, ScoredTrials
-from chns.run_folder import RunFolder
+from chns.training.folder import RunFolder
 
 _log = logging.getLogger(__name__)
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from chns.embedding import centroids_of
 from chns.report.findings import ClusterShapes, FloatArray, SpeakerMap
 from chns.report.training_speakers import TrainingSpeakers
-from chns.sampling.closeness import cluster_tightness
-from chns.sampling.clusters import SpeakerClusters
+from chns.sampling.clusters import SpeakerClusters, cluster_tightness
+from chns.sampling.flat_groups import centroids_of
 
 
 def speaker_map(speakers: TrainingSpeakers, clusters: SpeakerClusters | None) -> SpeakerMap:

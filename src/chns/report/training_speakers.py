@@ -20,10 +20,11 @@ from safetensors.numpy import save_file
 
 from chns.checkpoint import Bundle
 from chns.data.manifest import Manifest
-from chns.embedding import FloatArray, centroids_of, draw_per_speaker, embed_crops
+from chns.embedding import FloatArray, embed_crops
 from chns.errors import ManifestError
 from chns.files import atomic_path
 from chns.report.findings import IntArray
+from chns.sampling.flat_groups import centroids_of, draw_per_speaker
 
 _log = logging.getLogger(__name__)
 

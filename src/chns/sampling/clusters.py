@@ -8,20 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
 from chns.errors import ModelFileError
 from chns.files import atomic_path
-
-FloatArray = npt.NDArray[np.float32]
+from chns.sampling.flat_groups import Float64Array, FloatArray, IntArray
 
 _FORMAT = "chns-clusters-1"
 _ITERATIONS = 25
 # Beyond these, more points move the centres little and cost much: a million speakers become half a million.
 _POINTS_PER_CLUSTER, _MIN_POINTS = 64, 500_000
+# The paper's 50 clusters of 5,894 speakers for batches of 650 are this many a batch.
+CLUSTERS_PER_BATCH = 5.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class SpeakerClusters:
         ValueError: If a label has no centre.
     """
 
-    labels: npt.NDArray[np.int64]
+    labels: IntArray
     centres: FloatArray
     seed: int
     encoder: str = ""
@@ -56,7 +57,7 @@ class SpeakerClusters:
         return len(self.centres)
 
     @property
-    def sizes(self) -> npt.NDArray[np.int64]:
+    def sizes(self) -> IntArray:
         """Speakers in each cluster, shape (clusters,)."""
         return np.bincount(self.labels, minlength=self.num_clusters)
 
@@ -137,6 +138,11 @@ def cluster_speakers(
     return SpeakerClusters(labels=labels, centres=centres, seed=seed, encoder=encoder)
 
 
+def derived_num_clusters(num_speakers: int, speakers_per_batch: int) -> int:
+    """As many clusters as let a batch hold the paper's 5.5 of them, whatever the sizes of batch and corpus."""
+    return max(1, min(num_speakers, round(CLUSTERS_PER_BATCH * num_speakers / speakers_per_batch)))
+
+
 def unit_length(centroids: FloatArray) -> FloatArray:
     """Scale each centroid to length 1.
 
@@ -151,6 +157,54 @@ def unit_length(centroids: FloatArray) -> FloatArray:
     if len(bad):
         raise ValueError(f"centroids must be finite and not zero, got speaker {bad[0]} ({len(bad)} such speakers).")
     return np.ascontiguousarray(centroids / norms)
+
+
+class ClosePair(NamedTuple):
+    """Two speakers of one cluster and the cosine of their centroids."""
+
+    first: int
+    second: int
+    similarity: float
+
+
+def similarity_to_centre(centroids: FloatArray, clusters: SpeakerClusters) -> Float64Array:
+    """Cosine between each speaker's centroid and the centre of the speaker's cluster, shape (speakers,).
+
+    Args:
+        centroids: Unit-length centroids, shape (speakers, dim).
+        clusters: Their grouping.
+    """
+    cosines: Float64Array = np.einsum("sd,sd->s", centroids, clusters.centres[clusters.labels])
+    return cosines.astype(np.float64)
+
+
+def cluster_tightness(centroids: FloatArray, clusters: SpeakerClusters) -> Float64Array:
+    """Mean cosine between the speakers of each cluster and its centre, shape (clusters,); NaN where there are none."""
+    sums = np.bincount(clusters.labels, similarity_to_centre(centroids, clusters), minlength=clusters.num_clusters)
+    with np.errstate(invalid="ignore"):
+        tightness: Float64Array = sums / clusters.sizes
+    return tightness
+
+
+def closest_pairs(centroids: FloatArray, clusters: SpeakerClusters, *, count: int) -> list[ClosePair]:
+    """The most similar pairs of speakers within a cluster, most similar first.
+
+    Pairs across clusters are not compared, so the cost is that of the clusters, not of all pairs; k-means puts the
+    closest together.
+
+    Args:
+        centroids: Unit-length centroids, shape (speakers, dim).
+        clusters: Their grouping.
+        count: Most pairs returned.
+    """
+    found: list[ClosePair] = []
+    for cluster in range(clusters.num_clusters):
+        members = np.flatnonzero(clusters.labels == cluster)
+        first, second = np.triu_indices(len(members), k=1)
+        cosines = (centroids[members] @ centroids[members].T)[first, second]
+        best = np.argsort(-cosines, kind="stable")[:count]
+        found += [ClosePair(int(members[first[i]]), int(members[second[i]]), float(cosines[i])) for i in best]
+    return sorted(found, key=lambda pair: -pair.similarity)[:count]
 
 
 def _best_centres(normalised: FloatArray, num_clusters: int, seed: int, num_initialisations: int) -> FloatArray:
@@ -191,7 +245,7 @@ def _iterated(points: FloatArray, centres: FloatArray) -> FloatArray:
     return np.array(kmeans.centroids)
 
 
-def _nearest(points: FloatArray, centres: FloatArray) -> tuple[npt.NDArray[np.int64], FloatArray]:
+def _nearest(points: FloatArray, centres: FloatArray) -> tuple[IntArray, FloatArray]:
     """The most similar centre of each point, and the cosine."""
     import faiss
 

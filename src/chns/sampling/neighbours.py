@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from chns.errors import ModelFileError
 from chns.files import atomic_path
-from chns.sampling.clusters import FloatArray, unit_length
+from chns.sampling.clusters import unit_length
+from chns.sampling.flat_groups import FloatArray, IntArray
 
 _FORMAT = "chns-neighbours-1"
 _MOST_COMPARED_EXACTLY = 100_000
@@ -130,9 +131,9 @@ def _index(normalised: FloatArray, seed: int) -> Any:
     return index
 
 
-def _without_oneself(found: npt.NDArray[np.int64], first: int) -> npt.NDArray[np.int64]:
+def _without_oneself(found: IntArray, first: int) -> IntArray:
     """Drop from each row the speaker who asks, or the last where many equal centroids have crowded that speaker out."""
     own = found == np.arange(first, first + len(found))[:, None]
     own[~own.any(axis=1), -1] = True
-    others: npt.NDArray[np.int64] = found[~own].reshape(len(found), -1)
+    others: IntArray = found[~own].reshape(len(found), -1)
     return others

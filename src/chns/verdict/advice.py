@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chns.sampling.grouping import derived_num_clusters
+from chns.sampling.clusters import derived_num_clusters
 from chns.verdict.evidence import TwinEvidence
 
 _AUTO = "batches: {kind: auto} (begins, grows and ends the hard phase by what it observes)"
@@ -26,7 +26,7 @@ def harder(evidence: TwinEvidence) -> tuple[str, ...]:
     steps = []
     if kind == "clustered":
         more = min(2 * _num_clusters(evidence), evidence.num_training_speakers // 2)
-        steps += [f"clusters: {{num_clusters: {more}, pooling: nearest}}", "batches: {kind: neighbours}"]
+        steps += ["batches: {kind: neighbours}", f"clusters: {{num_clusters: {more}}}"]
     else:
         steps += [*closer_speakers(evidence), *_larger_groups(evidence)]
     if kind != "auto" and clusters.hard_ratio < 1:
@@ -38,7 +38,7 @@ def closer_speakers(evidence: TwinEvidence) -> tuple[str, ...]:
     """Let those meet who are closer still."""
     clusters = evidence.settings.clusters
     if evidence.settings.batches.kind == "clustered":
-        return ("clusters: {pooling: nearest}",) if clusters.pooling != "nearest" else ("batches: {kind: neighbours}",)
+        return ("batches: {kind: neighbours}",)
     first, last = clusters.first_neighbour, clusters.last_neighbour
     nearer = max(first + clusters.group_size - 1, (first + last) // 2)
     return (f"clusters: {{last_neighbour: {nearer}}}",) if nearer < last else ()
@@ -99,10 +99,6 @@ def more_of_it(evidence: TwinEvidence) -> tuple[str, ...]:
     steps = []
     if clusters.hard_ratio < 1:
         steps.append(f"clusters: {{hard_ratio: {min(1.0, 2 * clusters.hard_ratio):g}}}")
-    if not (clusters.refresh_every or clusters.refresh_drift):
-        groups = "clusters" if settings.batches.kind == "clustered" else "neighbours"
-        every = max(1, (settings.train.epochs - clusters.start_epoch) // 3)
-        steps.append(f"clusters: {{refresh_every: {every}}} ({groups} of an early encoder grow stale)")
     return tuple(steps)
 
 

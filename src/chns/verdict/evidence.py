@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from chns.config import TrainSettings
+from chns.training.folder import TrainSettings
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -68,7 +68,7 @@ class TwinEvidence:
 
     Attributes:
         settings: Of the hard strategy; those of any seed.
-        random_logs: Log of each run of the twin, as `chns.run_folder.RunFolder.log` gives it.
+        random_logs: Log of each run of the twin, as `chns.training.folder.RunFolder.log` gives it.
         hard_logs: Those of the hard strategy, of the same seeds in the same order.
         num_training_speakers: How many there are.
         utterances_per_speaker: Median over the training speakers.

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from chns.config import TrainSettings
+from chns.training.folder import TrainSettings
 
 _BATCHES_THEMSELVES = ("batches.kind", "clusters.", "seed")
 

@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import pytest
 from voxceleb_archives import checksums, cut, zipped
 
-from chns.data.folder_lock import locked_folder
 from chns.data.prepare import voxceleb_unpacking
 from chns.data.prepare.joined_parts import JoinedParts
 from chns.data.prepare.voxceleb_archives import check_md5, find_archives
 from chns.data.prepare.voxceleb_unpacking import unpack_archives
-from chns.errors import ManifestError
+from chns.errors import FolderInUseError, ManifestError
+from chns.files import locked_folder
 
 FILES = {f"dev/aac/id0000{speaker}/v/0000{n}.m4a": os.urandom(2_000 + n) for speaker in (1, 2) for n in range(5)}
 
@@ -272,5 +272,5 @@ def test_a_disk_without_room_is_noticed_first(downloads, tmp_path, monkeypatch):
 
 
 def test_two_processes_cannot_unpack_into_one_folder(downloads, tmp_path):
-    with locked_folder(tmp_path / "out"), pytest.raises(ManifestError, match="written by one process at a time"):
+    with locked_folder(tmp_path / "out"), pytest.raises(FolderInUseError, match="written by one process at a time"):
         unpack_archives(find_archives(downloads), tmp_path / "out")

@@ -24,11 +24,11 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from chns.data.audio import EXTENSIONS
-from chns.data.folder_lock import locked_folder
 from chns.data.manifest_checks import CONTROL_CHARACTER, UNSAFE_PATH
 from chns.data.prepare.joined_parts import JoinedParts
 from chns.data.prepare.voxceleb_archives import Archive
 from chns.errors import ManifestError
+from chns.files import locked_folder
 
 _RECORDING = re.compile(r"(?P<above>(?:[^/]+/)*)id\d+/[^/]+/[^/]+")
 _MAX_FILE_BYTES = 2**30

@@ -23,7 +23,6 @@ import numpy.typing as npt
 import pyarrow as pa
 from tqdm import tqdm
 
-from chns.data.folder_lock import locked_folder
 from chns.data.manifest import Manifest
 from chns.data.parallel import mapped
 from chns.data.prepare.scan import Rejected, ScanResult
@@ -31,14 +30,14 @@ from chns.data.shards.plan import Plan, plan_shards
 from chns.data.shards.recording import PackedRecording
 from chns.data.shards.writing import Shard, write_shard
 from chns.errors import ManifestError
-from chns.files import atomic_path, require_ours
+from chns.files import atomic_path, locked_folder, require_ours
 
 _log = logging.getLogger(__name__)
 
 Format = Literal["as-is", "flac"]
 
 MANIFEST_NAME, CHECKSUMS_NAME = "manifest.parquet", "SHA256SUMS"
-_OURS = ("shard-*.tar", "shard-*.parquet", MANIFEST_NAME, "manifest.rejected.csv", CHECKSUMS_NAME)
+_OURS = ("shard-*.tar", "shard-*.parquet", MANIFEST_NAME, "manifest.rejected.csv", CHECKSUMS_NAME, ".lock")
 FLAC_RATE_HZ = 16_000
 
 _SHARDS_PER_WORKER = 4
