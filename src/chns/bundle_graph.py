@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from chns.checkpoint import GRAPH_FILE, bundle_folder, put_graph, read_description, weights_digest
+from chns.core.arrays import Float32Array
 from chns.errors import ChnsError, ModelFileError
-from chns.graph import FloatArray, Graph, largest_distance, model_graph
+from chns.graph import Graph, largest_distance, model_graph
 from chns.untrusted_graph import LARGEST_GRAPH_BYTES, read_untrusted_graph
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def load_graph_bundle(model: Path | str) -> GraphBundle | None:
     )
 
 
-def checked_distance(graph: Graph, reference: Graph, check: Sequence[FloatArray], *, limit: float) -> float:
+def checked_distance(graph: Graph, reference: Graph, check: Sequence[Float32Array], *, limit: float) -> float:
     """The largest cosine distance of a graph to its reference, if it is small enough.
 
     Raises:
@@ -166,7 +167,7 @@ def checked_distance(graph: Graph, reference: Graph, check: Sequence[FloatArray]
     return distance
 
 
-def built_in_signal(model: SpeakerEncoder) -> list[FloatArray]:
+def built_in_signal(model: SpeakerEncoder) -> list[Float32Array]:
     """Batches to compare on: gliding harmonics that come and go in noise, always the same.
 
     Returns:
@@ -175,7 +176,7 @@ def built_in_signal(model: SpeakerEncoder) -> list[FloatArray]:
     return several_lengths(_gliding_harmonics(model.sample_rate_hz), model.sample_rate_hz)
 
 
-def several_lengths(waveform: FloatArray, sample_rate_hz: int) -> list[FloatArray]:
+def several_lengths(waveform: Float32Array, sample_rate_hz: int) -> list[Float32Array]:
     """Batches of a waveform: its first 0.5, 1 and 2.7 s where it is longer, and all of it.
 
     Returns:
@@ -205,12 +206,12 @@ def _stated(description: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return stated
 
 
-def _gliding_harmonics(sample_rate_hz: int) -> FloatArray:
+def _gliding_harmonics(sample_rate_hz: int) -> Float32Array:
     rng = np.random.default_rng(0)
     times = np.arange(round(_BUILT_IN_SECONDS * sample_rate_hz)) / sample_rate_hz
     pitch_hz = 140 + 40 * np.sin(2 * np.pi * 0.4 * times)
     phase = 2 * np.pi * np.cumsum(pitch_hz) / sample_rate_hz
     harmonics = sum(np.sin(number * phase) / number for number in range(1, 20))
     syllables = np.square(np.sin(2 * np.pi * 2 * times))
-    waveform: FloatArray = (0.1 * syllables * harmonics + 0.003 * rng.normal(size=len(times))).astype(np.float32)
+    waveform: Float32Array = (0.1 * syllables * harmonics + 0.003 * rng.normal(size=len(times))).astype(np.float32)
     return waveform

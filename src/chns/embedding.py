@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -15,14 +14,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from chns.core.arrays import Float32Array, Float64Array, IntArray
 from chns.data.dataset import CropRequest, SpeakerCrops, WholeUtterances, pad_waveforms, plain_worker_errors
 from chns.data.manifest import Manifest
 from chns.distributed import gather_array, rank, world_size
 from chns.encoders import SpeakerEncoder
 from chns.files import atomic_path
 from chns.sampling.flat_groups import centroids_of, draw_per_speaker
-
-FloatArray = npt.NDArray[np.float32]
 
 _BATCH_SECONDS = 120.0
 
@@ -35,7 +33,7 @@ def embed_utterances(
     device: torch.device | str = "cpu",
     max_seconds: float = 180.0,
     sharded: bool = False,
-) -> FloatArray:
+) -> Float32Array:
     """Embed every utterance whole.
 
     Utterances of like length share a batch, so that little is padding; the padding does not change an embedding.
@@ -80,7 +78,7 @@ def speaker_centroids(
     num_workers: int = 0,
     device: torch.device | str = "cpu",
     sharded: bool = False,
-) -> FloatArray:
+) -> Float32Array:
     """The mean embedding of each speaker, from crops of some utterances.
 
     Args:
@@ -127,7 +125,7 @@ def embed_some_of_each_speaker(
     num_workers: int = 0,
     device: torch.device | str = "cpu",
     sharded: bool = False,
-) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+) -> tuple[Float32Array, IntArray]:
     """The embeddings that centroids are made of: arguments and errors are those of `speaker_centroids`.
 
     Returns:
@@ -151,7 +149,7 @@ def embed_some_of_each_speaker(
 def embed_crops(
     model: SpeakerEncoder,
     manifest: Manifest,
-    utterances: npt.NDArray[np.int64],
+    utterances: IntArray,
     *,
     crop_seconds: float = 3.0,
     seed: int = 0,
@@ -159,7 +157,7 @@ def embed_crops(
     device: torch.device | str = "cpu",
     sharded: bool = False,
     purpose: str = "embedding",
-) -> FloatArray:
+) -> Float32Array:
     """Embed a random crop of each of some utterances.
 
     Args:
@@ -192,7 +190,7 @@ def embed_crops(
     return _embed_rows(model, loader, batches, device, purpose=purpose, sharded=sharded)
 
 
-def write_embeddings(path: Path, manifest: Manifest, embeddings: FloatArray) -> None:
+def write_embeddings(path: Path, manifest: Manifest, embeddings: Float32Array) -> None:
     """Write the columns utterance, speaker and embedding as Parquet, atomically.
 
     Args:
@@ -218,7 +216,7 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def _own_share(count: int, sharded: bool) -> npt.NDArray[np.int64]:
+def _own_share(count: int, sharded: bool) -> IntArray:
     """Rows that this process embeds."""
     if not sharded:
         return np.arange(count)
@@ -235,10 +233,10 @@ def _embed_rows(
     *,
     purpose: str,
     sharded: bool,
-) -> FloatArray:
+) -> Float32Array:
     """Embed a loader's batches and put the results into the rows that ``batches`` names."""
     rows = np.array([row for batch in batches for row in batch], np.int64)
-    parts: list[FloatArray] = []
+    parts: list[Float32Array] = []
     hidden = True if sharded and rank() > 0 else None
     with (
         evaluation_mode(model),
@@ -261,7 +259,7 @@ def _waveforms_only(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, None]:
     return torch.stack([waveform for waveform, _ in items]), None
 
 
-def _batches_of_like_length(durations_seconds: npt.NDArray[np.float64], rows: npt.NDArray[np.int64]) -> list[list[int]]:
+def _batches_of_like_length(durations_seconds: Float64Array, rows: IntArray) -> list[list[int]]:
     """Longest first, so that too large a batch fails at once; every padded batch holds at most so many seconds."""
     batches: list[list[int]] = []
     longest = 0.0

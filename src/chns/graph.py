@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
+
+from chns.core.arrays import Float32Array, Float64Array
 
 if TYPE_CHECKING:
     import torch
 
-FloatArray = npt.NDArray[np.float32]
-Graph = Callable[[FloatArray], FloatArray]
+Graph = Callable[[Float32Array], Float32Array]
 """Waveforms, shape (batch, samples), to embeddings, shape (batch, dim)."""
 
 
@@ -25,9 +25,9 @@ def model_graph(model: Callable[[torch.Tensor], torch.Tensor]) -> Graph:
     """The trained model itself, called like an exported one."""
     import torch
 
-    def run(inputs: FloatArray) -> FloatArray:
+    def run(inputs: Float32Array) -> Float32Array:
         with torch.inference_mode():
-            embeddings: FloatArray = model(torch.from_numpy(inputs)).numpy()
+            embeddings: Float32Array = model(torch.from_numpy(inputs)).numpy()
         return embeddings
 
     return run
@@ -54,7 +54,7 @@ def session_graph(session: Any) -> Graph:
     """A session of onnxruntime with one input and one output."""
     name = session.get_inputs()[0].name
 
-    def run(inputs: FloatArray) -> FloatArray:
+    def run(inputs: Float32Array) -> Float32Array:
         (embeddings,) = session.run(None, {name: inputs})
         return np.asarray(embeddings, np.float32)
 
@@ -68,7 +68,7 @@ def torch_export_graph(path: Path) -> Graph:
     return model_graph(torch.export.load(path).module())
 
 
-def largest_distance(graph: Graph, reference: Graph, batches: Sequence[FloatArray]) -> float:
+def largest_distance(graph: Graph, reference: Graph, batches: Sequence[Float32Array]) -> float:
     """The largest cosine distance between what two graphs make of the same utterance.
 
     Args:
@@ -82,11 +82,11 @@ def largest_distance(graph: Graph, reference: Graph, batches: Sequence[FloatArra
     return float(np.max(np.concatenate([_distances(graph(batch), reference(batch)) for batch in batches])))
 
 
-def _distances(embeddings: FloatArray, others: FloatArray) -> npt.NDArray[np.float64]:
+def _distances(embeddings: Float32Array, others: Float32Array) -> Float64Array:
     a, b = embeddings.astype(np.float64), others.astype(np.float64)
     a /= np.linalg.norm(a, axis=1, keepdims=True)
     b /= np.linalg.norm(b, axis=1, keepdims=True)
-    distances: npt.NDArray[np.float64] = np.square(a - b).sum(axis=1) / 2  # 1 - cosine, without cancellation
+    distances: Float64Array = np.square(a - b).sum(axis=1) / 2  # 1 - cosine, without cancellation
     return distances
 
 

@@ -12,11 +12,11 @@ from chns.cli.model_options import add_model_options, load_on_device
 
 if TYPE_CHECKING:
     from chns.checkpoint import Bundle
+    from chns.core.arrays import BoolArray, IntArray
     from chns.data.manifest import Manifest
     from chns.evaluation.calibration import Calibration
-    from chns.evaluation.measured_trials import IntArray, MeasuredTrials
+    from chns.evaluation.measured_trials import MeasuredTrials
     from chns.evaluation.thresholds import Thresholds
-    from chns.evaluation.trials import BoolArray
 
 _FEW_FALSE_ALARMS = 30
 

@@ -11,8 +11,8 @@ from chns.cli import command_parser
 from chns.cli.model_options import add_model_options, add_root_option, load_on_device
 
 if TYPE_CHECKING:
+    from chns.core.arrays import Float32Array
     from chns.sampling.clusters import SpeakerClusters
-    from chns.sampling.flat_groups import FloatArray
 
 _EXAMPLES = """  chns cluster runs/supcon/model vox2.parquet --num-clusters 50 --out clusters.safetensors
   chns cluster runs/supcon/model own.parquet --num-clusters 20 --out c.safetensors --table speakers.csv
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _summary(
-    speakers: list[str], centroids: FloatArray, clusters: SpeakerClusters, *, num_pairs: int
+    speakers: list[str], centroids: Float32Array, clusters: SpeakerClusters, *, num_pairs: int
 ) -> dict[str, Any]:
     from chns.sampling.clusters import closest_pairs, cluster_tightness
 
@@ -100,7 +100,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
         print(f"  {pair['similarity']:.3f}  {pair['speakers'][0]}  {pair['speakers'][1]}")
 
 
-def _write_table(path: Path, speakers: list[str], centroids: FloatArray, clusters: SpeakerClusters) -> None:
+def _write_table(path: Path, speakers: list[str], centroids: Float32Array, clusters: SpeakerClusters) -> None:
     import csv
 
     from chns.files import atomic_path

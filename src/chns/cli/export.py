@@ -11,9 +11,10 @@ from chns.cli import command_parser
 
 if TYPE_CHECKING:
     from chns.checkpoint import Bundle
+    from chns.core.arrays import Float32Array
     from chns.data.manifest import Manifest
     from chns.evaluation.trials import Trials
-    from chns.graph import FloatArray, Graph
+    from chns.graph import Graph
 
 _EXAMPLES = """  chns export runs/chns/model --format onnx --out model.onnx --check a.wav b.wav
   chns export runs/chns/model --format torch-export --out model.pt2
@@ -102,7 +103,7 @@ def _write_into_bundle(arguments: argparse.Namespace, bundle: Bundle) -> None:
 
 
 def _export(
-    arguments: argparse.Namespace, bundle: Bundle, check: list[FloatArray], summary: dict[str, Any]
+    arguments: argparse.Namespace, bundle: Bundle, check: list[Float32Array], summary: dict[str, Any]
 ) -> dict[str, Graph]:
     """Write the files, describe them in the summary, and give back the graphs by name, the model's first."""
     from chns.graph import model_graph

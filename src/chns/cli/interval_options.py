@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+from chns.core.arrays import BoolArray, Float64Array
 
+if TYPE_CHECKING:
     from chns.evaluation.intervals import Interval
     from chns.evaluation.trials import Trials
 
@@ -63,8 +62,8 @@ class IntervalSection:
 def interval_sections(
     arguments: argparse.Namespace,
     trials: Trials,
-    scores: npt.NDArray[np.float64],
-    is_target: npt.NDArray[np.bool_],
+    scores: Float64Array,
+    is_target: BoolArray,
 ) -> Iterator[IntervalSection]:
     """Intervals of the system, and of its difference to the other; nothing without ``--intervals``.
 
@@ -99,7 +98,7 @@ def interval_sections(
         )
 
 
-def _scores_of_same_trials(path: Path, trials: Trials) -> npt.NDArray[np.float64]:
+def _scores_of_same_trials(path: Path, trials: Trials) -> Float64Array:
     from chns.errors import TrialError
     from chns.evaluation.scoring import read_scores
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from chns.cli import command_parser
 from chns.cli.interval_options import INTERVALS_HELP, add_interval_options, interval_sections
+from chns.core.arrays import BoolArray, Float64Array
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+    pass
 
 _EXAMPLES = f"""  chns metrics scores.txt
   chns metrics scores.txt --p-target 0.001 --p-target 0.5 --all
@@ -89,9 +89,7 @@ def run(arguments: argparse.Namespace) -> None:
         write_det_curve(arguments.det, det_curve(scores, trials.is_target))
 
 
-def _sections(
-    arguments: argparse.Namespace, scores: npt.NDArray[np.float64], is_target: npt.NDArray[np.bool_]
-) -> Iterator[_Section]:
+def _sections(arguments: argparse.Namespace, scores: Float64Array, is_target: BoolArray) -> Iterator[_Section]:
     """What is printed, in this order."""
     from chns.evaluation.metrics import REPORTED_P_TARGETS, verification_metrics
 

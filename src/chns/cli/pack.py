@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chns.cli import command_parser
+from chns.core.arrays import IntArray
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from chns.data.manifest import Manifest
 
 _EXAMPLES = """  chns pack vox2.parquet --out /data/vox2-shards
@@ -89,7 +87,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{name:<10}  {value:,}" if isinstance(value, int) else f"{name:<10}  {value}")
 
 
-def _speaker_groups(arguments: argparse.Namespace, manifest: Manifest) -> npt.NDArray[np.int64] | None:
+def _speaker_groups(arguments: argparse.Namespace, manifest: Manifest) -> IntArray | None:
     if arguments.clusters is None:
         return None
     from chns.sampling.clusters import SpeakerClusters

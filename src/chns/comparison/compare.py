@@ -12,10 +12,11 @@ import numpy as np
 from chns.comparison.evidence import twin_evidence
 from chns.comparison.outcome import Outcome
 from chns.comparison.plan import Comparison, Length, PlannedRun, check_runs, plan_runs
-from chns.comparison.results import FloatArray, ListResults, evaluate
+from chns.comparison.results import ListResults, evaluate
 from chns.comparison.table import describe
 from chns.comparison.training import train_runs
 from chns.comparison.trial_lists import TrialList, read_trial_lists, scored
+from chns.core.arrays import Float64Array
 from chns.files import atomic_path
 from chns.training.build import read_data
 from chns.verdict import Verdict, find_twins, judge
@@ -54,7 +55,7 @@ def compare(comparison: Comparison, out: Path, *, jobs: int = 1) -> Outcome:
     """
     runs, length, lists = prepare(comparison, out)
     _log.info("%d runs of %s: %d are finished", len(runs), length, sum(run.is_finished for run in runs))
-    scores: dict[str, dict[str, dict[int, FloatArray]]] = {
+    scores: dict[str, dict[str, dict[int, Float64Array]]] = {
         trial_list.name: {name: {} for name in comparison.strategies} for trial_list in lists
     }
     try:

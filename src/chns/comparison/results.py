@@ -9,13 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from chns.comparison.trial_lists import TrialList
+from chns.core.arrays import Float64Array
 from chns.evaluation.intervals import BootstrapMetrics, Interval, bootstrap_metrics, mean_over_seeds
 from chns.verdict import Change
-
-FloatArray = npt.NDArray[np.float64]
 
 METRICS = {"eer": "EER", "min_dcf_0.05": "minDCF (0.05)", "min_dcf_0.01": "minDCF (0.01)"}
 _P_TARGETS = (0.05, 0.01)
@@ -36,9 +34,9 @@ class ListResults:
     metrics: BootstrapMetrics
     rows: Mapping[str, slice]
 
-    def per_seed(self, strategy: str, metric: str) -> FloatArray:
+    def per_seed(self, strategy: str, metric: str) -> Float64Array:
         """Value of each run of a strategy, shape (seeds,)."""
-        values: FloatArray = self.metrics.estimate[metric][self.rows[strategy]]
+        values: Float64Array = self.metrics.estimate[metric][self.rows[strategy]]
         return values
 
     def mean(self, strategy: str, metric: str) -> Interval:
@@ -65,7 +63,7 @@ class ListResults:
         ]
 
 
-def evaluate(trial_list: TrialList, scores: Mapping[str, Sequence[FloatArray]], *, seed: int = 0) -> ListResults:
+def evaluate(trial_list: TrialList, scores: Mapping[str, Sequence[Float64Array]], *, seed: int = 0) -> ListResults:
     """Error rates of all runs on one trial list, and on resamples of its speakers.
 
     Args:

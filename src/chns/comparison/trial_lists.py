@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from chns.checkpoint import load_bundle
 from chns.comparison.plan import PlannedRun, TrialListSettings
+from chns.core.arrays import BoolArray, Float64Array, IntArray
 from chns.data.manifest import Manifest
 from chns.errors import TrialError
 from chns.evaluation.intervals import bootstrap_metrics
@@ -22,10 +22,6 @@ from chns.evaluation.verification import score_trials
 from chns.training.build import named_by_user
 
 _log = logging.getLogger(__name__)
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -98,7 +94,7 @@ def _read_trial_list(
     return found
 
 
-def scored(run: PlannedRun, lists: Sequence[TrialList]) -> dict[str, FloatArray]:
+def scored(run: PlannedRun, lists: Sequence[TrialList]) -> dict[str, Float64Array]:
     """Scores of a finished run's model by trial list, each of shape (trials,).
 
     They are in the run's folder ``scores``, and are computed if they are missing, older than the model, or of other
@@ -124,7 +120,7 @@ def score_path(folder: Path, trial_list: str) -> Path:
     return folder / "scores" / f"{trial_list}.txt"
 
 
-def stored_scores(folder: Path, trial_list: TrialList) -> FloatArray | None:
+def stored_scores(folder: Path, trial_list: TrialList) -> Float64Array | None:
     """Scores in a run's folder, shape (trials,); None if they are missing, of other trials, or older than the model."""
     path, model = score_path(folder, trial_list.name), folder / "model" / "config.json"
     if not path.is_file() or path.stat().st_mtime_ns < model.stat().st_mtime_ns:

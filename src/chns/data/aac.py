@@ -30,8 +30,8 @@ from types import ModuleType
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from chns.core.arrays import Float32Array
 from chns.data.shards.recording import Recording
 from chns.errors import AudioError, ChnsError
 
@@ -50,14 +50,14 @@ Mixed = int | Literal["all"] | None
 """What becomes of the channels: one is kept, or all, or their mean."""
 
 
-def one_channel(block: npt.NDArray[np.float32], mixed: Mixed) -> npt.NDArray[np.float32]:
+def one_channel(block: Float32Array, mixed: Mixed) -> Float32Array:
     """Of samples with shape (samples, channels), the channel, all or the mean; shape (samples, 1), or all channels."""
     if mixed == "all" or block.shape[1] == 1:
         return block
     if mixed is not None:
         return block[:, [mixed]]
     with np.errstate(invalid="ignore", over="ignore"):  # the caller looks for what is not finite
-        mean: npt.NDArray[np.float32] = block.mean(axis=1, keepdims=True)
+        mean: Float32Array = block.mean(axis=1, keepdims=True)
     return mean
 
 
@@ -92,7 +92,7 @@ class AacStream:
                     break
         return num_frames
 
-    def read(self, start: int, wanted: int, mixed: Mixed = None) -> npt.NDArray[np.float32]:
+    def read(self, start: int, wanted: int, mixed: Mixed = None) -> Float32Array:
         """Decode from ``start``.
 
         Args:
@@ -121,7 +121,7 @@ class AacStream:
             )
         return waveform
 
-    def _blocks(self, start: int) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+    def _blocks(self, start: int) -> Iterator[tuple[int, Float32Array]]:
         """Decoded frames, shape (channels, samples), with the place of their first sample; may begin before start."""
         av = _pyav()
         try:

@@ -30,6 +30,7 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
+from chns.core.arrays import Float32Array
 from chns.data.aac import AAC_EXTENSIONS, AacStream, Mixed, one_channel, open_aac
 from chns.data.container import claim_of, with_data_size
 from chns.data.shards.part import Part
@@ -49,7 +50,7 @@ UNREAD_EXTENSIONS = (
 """What recordings are called that nothing here reads; a corpus with some should hear of it."""
 WRITTEN_FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".opus": ("OGG", "OPUS")}
 
-Waveform = npt.NDArray[np.float32]
+Waveform = Float32Array
 Channel = int | Literal["left", "right", "mix"]
 """One channel of a recording, counted from 0, or the mean of all."""
 

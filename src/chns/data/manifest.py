@@ -21,6 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from chns.core.arrays import Float64Array, IntArray
 from chns.data.manifest_checks import CHANNEL_COLUMN, PACKED_COLUMNS, REQUIRED_COLUMNS, require_valid, with_types
 from chns.data.manifest_file import moved, prefixed, read_table, write_table
 from chns.data.shards.recording import PackedRecording, Recording, split_path
@@ -79,7 +80,7 @@ class Manifest:
         ordered = names.take(pc.sort_indices(names))
         self.speakers: list[str] = ordered.to_pylist()
         labels = pc.index_in(table["speaker"], ordered).to_numpy()
-        self.speaker_labels: npt.NDArray[np.int64] = labels.astype(np.int64)
+        self.speaker_labels: IntArray = labels.astype(np.int64)
         self._table = table
 
     @classmethod
@@ -212,7 +213,7 @@ class Manifest:
         return list(self._table.column_names)
 
     @property
-    def durations_seconds(self) -> npt.NDArray[np.float64]:
+    def durations_seconds(self) -> Float64Array:
         """Duration of every utterance, shape (utterances,)."""
         return np.asarray(self._table["duration_seconds"].to_numpy())
 

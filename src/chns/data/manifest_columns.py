@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from chns.core.arrays import Float64Array
 from chns.data.manifest import Manifest
 
 
-def numbers(manifest: Manifest, name: str) -> npt.NDArray[np.float64]:
+def numbers(manifest: Manifest, name: str) -> Float64Array:
     """A column of numbers, shape (utterances,)."""
     return np.asarray(manifest.table[name].to_numpy(), np.float64)
 

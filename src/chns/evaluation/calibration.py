@@ -21,11 +21,10 @@ from typing import Any, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
+from chns.core.arrays import BoolArray, Float64Array
 from chns.errors import ModelFileError
 from chns.evaluation.detection_cost import bayes_threshold
 from chns.evaluation.metrics import checked_trials
-
-FloatArray = npt.NDArray[np.float64]
 
 QUALITY_MEASURES = ("duration", "magnitude")
 
@@ -80,7 +79,7 @@ class Calibration:
             if not all(map(is_number, asdict(term).values())) or not 0 < term.lowest <= term.highest:
                 raise ValueError(f"quality term must be two weights and a positive range, got {term} for {name}.")
 
-    def apply(self, scores: npt.ArrayLike, quality: Mapping[str, npt.ArrayLike] | None = None) -> FloatArray:
+    def apply(self, scores: npt.ArrayLike, quality: Mapping[str, npt.ArrayLike] | None = None) -> Float64Array:
         """Log-likelihood ratios of scores.
 
         Args:
@@ -97,7 +96,7 @@ class Calibration:
         scores = np.asarray(scores, np.float64)
         return self.scale * scores + self._shifts(quality, len(scores))
 
-    def scores_at(self, llr: float, quality: Mapping[str, npt.ArrayLike], num_trials: int) -> FloatArray:
+    def scores_at(self, llr: float, quality: Mapping[str, npt.ArrayLike], num_trials: int) -> Float64Array:
         """The scores at which trials of this quality have the ratio ``llr``: the inverse of `apply`, see there.
 
         Returns:
@@ -126,7 +125,7 @@ class Calibration:
                 f"got {stated!r:.200} in the metrics ({error}). Make it anew with `chns calibrate`."
             ) from error
 
-    def _shifts(self, quality: Mapping[str, npt.ArrayLike] | None, num_trials: int) -> FloatArray:
+    def _shifts(self, quality: Mapping[str, npt.ArrayLike] | None, num_trials: int) -> Float64Array:
         shifts = np.full(num_trials, self.offset, np.float64)
         for name, term in self.quality.items():
             if quality is None or name not in quality:
@@ -204,7 +203,7 @@ def is_number(value: Any) -> TypeGuard[float]:
     return type(value) in (int, float) and abs(value) < _LARGEST_NUMBER
 
 
-def _checked_measure(name: str, values: npt.ArrayLike, num_trials: int) -> FloatArray:
+def _checked_measure(name: str, values: npt.ArrayLike, num_trials: int) -> Float64Array:
     if name not in QUALITY_MEASURES:
         raise ValueError(f"quality measure must be one of {', '.join(QUALITY_MEASURES)}, got {name!r}.")
     values = np.asarray(values, np.float64)
@@ -216,13 +215,13 @@ def _checked_measure(name: str, values: npt.ArrayLike, num_trials: int) -> Float
     return values
 
 
-def _both_sides(name: str, values: FloatArray) -> FloatArray:
+def _both_sides(name: str, values: Float64Array) -> Float64Array:
     """What the weights of a measure are for: of the smaller and of the larger value, shape (trials, 2)."""
     ordered = np.sort(values, axis=1)
     return np.log(ordered) if name == "duration" else ordered
 
 
-def _fit_logistic(features: FloatArray, is_target: npt.NDArray[np.bool_], p_target: float) -> tuple[list[float], float]:
+def _fit_logistic(features: Float64Array, is_target: BoolArray, p_target: float) -> tuple[list[float], float]:
     """Weights of the features and the offset that minimise the prior-weighted cross-entropy."""
     from scipy.optimize import minimize
     from scipy.special import expit
@@ -236,25 +235,25 @@ def _fit_logistic(features: FloatArray, is_target: npt.NDArray[np.bool_], p_targ
     ridge = np.append(np.full(features.shape[1], _RIDGE), 0.0)
     prior_log_odds = -bayes_threshold(p_target=p_target)
 
-    def margins(weights: FloatArray) -> FloatArray:
-        margins: FloatArray = signs * (design @ weights + prior_log_odds)
+    def margins(weights: Float64Array) -> Float64Array:
+        margins: Float64Array = signs * (design @ weights + prior_log_odds)
         return margins
 
-    def cost(weights: FloatArray) -> float:
+    def cost(weights: Float64Array) -> float:
         return float(shares @ np.logaddexp(0, -margins(weights)) + 0.5 * ridge @ weights**2)
 
-    def gradient(weights: FloatArray) -> FloatArray:
-        slope: FloatArray = -(shares * signs * expit(-margins(weights))) @ design + ridge * weights
+    def gradient(weights: Float64Array) -> Float64Array:
+        slope: Float64Array = -(shares * signs * expit(-margins(weights))) @ design + ridge * weights
         return slope
 
-    def curvature(weights: FloatArray) -> FloatArray:
+    def curvature(weights: Float64Array) -> Float64Array:
         some = margins(weights)
-        matrix: FloatArray = (design.T * (shares * expit(some) * expit(-some))) @ design + np.diag(ridge)
+        matrix: Float64Array = (design.T * (shares * expit(some) * expit(-some))) @ design + np.diag(ridge)
         return matrix
 
     start = np.zeros(design.shape[1])
     options = {"gtol": _LARGEST_GRADIENT}
-    weights: FloatArray = minimize(cost, start, method="trust-exact", jac=gradient, hess=curvature, options=options).x
+    weights: Float64Array = minimize(cost, start, method="trust-exact", jac=gradient, hess=curvature, options=options).x
     for _ in range(2):  # where the cost is too flat to compare two of its values, the gradient still points the way
         weights = weights - np.linalg.solve(curvature(weights), gradient(weights))
     assert np.abs(gradient(weights)).max() < _LARGEST_GRADIENT  # smooth and strictly convex: there is a minimum

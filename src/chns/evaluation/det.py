@@ -14,10 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
+from chns.core.arrays import Float64Array
 from chns.evaluation.metrics import error_rates
 from chns.files import atomic_path
-
-FloatArray = npt.NDArray[np.float64]
 
 
 class DetCurve(NamedTuple):
@@ -31,11 +30,11 @@ class DetCurve(NamedTuple):
         probit_false_alarm: Where `false_alarm` is drawn.
     """
 
-    thresholds: FloatArray
-    miss: FloatArray
-    false_alarm: FloatArray
-    probit_miss: FloatArray
-    probit_false_alarm: FloatArray
+    thresholds: Float64Array
+    miss: Float64Array
+    false_alarm: Float64Array
+    probit_miss: Float64Array
+    probit_false_alarm: Float64Array
 
 
 def det_curve(scores: npt.ArrayLike, is_target: npt.ArrayLike, *, max_points: int = 1000) -> DetCurve:
@@ -75,12 +74,12 @@ def write_det_curve(path: Path | str, curve: DetCurve) -> None:
         file.writelines(",".join(map(repr, point)) + "\n" for point in zip(*columns, strict=True))
 
 
-def _probit(rates: FloatArray, *, num_trials: int) -> FloatArray:
+def _probit(rates: Float64Array, *, num_trials: int) -> Float64Array:
     half_a_trial = 0.5 / num_trials
     return np.asarray(ndtri(np.clip(rates, half_a_trial, 1 - half_a_trial)))
 
 
-def _evenly_along(way: FloatArray, max_points: int) -> npt.NDArray[np.intp]:
+def _evenly_along(way: Float64Array, max_points: int) -> npt.NDArray[np.intp]:
     """First and last place, and the first places from evenly spaced values of `way` on, which never falls.
 
     The way along the curve is the sum of what both axes change by, as both change in one direction only.

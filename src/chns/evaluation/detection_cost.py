@@ -14,12 +14,12 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from chns.core.arrays import Float64Array
 
 
 def detection_cost(
     miss: npt.ArrayLike, false_alarm: npt.ArrayLike, *, p_target: float, c_miss: float = 1.0, c_fa: float = 1.0
-) -> FloatArray:
+) -> Float64Array:
     """Normalised cost of pairs of error rates.
 
     Args:

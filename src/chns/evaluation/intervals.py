@@ -28,8 +28,6 @@ __all__ = [
     "speaker_intervals",
 ]
 
-FloatArray = npt.NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class Interval:

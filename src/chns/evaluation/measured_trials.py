@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from chns.core.arrays import Float32Array, Float64Array, IntArray
 from chns.data.manifest import Manifest
 from chns.embedding import embed_utterances
 from chns.encoders import SpeakerEncoder
 from chns.evaluation.scoring import cosine_scores
-
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
 
 
 class MeasuredTrials(NamedTuple):
@@ -26,8 +23,8 @@ class MeasuredTrials(NamedTuple):
             ``magnitude``, the length of the raw embedding.
     """
 
-    scores: npt.NDArray[np.float32]
-    quality: dict[str, FloatArray]
+    scores: Float32Array
+    quality: dict[str, Float64Array]
 
 
 def measure_trials(

@@ -18,9 +18,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from chns.core.arrays import BoolArray, Float64Array
 from chns.evaluation.detection_cost import detection_cost
-
-FloatArray = npt.NDArray[np.float64]
 
 REPORTED_P_TARGETS = (0.01, 0.05)
 
@@ -36,9 +35,9 @@ class ErrorRates(NamedTuple):
         false_alarm: Share of non-target trials that score at or above it; falls from 1 to 0.
     """
 
-    thresholds: FloatArray
-    miss: FloatArray
-    false_alarm: FloatArray
+    thresholds: Float64Array
+    miss: Float64Array
+    false_alarm: Float64Array
 
     def equal_error_rate(self) -> float:
         """The rate at which misses and false alarms are equally frequent, as a fraction.
@@ -226,7 +225,7 @@ def verification_metrics(
     )
 
 
-def as_labels(is_target: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+def as_labels(is_target: npt.ArrayLike) -> BoolArray:
     """Labels as bool, from bool or from integers of any type that are 0 and 1.
 
     Raises:
@@ -242,7 +241,7 @@ def as_labels(is_target: npt.ArrayLike) -> npt.NDArray[np.bool_]:
 
 def checked_trials(
     scores: npt.ArrayLike, is_target: npt.ArrayLike, *, name: str = "scores", infinite: bool = False
-) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+) -> tuple[Float64Array, BoolArray]:
     """Scores and labels as arrays of float64 and bool, fit for computing error rates.
 
     Args:

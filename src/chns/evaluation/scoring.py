@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from chns.core.arrays import BoolArray, Float32Array, Float64Array, IntArray
 from chns.errors import TrialError
 from chns.evaluation.pairs import unit_embeddings
-from chns.evaluation.trials import FieldLines, IntArray, Trials, require_plain_names
+from chns.evaluation.trials import FieldLines, Trials, require_plain_names
 from chns.files import atomic_path
 from chns.untrusted_text import number
 
@@ -17,7 +18,7 @@ _TRIALS_AT_ONCE = 8192  # their embeddings stay in the processor's cache
 _LABELS = {"nontarget": False, "0": False, "target": True, "1": True}
 
 
-def cosine_scores(embeddings: npt.ArrayLike, enrolment_rows: IntArray, test_rows: IntArray) -> npt.NDArray[np.float32]:
+def cosine_scores(embeddings: npt.ArrayLike, enrolment_rows: IntArray, test_rows: IntArray) -> Float32Array:
     """Cosine of the two embeddings of each trial.
 
     The raw cosine, not (cosine + 1) / 2: thresholds would not carry over between the two.
@@ -80,7 +81,7 @@ def write_scores(path: Path | str, trials: Trials, scores: npt.NDArray[np.floati
         file.writelines(" ".join(fields) + "\n" for fields in zip(*columns, strict=True))
 
 
-def read_scores(path: Path | str) -> tuple[Trials, npt.NDArray[np.float64]]:
+def read_scores(path: Path | str) -> tuple[Trials, Float64Array]:
     """Read a score file.
 
     Args:
@@ -120,7 +121,7 @@ def _number(text: str) -> float:
         return np.nan
 
 
-def _read_labels(labels: list[str], content: FieldLines) -> npt.NDArray[np.bool_]:
+def _read_labels(labels: list[str], content: FieldLines) -> BoolArray:
     unknown = set(labels) - _LABELS.keys()
     if unknown:
         line = next(line for line, label in enumerate(labels) if label in unknown)

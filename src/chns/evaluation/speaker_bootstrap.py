@@ -20,11 +20,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from chns.core.arrays import BoolArray, Float64Array, IntArray
 from chns.evaluation.metrics import REPORTED_P_TARGETS, ErrorRates, as_labels, error_rates
-
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +36,8 @@ class BootstrapMetrics:
             for all systems, so differences between rows are paired.
     """
 
-    estimate: Mapping[str, FloatArray]
-    resampled: Mapping[str, FloatArray]
+    estimate: Mapping[str, Float64Array]
+    resampled: Mapping[str, Float64Array]
 
 
 def bootstrap_metrics(
@@ -192,10 +189,10 @@ class _Curve:
     nontarget_order: IntArray
     targets_before: IntArray
     nontargets_before: IntArray
-    thresholds: FloatArray
+    thresholds: Float64Array
 
     @classmethod
-    def of(cls, scores: FloatArray, is_target: BoolArray) -> _Curve:
+    def of(cls, scores: Float64Array, is_target: BoolArray) -> _Curve:
         order = np.argsort(scores)
         ascending, targets = scores[order], is_target[order]
         ends = np.concatenate(([0], np.flatnonzero(ascending[1:] != ascending[:-1]) + 1, [len(ascending)]))

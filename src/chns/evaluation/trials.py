@@ -13,16 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from chns.core.arrays import BoolArray, IntArray
 from chns.errors import TrialError
 from chns.evaluation.utterance_names import find_utterances
 from chns.files import atomic_path
 
 if TYPE_CHECKING:
     from chns.data.manifest import Manifest
-
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float32]
 
 
 class _Form(NamedTuple):

@@ -9,14 +9,13 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from chns.core.arrays import IntArray
 from chns.errors import TrialError
 
 if TYPE_CHECKING:
     from chns.data.manifest import Manifest
 
-IntArray = npt.NDArray[np.int64]
 
 _AUDIO_SUFFIX = re.compile(
     r"\.(wav|flac|ogg|oga|opus|mp3|m4a|mp4|aac|sph|nist|aif|aiff|aifc|au|snd|w64|caf|wv|wma|webm|pcm|raw)$",

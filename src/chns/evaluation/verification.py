@@ -6,9 +6,9 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from chns.core.arrays import Float32Array, IntArray
 from chns.data.manifest import Manifest
 from chns.embedding import embed_utterances
 from chns.encoders import SpeakerEncoder
@@ -17,9 +17,6 @@ from chns.evaluation.normalisation import CohortNormalisation, normalise
 from chns.evaluation.pairs import unit_embeddings
 from chns.evaluation.scoring import cosine_scores
 from chns.sampling.flat_groups import centroids_of
-
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float32]
 
 
 def score_trials(
@@ -34,7 +31,7 @@ def score_trials(
     num_workers: int = 0,
     device: torch.device | str = "cpu",
     sharded: bool = False,
-) -> FloatArray:
+) -> Float32Array:
     """Cosine of the whole utterances of each trial; an utterance of several trials is embedded once.
 
     Args:
@@ -79,11 +76,11 @@ def score_trials(
 class _Cohort(NamedTuple):
     """Embeddings of the cohort, shape (cohort, dim), and what is to be subtracted from all others, shape (dim,)."""
 
-    embeddings: FloatArray
-    mean: FloatArray
+    embeddings: Float32Array
+    mean: Float32Array
 
 
-def _cohort(embeddings: FloatArray, normalisation: CohortNormalisation) -> _Cohort:
+def _cohort(embeddings: Float32Array, normalisation: CohortNormalisation) -> _Cohort:
     """The mean is that of the embeddings as the encoder gives them, over utterances, as in WeSpeaker."""
     mean = np.zeros(embeddings.shape[1], np.float32)
     if normalisation.subtract_mean:
@@ -95,13 +92,13 @@ def _cohort(embeddings: FloatArray, normalisation: CohortNormalisation) -> _Coho
 
 
 def _normalised_scores(
-    embeddings: FloatArray,
+    embeddings: Float32Array,
     enrolment_rows: IntArray,
     test_rows: IntArray,
     *,
-    cohort: FloatArray,
+    cohort: Float32Array,
     normalisation: CohortNormalisation,
-) -> FloatArray:
+) -> Float32Array:
     scores = cosine_scores(embeddings, enrolment_rows, test_rows)
     return normalise(
         scores,

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from chns.bundle_graph import several_lengths
+from chns.core.arrays import Float32Array
 from chns.data.audio import read_audio
 from chns.encoders import SpeakerEncoder
 from chns.errors import AudioError
-from chns.graph import FloatArray
 
 _LONGEST_SECONDS = 30.0
 
 
-def check_recordings(paths: Sequence[Path], model: SpeakerEncoder) -> list[FloatArray]:
+def check_recordings(paths: Sequence[Path], model: SpeakerEncoder) -> list[Float32Array]:
     """Batches of each recording: its first 0.5, 1 and 2.7 s where it is longer, and all of it up to 30 s.
 
     Returns:

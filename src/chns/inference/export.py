@@ -14,9 +14,10 @@ from typing import NamedTuple
 import torch
 
 from chns.bundle_graph import LARGEST_DISTANCE, checked_distance
+from chns.core.arrays import Float32Array
 from chns.encoders import SpeakerEncoder
 from chns.files import atomic_path
-from chns.graph import FloatArray, Graph, model_graph, onnx_graph, torch_export_graph
+from chns.graph import Graph, model_graph, onnx_graph, torch_export_graph
 from chns.onnx_file import OPSET, write_waveform_graph
 
 
@@ -44,7 +45,7 @@ class _Form(NamedTuple):
     opset: int | None = None
 
 
-def export_model(model: SpeakerEncoder, path: Path, *, form: str, check: Sequence[FloatArray]) -> Exported:
+def export_model(model: SpeakerEncoder, path: Path, *, form: str, check: Sequence[Float32Array]) -> Exported:
     """Write a model, and check the file before it gets its name.
 
     Args:

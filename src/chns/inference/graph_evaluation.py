@@ -7,16 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from chns.core.arrays import BoolArray, Float32Array, IntArray
 from chns.data.dataset import WholeUtterances
 from chns.data.manifest import Manifest
 from chns.encoders import SpeakerEncoder
 from chns.evaluation.metrics import VerificationMetrics, verification_metrics
 from chns.evaluation.scoring import cosine_scores
-from chns.graph import FloatArray, Graph
-
-IntArray = npt.NDArray[np.int64]
+from chns.graph import Graph
 
 _MAX_SECONDS = 180.0  # as `chns.embedding.embed_utterances`
 
@@ -40,7 +38,7 @@ def evaluate_graphs(
     manifest: Manifest,
     enrolment: IntArray,
     test: IntArray,
-    is_target: npt.NDArray[np.bool_],
+    is_target: BoolArray,
 ) -> dict[str, GraphResult]:
     """Embed the utterances of the trials with every graph, one by one, and score by cosine.
 
@@ -63,7 +61,7 @@ def evaluate_graphs(
         sample_rate_hz=model.sample_rate_hz,
         min_samples=model.features.frame_samples + model.features.hop_samples,
     )
-    embeddings: dict[str, list[FloatArray]] = {name: [] for name in graphs}
+    embeddings: dict[str, list[Float32Array]] = {name: [] for name in graphs}
     seconds = dict.fromkeys(graphs, 0.0)
     speech_seconds = 0.0
     for index in range(len(utterances)):

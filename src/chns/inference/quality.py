@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
+from chns.core.arrays import Float32Array
 from chns.data.audio import MAX_RATE_HZ, MIN_RATE_HZ, proven_info, read_audio
 from chns.data.quality import LARGEST_SAMPLE, Quality, joint_quality, measure_quality
 from chns.errors import AudioError
@@ -24,7 +25,7 @@ from chns.errors import AudioError
 __all__ = [
     "MIN_SECONDS",
     "WINDOW_SECONDS",
-    "FloatArray",
+    "Float32Array",
     "Quality",
     "array_windows",
     "as_waveform",
@@ -34,7 +35,6 @@ __all__ = [
     "measure_quality",
 ]
 
-FloatArray = npt.NDArray[np.float32]
 
 WINDOW_SECONDS = 30.0
 MIN_SECONDS = 0.1
@@ -42,7 +42,7 @@ MIN_SECONDS = 0.1
 _MOST_CHANNELS = 32
 
 
-def as_waveform(samples: npt.NDArray[np.generic], channel: int | None = None) -> FloatArray:
+def as_waveform(samples: npt.NDArray[np.generic], channel: int | None = None) -> Float32Array:
     """Samples of a caller as this package has them: one channel, float32, full scale at 1.
 
     Args:
@@ -93,7 +93,7 @@ def checked_rate(sample_rate_hz: int) -> int:
     return int(sample_rate_hz)
 
 
-def file_windows(path: Path, *, sample_rate_hz: int, channel: int | None = None) -> Iterator[FloatArray]:
+def file_windows(path: Path, *, sample_rate_hz: int, channel: int | None = None) -> Iterator[Float32Array]:
     """A file, or one channel of it, as equal windows of at most 30 s, at the wanted rate.
 
     Raises:
@@ -117,7 +117,7 @@ def file_windows(path: Path, *, sample_rate_hz: int, channel: int | None = None)
 
 def array_windows(
     samples: npt.NDArray[np.generic], sample_rate_hz: int, *, wanted_rate_hz: int, channel: int | None = None
-) -> Iterator[FloatArray]:
+) -> Iterator[Float32Array]:
     """An array, or one channel of it, as equal windows of at most 30 s, at the wanted rate.
 
     Raises:
@@ -135,7 +135,7 @@ def _num_windows(seconds: float) -> int:
     return max(1, math.ceil(seconds / WINDOW_SECONDS))
 
 
-def _require_full_scale_at_one(waveform: FloatArray, *, source: str) -> None:
+def _require_full_scale_at_one(waveform: Float32Array, *, source: str) -> None:
     """Refuse what is not audio with full scale at 1; filters and mixes may overshoot that somewhat."""
     peak = float(np.abs(waveform).max(initial=0.0))
     if not peak <= LARGEST_SAMPLE:  # also true of NaN

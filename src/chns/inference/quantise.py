@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from chns.bundle_graph import checked_distance
+from chns.core.arrays import Float32Array
 from chns.files import atomic_path
-from chns.graph import FloatArray, Graph
+from chns.graph import Graph
 from chns.inference.export import Exported, require_suffix
 from chns.onnx_file import OPSET, require_export_packages
 
@@ -23,7 +24,7 @@ LARGEST_INT8_DISTANCE = 0.02
 _FEATURES_PREFIX = "features"
 
 
-def export_int8(source: Path, path: Path, *, load: Callable[[Path], Graph], check: Sequence[FloatArray]) -> Exported:
+def export_int8(source: Path, path: Path, *, load: Callable[[Path], Graph], check: Sequence[Float32Array]) -> Exported:
     """Write an ONNX file again with 8-bit weights, and check the file before it gets its name.
 
     Args:

@@ -18,8 +18,8 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 import numpy as np
-import numpy.typing as npt
 
+from chns.core.arrays import Float32Array
 from chns.errors import ModelFileError
 from chns.inference.store_arguments import averaged_cosines, plain_name, plain_sources, require_plain, unit_length
 from chns.inference.store_content import StoreContent, Utterances, Voiceprint
@@ -36,7 +36,6 @@ from chns.inference.voiceprint_search import ExemplarSearch, VoiceprintSearch
 
 __all__ = ["Match", "Voiceprint", "VoiceprintStore", "identified", "lead_of"]
 
-FloatArray = npt.NDArray[np.float32]
 
 _LONGEST_DIGEST, _LONGEST_NOTE = 200, 2_000
 _MOST_STRANGERS = 2_000
@@ -179,7 +178,7 @@ class VoiceprintStore:
     def enrol(
         self,
         name: str,
-        embeddings: FloatArray,
+        embeddings: Float32Array,
         *,
         note: str | None = None,
         sources: Sequence[str] | None = None,
@@ -257,7 +256,7 @@ class VoiceprintStore:
         scrub(self._connection, self.path)
         return num_utterances
 
-    def identify(self, embedding: FloatArray, *, top: int = 5, score_by: str = "voiceprint") -> list[Match]:
+    def identify(self, embedding: Float32Array, *, top: int = 5, score_by: str = "voiceprint") -> list[Match]:
         """The people who sound most like an utterance, the best first.
 
         Args:

@@ -6,14 +6,13 @@ import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float32]
+from chns.core.arrays import Float32Array
 
 _LONGEST_NAME, _LONGEST_SOURCE = 200, 4_096
 
 
-def unit_length(embeddings: FloatArray, shape: tuple[int, ...]) -> FloatArray:
+def unit_length(embeddings: Float32Array, shape: tuple[int, ...]) -> Float32Array:
     """The embeddings at unit length, in float32; -1 in the shape is any number but zero."""
     vectors = np.asarray(embeddings, np.float64)
     wanted = tuple(size if length == -1 else length for length, size in zip(shape, vectors.shape, strict=False))
@@ -23,7 +22,7 @@ def unit_length(embeddings: FloatArray, shape: tuple[int, ...]) -> FloatArray:
     norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
     if not (np.isfinite(norms) & (norms > 0)).all():
         raise ValueError("embeddings must be finite and not zero, got one that is not.")
-    units: FloatArray = (vectors / norms).astype(np.float32)
+    units: Float32Array = (vectors / norms).astype(np.float32)
     return units
 
 

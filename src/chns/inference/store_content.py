@@ -15,13 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from chns.core.arrays import Float32Array, IntArray
 from chns.errors import ModelFileError
 from chns.inference.store_encryption import StoredValues
-
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
 
 _STORED = np.dtype("<f4")
 _ROWS_AT_ONCE = 4_096
@@ -47,7 +44,7 @@ class Voiceprint(NamedTuple):
     enrolled_at: datetime
     note: str | None
     num_utterances: int
-    vector: FloatArray
+    vector: Float32Array
     sources: tuple[str | None, ...]
 
 
@@ -59,7 +56,7 @@ class Utterances(NamedTuple):
         sources: Where each came from, if that is known.
     """
 
-    embeddings: FloatArray
+    embeddings: Float32Array
     sources: Sequence[str | None]
 
 
@@ -158,7 +155,7 @@ class StoreContent:
         """All people, in the order of the rows."""
         return self._voiceprints(_PEOPLE + " ORDER BY e.id, u.id")
 
-    def vectors(self) -> tuple[list[tuple[bytes, bytes]], FloatArray]:
+    def vectors(self) -> tuple[list[tuple[bytes, bytes]], Float32Array]:
         """What is searched: lookup and stored name of each person, and the voiceprints, shape (people, dim).
 
         Names stay as they are stored, because only those of the best matches are needed.
@@ -176,7 +173,7 @@ class StoreContent:
             sums[rows] += np.add.reduceat(units, firsts)
         return [(owner, name) for _, owner, name in people], self._normalised(sums)
 
-    def exemplars(self) -> tuple[list[tuple[bytes, bytes]], FloatArray, IntArray]:
+    def exemplars(self) -> tuple[list[tuple[bytes, bytes]], Float32Array, IntArray]:
         """Lookup and stored name of each person, all embeddings, shape (utterances, dim), and each one's first row."""
         people = self._connection.execute("SELECT id, lookup, name FROM enrolments ORDER BY id").fetchall()
         cursor = self._connection.execute(
@@ -215,7 +212,7 @@ class StoreContent:
             sources=tuple(self._text(row[6], "source", owner) for row in rows),
         )
 
-    def _embeddings(self, rows: Iterator[tuple[bytes, Any]]) -> FloatArray:
+    def _embeddings(self, rows: Iterator[tuple[bytes, Any]]) -> Float32Array:
         content = [self._values.unseal(self._bytes(stored, "embedding"), "embedding", owner) for owner, stored in rows]
         num_bytes = self._dim * _STORED.itemsize
         wrong = next((len(vector) for vector in content if len(vector) != num_bytes), None)
@@ -228,11 +225,11 @@ class StoreContent:
             raise ModelFileError(f"embedding must be of unit length, got one that is not in {self._path}.")
         return units
 
-    def _normalised(self, sums: FloatArray) -> FloatArray:
+    def _normalised(self, sums: Float32Array) -> Float32Array:
         norms = np.linalg.norm(sums, axis=1, keepdims=True)
         if len(sums) and norms.min() < 1e-3:
             raise ModelFileError(f"embeddings of a person must not cancel out, got some that do in {self._path}.")
-        normalised: FloatArray = sums / norms
+        normalised: Float32Array = sums / norms
         return normalised
 
     def _sealed_text(self, text: str | None, kind: str, owner: bytes) -> bytes | None:

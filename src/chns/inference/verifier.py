@@ -24,18 +24,11 @@ import numpy.typing as npt
 
 from chns.bundle_graph import GraphBundle, load_graph_bundle
 from chns.checkpoint import Bundle, load_bundle
+from chns.core.arrays import Float32Array
 from chns.data.audio import Channel, channel_number, channels_differ, file_channels_differ
 from chns.errors import AudioError, ModelFileError
 from chns.inference.decision_rule import DecisionRule
-from chns.inference.quality import (
-    MIN_SECONDS,
-    FloatArray,
-    Quality,
-    array_windows,
-    file_windows,
-    joint_quality,
-    measure_quality,
-)
+from chns.inference.quality import MIN_SECONDS, Quality, array_windows, file_windows, joint_quality, measure_quality
 
 if TYPE_CHECKING:
     from chns.graph import Graph
@@ -56,7 +49,7 @@ class Embedding:
         quality: How good the recording is.
     """
 
-    vector: FloatArray
+    vector: Float32Array
     magnitude: float
     quality: Quality
 
@@ -327,7 +320,7 @@ class Verifier:
 
     def _windows(
         self, audio: AudioPath | AudioArray, sample_rate_hz: int | None, channel: int | None
-    ) -> tuple[str, Iterator[FloatArray]]:
+    ) -> tuple[str, Iterator[Float32Array]]:
         """What to call the recording in an error, and its windows at the model's rate."""
         if isinstance(audio, (str, os.PathLike)):
             if sample_rate_hz is not None:
@@ -339,7 +332,7 @@ class Verifier:
         rate_hz = self.sample_rate_hz
         return "an array", array_windows(samples, sample_rate_hz, wanted_rate_hz=rate_hz, channel=channel)
 
-    def _raw_embedding(self, waveform: FloatArray) -> FloatArray:
+    def _raw_embedding(self, waveform: Float32Array) -> Float32Array:
         try:
             output = self._run(waveform[None])
         except Exception as error:  # torch's, of settings that no weights show to be wrong, and onnxruntime's
@@ -350,7 +343,7 @@ class Verifier:
             ) from error
         if output.ndim != 2 or len(output) != 1:
             raise ModelFileError(f"model must give one embedding a recording, got an array of shape {output.shape}.")
-        embedding: FloatArray = output[0]
+        embedding: Float32Array = output[0]
         return embedding
 
 
@@ -372,18 +365,18 @@ def _on_device(bundle: Bundle, device: str) -> Graph:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device must be one that this machine has, got {device!r} ({error}).") from error
 
-    def run(waveforms: FloatArray) -> FloatArray:
+    def run(waveforms: Float32Array) -> Float32Array:
         with torch.inference_mode():
-            embeddings: FloatArray = model(torch.from_numpy(waveforms).to(device)).float().cpu().numpy()
+            embeddings: Float32Array = model(torch.from_numpy(waveforms).to(device)).float().cpu().numpy()
         return embeddings
 
     return run
 
 
-def _unit(vector: FloatArray) -> tuple[FloatArray, float]:
+def _unit(vector: Float32Array) -> tuple[Float32Array, float]:
     """The vector at unit length, and the length that it had."""
     norm = float(np.linalg.norm(vector.astype(np.float64)))
     if not 0 < norm < np.inf:
         raise ModelFileError(f"embedding must be finite and not zero, got length {norm}. The model may be damaged.")
-    unit: FloatArray = (vector / norm).astype(np.float32)
+    unit: Float32Array = (vector / norm).astype(np.float32)
     return unit, norm

@@ -11,14 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
+from chns.core.arrays import Float32Array, IntArray
 
 MOST_BY_NUMPY = 100_000
 
-_Search = Callable[[FloatArray, int], tuple[IntArray, FloatArray]]
+_Search = Callable[[Float32Array, int], tuple[IntArray, Float32Array]]
 
 
 class VoiceprintSearch:
@@ -28,17 +26,17 @@ class VoiceprintSearch:
         vectors: Unit-length voiceprints, shape (speakers, dim).
     """
 
-    def __init__(self, vectors: FloatArray) -> None:
+    def __init__(self, vectors: Float32Array) -> None:
         self._count = len(vectors)
         self._vectors = vectors
         self._search = _by_numpy(vectors) if len(vectors) <= MOST_BY_NUMPY else _by_faiss(vectors)
 
-    def scores(self, embedding: FloatArray) -> FloatArray:
+    def scores(self, embedding: Float32Array) -> Float32Array:
         """Cosine with every voiceprint, shape (speakers,), for an embedding of unit length, shape (dim,)."""
-        scores: FloatArray = self._vectors @ embedding
+        scores: Float32Array = self._vectors @ embedding
         return scores
 
-    def best(self, embedding: FloatArray, top: int) -> tuple[IntArray, FloatArray]:
+    def best(self, embedding: Float32Array, top: int) -> tuple[IntArray, Float32Array]:
         """The nearest voiceprints, the best first.
 
         Args:
@@ -61,7 +59,7 @@ class ExemplarSearch:
         num_best: How many of a person's highest cosines are averaged; fewer if there are no more. All by default.
     """
 
-    def __init__(self, embeddings: FloatArray, firsts: IntArray, *, num_best: int | None = None) -> None:
+    def __init__(self, embeddings: Float32Array, firsts: IntArray, *, num_best: int | None = None) -> None:
         self._embeddings = embeddings
         self._firsts = firsts
         self._num_best = num_best
@@ -69,7 +67,7 @@ class ExemplarSearch:
         self._people = np.repeat(np.arange(len(firsts)), self._counts)
         self._ranks = np.arange(len(embeddings)) - np.repeat(firsts, self._counts)
 
-    def scores(self, embedding: FloatArray) -> FloatArray:
+    def scores(self, embedding: Float32Array) -> Float32Array:
         """Of each person, shape (speakers,), for an embedding of unit length, shape (dim,)."""
         if not len(self._firsts):
             return np.empty(0, np.float32)
@@ -82,20 +80,20 @@ class ExemplarSearch:
         sums = np.add.reduceat(np.where(self._ranks < self._num_best, best_first, np.float32(0)), self._firsts)
         return (sums / np.minimum(self._counts, self._num_best)).astype(np.float32)
 
-    def best(self, embedding: FloatArray, top: int) -> tuple[IntArray, FloatArray]:
+    def best(self, embedding: Float32Array, top: int) -> tuple[IntArray, Float32Array]:
         """As `VoiceprintSearch.best`."""
         rows, scores = _highest(self.scores(embedding), min(top, len(self._firsts)))
         return rows, np.clip(scores, -1.0, 1.0)
 
 
-def _by_numpy(vectors: FloatArray) -> _Search:
-    def search(embedding: FloatArray, top: int) -> tuple[IntArray, FloatArray]:
+def _by_numpy(vectors: Float32Array) -> _Search:
+    def search(embedding: Float32Array, top: int) -> tuple[IntArray, Float32Array]:
         return _highest(vectors @ embedding, top)
 
     return search
 
 
-def _highest(scores: FloatArray, top: int) -> tuple[IntArray, FloatArray]:
+def _highest(scores: Float32Array, top: int) -> tuple[IntArray, Float32Array]:
     """Places of the highest scores, the best first, and the scores there."""
     first = len(scores) - top
     candidates = np.sort(np.argpartition(scores, first)[first:]) if first else np.arange(len(scores))
@@ -103,13 +101,13 @@ def _highest(scores: FloatArray, top: int) -> tuple[IntArray, FloatArray]:
     return best_first, scores[best_first]
 
 
-def _by_faiss(vectors: FloatArray) -> _Search:
+def _by_faiss(vectors: Float32Array) -> _Search:
     import faiss
 
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(vectors)
 
-    def search(embedding: FloatArray, top: int) -> tuple[IntArray, FloatArray]:
+    def search(embedding: Float32Array, top: int) -> tuple[IntArray, Float32Array]:
         scores, rows = index.search(embedding[None], top)
         return rows[0], scores[0]
 

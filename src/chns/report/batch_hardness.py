@@ -11,8 +11,9 @@ from typing import Literal
 
 import numpy as np
 
+from chns.core.arrays import Float64Array, IntArray
 from chns.evaluation.scoring import cosine_scores
-from chns.report.findings import BatchHardness, FloatArray, IntArray
+from chns.report.findings import BatchHardness
 from chns.report.training_speakers import TrainingSpeakers
 from chns.sampling.batches import ClusterSpeakerBatches, NeighbourSpeakerBatches, RandomSpeakerBatches
 from chns.sampling.clusters import SpeakerClusters, cluster_speakers, derived_num_clusters, unit_length
@@ -122,7 +123,7 @@ def _of_neighbours(
 
 def _similarities(
     sampler: RandomSpeakerBatches | HardSpeakerBatches, speakers: TrainingSpeakers, max_pairs: int, seed: int
-) -> tuple[FloatArray, float]:
+) -> tuple[Float64Array, float]:
     """Cosines of pairs of different speakers of a batch, and the mean of an utterance's highest."""
     num_of_speaker = sampler.shape.utterances_per_speaker
     size = sampler.shape.speakers_per_batch * num_of_speaker

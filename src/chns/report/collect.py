@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from chns.checkpoint import load_bundle
+from chns.core.arrays import Float64Array
 from chns.errors import ManifestError, RunFolderError
 from chns.report.batch_hardness import batch_hardness
 from chns.report.duplicates import suspected_duplicates
-from chns.report.findings import FloatArray, RunFindings
+from chns.report.findings import RunFindings
 from chns.report.scored_trials import scored_trials
 from chns.report.speaker_map import cluster_shapes, speaker_map
 from chns.report.training_speakers import CACHE_NAME, TrainingSpeakers, embed_training_speakers
@@ -153,7 +154,7 @@ def _findings(name: str, run: RunFolder, settings: TrainSettings, speakers: Trai
     )
 
 
-def _as_trained(settings: TrainSettings, hard_ratios: FloatArray) -> ClusterSettings:
+def _as_trained(settings: TrainSettings, hard_ratios: Float64Array) -> ClusterSettings:
     """The hard phase with the largest hard ratio that it came to, which for an adaptive one is not in the settings.
 
     ``auto`` does not ask the settings at all: if its hard phase never began, the ratio is the largest it could have.

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from chns.core.arrays import BoolArray, Float64Array
 from chns.evaluation.det import det_curve
 from chns.evaluation.detection_cost import detection_cost
 from chns.evaluation.metrics import REPORTED_P_TARGETS, error_rates
-from chns.evaluation.trials import BoolArray
 from chns.report.drawing import Figure, LegendEntry, draw, label_of
-from chns.report.findings import FloatArray, RunFindings, ScoredTrials
+from chns.report.findings import RunFindings, ScoredTrials
 from chns.report.palette import INK, MUTED, PAPER, RunStyle
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def score_limits(runs: Sequence[RunScores]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _split(scored: ScoredTrials) -> tuple[FloatArray, FloatArray]:
+def _split(scored: ScoredTrials) -> tuple[Float64Array, Float64Array]:
     is_target = _labels(scored)
     return scored.scores[is_target], scored.scores[~is_target]
 

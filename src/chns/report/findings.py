@@ -11,13 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from chns.core.arrays import Float64Array, IntArray
 from chns.evaluation.metrics import VerificationMetrics
 from chns.evaluation.trials import Trials
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -35,7 +32,7 @@ class ScoredTrials:
 
     name: str
     trials: Trials
-    scores: FloatArray
+    scores: Float64Array
     metrics: VerificationMetrics
     false_accepts: IntArray
     false_rejects: IntArray
@@ -53,7 +50,7 @@ class SpeakerMap:
     """
 
     speakers: Sequence[str]
-    points: FloatArray
+    points: Float64Array
     clusters: IntArray | None
     explained: float
 
@@ -68,7 +65,7 @@ class ClusterShapes:
     """
 
     sizes: IntArray
-    tightness: FloatArray
+    tightness: Float64Array
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -85,8 +82,8 @@ class BatchHardness:
     """
 
     kind: Literal["clustered", "neighbours"]
-    random: FloatArray
-    hard: FloatArray
+    random: Float64Array
+    hard: Float64Array
     random_closest: float
     hard_closest: float
 
@@ -136,7 +133,7 @@ class RunFindings:
     name: str
     path: Path
     strategy: str
-    log: Mapping[str, FloatArray]
+    log: Mapping[str, Float64Array]
     scored: Mapping[str, ScoredTrials]
     speaker_map: SpeakerMap | None
     cluster_shapes: ClusterShapes | None

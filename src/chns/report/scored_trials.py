@@ -6,10 +6,11 @@ import logging
 
 import numpy as np
 
+from chns.core.arrays import Float64Array
 from chns.evaluation.metrics import verification_metrics
 from chns.evaluation.scoring import read_scores
 from chns.evaluation.trials import Trials
-from chns.report.findings import FloatArray, ScoredTrials
+from chns.report.findings import ScoredTrials
 from chns.training.folder import RunFolder
 
 _log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ def scored_trials(run: RunFolder, *, most_errors: int = 20) -> dict[str, ScoredT
     return found
 
 
-def judged_trials(name: str, trials: Trials, scores: FloatArray, *, most_errors: int = 20) -> ScoredTrials:
+def judged_trials(name: str, trials: Trials, scores: Float64Array, *, most_errors: int = 20) -> ScoredTrials:
     """Error rates of scored trials, and the worst errors at the threshold where misses and false alarms are equal.
 
     Args:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from chns.report.findings import ClusterShapes, FloatArray, SpeakerMap
+from chns.core.arrays import Float64Array
+from chns.report.findings import ClusterShapes, SpeakerMap
 from chns.report.training_speakers import TrainingSpeakers
 from chns.sampling.clusters import SpeakerClusters, cluster_tightness
 from chns.sampling.flat_groups import centroids_of
@@ -31,7 +32,7 @@ def speaker_map(speakers: TrainingSpeakers, clusters: SpeakerClusters | None) ->
     )
 
 
-def principal_plane(vectors: FloatArray) -> tuple[FloatArray, float]:
+def principal_plane(vectors: Float64Array) -> tuple[Float64Array, float]:
     """Project vectors onto the plane that keeps most of their variance.
 
     Args:

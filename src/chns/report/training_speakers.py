@@ -19,11 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from chns.checkpoint import Bundle
+from chns.core.arrays import Float32Array, IntArray
 from chns.data.manifest import Manifest
-from chns.embedding import FloatArray, embed_crops
+from chns.embedding import embed_crops
 from chns.errors import ManifestError
 from chns.files import atomic_path
-from chns.report.findings import IntArray
 from chns.sampling.flat_groups import centroids_of, draw_per_speaker
 
 _log = logging.getLogger(__name__)
@@ -48,10 +48,10 @@ class TrainingSpeakers:
     places: IntArray
     num_training_speakers: int
     labels: IntArray
-    embeddings: FloatArray
+    embeddings: Float32Array
 
     @cached_property
-    def centroids(self) -> FloatArray:
+    def centroids(self) -> Float32Array:
         """Unit-length mean embedding of each speaker, shape (speakers, dim)."""
         return centroids_of(self.embeddings, self.labels, len(self.names))
 
@@ -141,7 +141,7 @@ def _cache_key(encoder: str, chosen: Manifest, crop_seconds: float, seed: int) -
     return digest.hexdigest()
 
 
-def _read_cache(path: Path, key: str, num_utterances: int) -> FloatArray | None:
+def _read_cache(path: Path, key: str, num_utterances: int) -> Float32Array | None:
     """The embeddings in a file; None if it is missing, damaged, or holds others than wanted."""
     if not path.is_file():
         return None
@@ -149,7 +149,7 @@ def _read_cache(path: Path, key: str, num_utterances: int) -> FloatArray | None:
         with safe_open(path, framework="np") as file:
             if (file.metadata() or {}).get("key") != key:
                 return None
-            embeddings: FloatArray = file.get_tensor("embeddings")
+            embeddings: Float32Array = file.get_tensor("embeddings")
     except (SafetensorError, OSError) as error:
         _log.warning("%s cannot be read (%s); the training speakers are embedded anew.", path, error)
         return None
@@ -157,7 +157,7 @@ def _read_cache(path: Path, key: str, num_utterances: int) -> FloatArray | None:
     return embeddings if usable and np.isfinite(embeddings).all() else None
 
 
-def _write_cache(path: Path, key: str, embeddings: FloatArray) -> None:
+def _write_cache(path: Path, key: str, embeddings: Float32Array) -> None:
     """Keep embeddings for the next report; a folder that cannot be written to costs the time only."""
     try:
         with atomic_path(path) as temporary:

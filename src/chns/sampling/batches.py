@@ -20,8 +20,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from chns.core.arrays import IntArray
 from chns.sampling.clusters import SpeakerClusters
-from chns.sampling.flat_groups import Groups, IntArray, first_of_each
+from chns.sampling.flat_groups import Groups, first_of_each
 from chns.sampling.neighbours import SpeakerNeighbours
 from chns.sampling.speaker_batches import BatchShape, HardSpeakerBatches, Rounds, SpeakerBatches
 

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from chns.core.arrays import Float32Array, Float64Array, IntArray
 from chns.errors import ModelFileError
 from chns.files import atomic_path
-from chns.sampling.flat_groups import Float64Array, FloatArray, IntArray
 
 _FORMAT = "chns-clusters-1"
 _ITERATIONS = 25
@@ -40,7 +40,7 @@ class SpeakerClusters:
     """
 
     labels: IntArray
-    centres: FloatArray
+    centres: Float32Array
     seed: int
     encoder: str = ""
 
@@ -104,7 +104,7 @@ class SpeakerClusters:
 
 
 def cluster_speakers(
-    centroids: FloatArray,
+    centroids: Float32Array,
     *,
     num_clusters: int,
     seed: int = 0,
@@ -143,7 +143,7 @@ def derived_num_clusters(num_speakers: int, speakers_per_batch: int) -> int:
     return max(1, min(num_speakers, round(CLUSTERS_PER_BATCH * num_speakers / speakers_per_batch)))
 
 
-def unit_length(centroids: FloatArray) -> FloatArray:
+def unit_length(centroids: Float32Array) -> Float32Array:
     """Scale each centroid to length 1.
 
     Raises:
@@ -167,7 +167,7 @@ class ClosePair(NamedTuple):
     similarity: float
 
 
-def similarity_to_centre(centroids: FloatArray, clusters: SpeakerClusters) -> Float64Array:
+def similarity_to_centre(centroids: Float32Array, clusters: SpeakerClusters) -> Float64Array:
     """Cosine between each speaker's centroid and the centre of the speaker's cluster, shape (speakers,).
 
     Args:
@@ -178,7 +178,7 @@ def similarity_to_centre(centroids: FloatArray, clusters: SpeakerClusters) -> Fl
     return cosines.astype(np.float64)
 
 
-def cluster_tightness(centroids: FloatArray, clusters: SpeakerClusters) -> Float64Array:
+def cluster_tightness(centroids: Float32Array, clusters: SpeakerClusters) -> Float64Array:
     """Mean cosine between the speakers of each cluster and its centre, shape (clusters,); NaN where there are none."""
     sums = np.bincount(clusters.labels, similarity_to_centre(centroids, clusters), minlength=clusters.num_clusters)
     with np.errstate(invalid="ignore"):
@@ -186,7 +186,7 @@ def cluster_tightness(centroids: FloatArray, clusters: SpeakerClusters) -> Float
     return tightness
 
 
-def closest_pairs(centroids: FloatArray, clusters: SpeakerClusters, *, count: int) -> list[ClosePair]:
+def closest_pairs(centroids: Float32Array, clusters: SpeakerClusters, *, count: int) -> list[ClosePair]:
     """The most similar pairs of speakers within a cluster, most similar first.
 
     Pairs across clusters are not compared, so the cost is that of the clusters, not of all pairs; k-means puts the
@@ -207,7 +207,7 @@ def closest_pairs(centroids: FloatArray, clusters: SpeakerClusters, *, count: in
     return sorted(found, key=lambda pair: -pair.similarity)[:count]
 
 
-def _best_centres(normalised: FloatArray, num_clusters: int, seed: int, num_initialisations: int) -> FloatArray:
+def _best_centres(normalised: Float32Array, num_clusters: int, seed: int, num_initialisations: int) -> Float32Array:
     """The tightest of several runs of k-means; more points than a cluster needs are left out of the runs."""
     rng = np.random.default_rng(seed)
     num_points = max(_POINTS_PER_CLUSTER * num_clusters, _MIN_POINTS)
@@ -229,7 +229,7 @@ def _best_centres(normalised: FloatArray, num_clusters: int, seed: int, num_init
     return best
 
 
-def _iterated(points: FloatArray, centres: FloatArray) -> FloatArray:
+def _iterated(points: Float32Array, centres: Float32Array) -> Float32Array:
     """One iteration of spherical k-means; faiss splits a large cluster where one has become empty."""
     import faiss
 
@@ -245,7 +245,7 @@ def _iterated(points: FloatArray, centres: FloatArray) -> FloatArray:
     return np.array(kmeans.centroids)
 
 
-def _nearest(points: FloatArray, centres: FloatArray) -> tuple[IntArray, FloatArray]:
+def _nearest(points: Float32Array, centres: Float32Array) -> tuple[IntArray, Float32Array]:
     """The most similar centre of each point, and the cosine."""
     import faiss
 

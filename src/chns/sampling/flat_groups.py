@@ -5,12 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
+from chns.core.arrays import Float32Array, IntArray
 
 
 class Groups(NamedTuple):
@@ -52,7 +48,7 @@ def draw_per_speaker(speaker_labels: IntArray, count: int, rng: np.random.Genera
     return np.sort(by_speaker[place < count])
 
 
-def centroids_of(embeddings: FloatArray, speaker_labels: IntArray, num_speakers: int) -> FloatArray:
+def centroids_of(embeddings: Float32Array, speaker_labels: IntArray, num_speakers: int) -> Float32Array:
     """The mean embedding of each speaker, normalised.
 
     Args:
@@ -65,5 +61,5 @@ def centroids_of(embeddings: FloatArray, speaker_labels: IntArray, num_speakers:
     """
     sums = np.zeros((num_speakers, embeddings.shape[1]), np.float64)
     np.add.at(sums, speaker_labels, embeddings)
-    centroids: FloatArray = (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32)
+    centroids: Float32Array = (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32)
     return centroids

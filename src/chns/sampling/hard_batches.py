@@ -15,9 +15,10 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from chns.core.arrays import Float32Array, IntArray
 from chns.sampling.batches import ClusterSpeakerBatches, NeighbourSpeakerBatches, Pooling, RandomSpeakerBatches
 from chns.sampling.clusters import SpeakerClusters, cluster_speakers, derived_num_clusters
-from chns.sampling.flat_groups import FloatArray, IntArray, centroids_of, draw_per_speaker
+from chns.sampling.flat_groups import centroids_of, draw_per_speaker
 from chns.sampling.neighbours import SpeakerNeighbours, find_neighbours
 from chns.sampling.same_person import persons_of, suspected_pairs
 from chns.sampling.schedule import EpochSignals, Schedule, StartAt
@@ -36,7 +37,7 @@ class Grouping(Protocol[Groups]):
     def kind(self) -> type[Groups]:
         """What the groups are."""
 
-    def group(self, centroids: FloatArray, shape: BatchShape, *, encoder: str) -> Groups:
+    def group(self, centroids: Float32Array, shape: BatchShape, *, encoder: str) -> Groups:
         """Find who sounds alike.
 
         Args:
@@ -69,7 +70,7 @@ class ClusterGroups:
         """Clusters."""
         return SpeakerClusters
 
-    def group(self, centroids: FloatArray, shape: BatchShape, *, encoder: str) -> SpeakerClusters:
+    def group(self, centroids: Float32Array, shape: BatchShape, *, encoder: str) -> SpeakerClusters:
         """See `Grouping.group`."""
         number = self.num_clusters or derived_num_clusters(len(centroids), shape.speakers_per_batch)
         return cluster_speakers(centroids, num_clusters=number, seed=shape.seed, encoder=encoder)
@@ -103,7 +104,7 @@ class NeighbourGroups:
         """Neighbours."""
         return SpeakerNeighbours
 
-    def group(self, centroids: FloatArray, shape: BatchShape, *, encoder: str) -> SpeakerNeighbours:
+    def group(self, centroids: Float32Array, shape: BatchShape, *, encoder: str) -> SpeakerNeighbours:
         """See `Grouping.group`."""
         num_neighbours = min(self.band[1], len(centroids) - 1)
         return find_neighbours(centroids, num_neighbours=num_neighbours, seed=shape.seed, encoder=encoder)
@@ -177,7 +178,7 @@ class HardBatches:
         self,
         labels: npt.ArrayLike,
         *,
-        embed: Callable[[IntArray], FloatArray],
+        embed: Callable[[IntArray], Float32Array],
         shape: BatchShape = BatchShape(),  # noqa: B008  # frozen
         groups: Grouping[Any] = ClusterGroups(),  # frozen
         schedule: Schedule | None = StartAt(),  # noqa: B008  # frozen
@@ -383,7 +384,7 @@ class HardBatches:
         shape = self._random.shape
         self.use(self._share(lambda: self._grouping.group(centroids, shape, encoder=encoder())), epoch=epoch)
 
-    def _search_persons(self, embeddings: FloatArray, speaker_rows: IntArray) -> tuple[IntArray, str]:
+    def _search_persons(self, embeddings: Float32Array, speaker_rows: IntArray) -> tuple[IntArray, str]:
         """The person behind each speaker, and what was found in words."""
         persons = persons_of(self.num_speakers, suspected_pairs(embeddings, speaker_rows))
         num_doubles = self.num_speakers - len(np.unique(persons))

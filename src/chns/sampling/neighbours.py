@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from chns.core.arrays import Float32Array, IntArray
 from chns.errors import ModelFileError
 from chns.files import atomic_path
 from chns.sampling.clusters import unit_length
-from chns.sampling.flat_groups import FloatArray, IntArray
 
 _FORMAT = "chns-neighbours-1"
 _MOST_COMPARED_EXACTLY = 100_000
@@ -85,7 +85,7 @@ class SpeakerNeighbours:
 
 
 def find_neighbours(
-    centroids: FloatArray, *, num_neighbours: int, seed: int = 0, encoder: str = ""
+    centroids: Float32Array, *, num_neighbours: int, seed: int = 0, encoder: str = ""
 ) -> SpeakerNeighbours:
     """The speakers whose centroids are most similar to each speaker's, by cosine.
 
@@ -116,7 +116,7 @@ def find_neighbours(
     return SpeakerNeighbours(indices=indices, encoder=encoder)
 
 
-def _index(normalised: FloatArray, seed: int) -> Any:
+def _index(normalised: Float32Array, seed: int) -> Any:
     """What is searched: all speakers, or the cells around the one who asks."""
     import faiss
 

@@ -36,7 +36,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from chns.sampling.flat_groups import BoolArray, Float64Array, FloatArray, IntArray
+from chns.core.arrays import BoolArray, Float32Array, Float64Array, IntArray
 from chns.sampling.neighbours import find_neighbours
 
 _ROWS_AT_ONCE = 8192
@@ -60,7 +60,7 @@ class SuspectedPairs(NamedTuple):
 
 
 def suspected_pairs(
-    embeddings: FloatArray,
+    embeddings: Float32Array,
     speaker_labels: IntArray,
     *,
     num_neighbours: int = 10,
@@ -147,7 +147,7 @@ def persons_of(num_speakers: int, pairs: SuspectedPairs) -> IntArray:
     return np.unique(lowest, return_inverse=True)[1].astype(np.int64)
 
 
-def own_similarities(embeddings: FloatArray, speaker_labels: IntArray) -> Float64Array:
+def own_similarities(embeddings: Float32Array, speaker_labels: IntArray) -> Float64Array:
     """Mean cosine of each speaker's utterances with the mean of the speaker's other utterances.
 
     Args:
@@ -179,7 +179,7 @@ def _typical_similarities(neighbours: IntArray, known: BoolArray, similarity: Fl
 
 
 def _cross_similarities(
-    directions: FloatArray, centroids: FloatArray, first: IntArray, second: IntArray
+    directions: Float32Array, centroids: Float32Array, first: IntArray, second: IntArray
 ) -> Float64Array:
     """Mean cosine of the utterances of each of two speakers with the centroid of the other, shape (pairs,)."""
     similarity = np.empty(len(first))
@@ -190,7 +190,7 @@ def _cross_similarities(
     return similarity / 2
 
 
-def _mean_directions(embeddings: FloatArray, speaker_labels: IntArray) -> FloatArray:
+def _mean_directions(embeddings: Float32Array, speaker_labels: IntArray) -> Float32Array:
     """Mean of each speaker's normalised embeddings: its product with a unit vector is a mean cosine."""
     sums = np.zeros((int(speaker_labels.max()) + 1, embeddings.shape[1]))
     for some in _blocks(len(embeddings)):
@@ -202,7 +202,7 @@ def _mean_directions(embeddings: FloatArray, speaker_labels: IntArray) -> FloatA
     return means
 
 
-def _centroids(embeddings: FloatArray, speaker_labels: IntArray) -> FloatArray:
+def _centroids(embeddings: Float32Array, speaker_labels: IntArray) -> Float32Array:
     """The mean embedding of each speaker, normalised."""
     sums = _sums_by_speaker(embeddings, speaker_labels)
     centroids = np.empty(sums.shape, np.float32)
@@ -211,7 +211,7 @@ def _centroids(embeddings: FloatArray, speaker_labels: IntArray) -> FloatArray:
     return centroids
 
 
-def _sums_by_speaker(embeddings: FloatArray, speaker_labels: IntArray) -> Float64Array:
+def _sums_by_speaker(embeddings: Float32Array, speaker_labels: IntArray) -> Float64Array:
     sums = np.zeros((int(speaker_labels.max()) + 1, embeddings.shape[1]))
     for some in _blocks(len(embeddings)):
         np.add.at(sums, speaker_labels[some], embeddings[some])
@@ -237,7 +237,7 @@ def _blocks(count: int) -> list[slice]:
     return [slice(start, start + _ROWS_AT_ONCE) for start in range(0, count, _ROWS_AT_ONCE)]
 
 
-def _require_usable(embeddings: FloatArray, speaker_labels: IntArray) -> None:
+def _require_usable(embeddings: Float32Array, speaker_labels: IntArray) -> None:
     if embeddings.ndim != 2 or speaker_labels.shape != embeddings.shape[:1] or not len(embeddings):
         raise ValueError(
             f"embeddings must have shape (utterances, dim) and a label each, got {embeddings.shape} and "

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from chns.sampling.flat_groups import Groups, IntArray, draw_excluding, first_of_each
+from chns.core.arrays import IntArray
+from chns.sampling.flat_groups import Groups, draw_excluding, first_of_each
 
 _log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from jsonargparse import ArgumentError
 
+from chns.core.arrays import Float64Array
 from chns.errors import ConfigError, RunFolderError, in_short, quoted
 from chns.sampling.clusters import SpeakerClusters
 from chns.training.log import COLUMNS
@@ -35,7 +35,6 @@ __all__ = [
     "with_whole_paths",
 ]
 
-FloatArray = npt.NDArray[np.float64]
 
 _MOST_DECISION_BYTES = 1_000_000
 
@@ -126,7 +125,7 @@ class RunFolder:
         """The bundle of the last epoch."""
         return self.path / "model"
 
-    def log(self) -> dict[str, FloatArray]:
+    def log(self) -> dict[str, Float64Array]:
         """The columns of ``log.csv``, each of shape (rows,); NaN where a value was not measured at that step.
 
         Raises:

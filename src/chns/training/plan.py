@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from chns.checkpoint import weights_digest
+from chns.core.arrays import Float32Array, IntArray
 from chns.data.manifest import Manifest
 from chns.distributed import from_first_process
-from chns.embedding import FloatArray, embed_crops
+from chns.embedding import embed_crops
 from chns.encoders import SpeakerEncoder
 from chns.sampling.batches import RandomSpeakerBatches
 from chns.sampling.clusters import SpeakerClusters
-from chns.sampling.flat_groups import IntArray
 from chns.sampling.hard_batches import Grouping, HardBatches
 from chns.sampling.neighbours import SpeakerNeighbours
 from chns.sampling.same_person import suspected_pairs
@@ -138,7 +138,7 @@ class BatchPlan:
         self._batches.load_state_dict(state)
         self.num_same_person = state["num_same_person"]
 
-    def _embed(self, utterances: IntArray) -> FloatArray:
+    def _embed(self, utterances: IntArray) -> Float32Array:
         assert self._now is not None
         epoch, model, device = self._now
         embeddings = embed_crops(

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from chns.core.arrays import Float64Array, IntArray
 from chns.training.folder import TrainSettings
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-Log = Mapping[str, FloatArray]
+Log = Mapping[str, Float64Array]
 
 _CONTRASTIVE = ("chns.losses.SupConLoss", "chns.losses.HSCLLoss")
 
@@ -56,7 +54,7 @@ def condition_mixing(conditions: Sequence[str], clusters: IntArray) -> Condition
     return ConditionMixing(within=float(_pairs(together).sum() / pairs_within), chance=chance)
 
 
-def _pairs(counts: FloatArray) -> FloatArray:
+def _pairs(counts: Float64Array) -> Float64Array:
     return counts * (counts - 1) / 2
 
 
@@ -153,32 +151,32 @@ class TwinEvidence:
         return float(np.mean([log["step"].max(initial=0) for log in self.hard_logs]))
 
 
-def _measured(log: Log, column: str) -> FloatArray:
+def _measured(log: Log, column: str) -> Float64Array:
     """A column where the loss was measured, which leaves out the rows of a validation; NaN where a log lacks it."""
-    values: FloatArray = log.get(column, np.full(len(log["step"]), np.nan))[np.isfinite(log["loss"])]
+    values: Float64Array = log.get(column, np.full(len(log["step"]), np.nan))[np.isfinite(log["loss"])]
     return values
 
 
-def _steps(log: Log) -> FloatArray:
+def _steps(log: Log) -> Float64Array:
     """How many steps each row of the log is about."""
     return np.diff(_measured(log, "step"), prepend=0)
 
 
-def _ratios_at(steps: FloatArray, hard_log: Log) -> FloatArray:
+def _ratios_at(steps: Float64Array, hard_log: Log) -> Float64Array:
     """The hard ratio with which steps were made, by the first row of the log that is not before each."""
     ratios = np.append(_measured(hard_log, "hard_ratio"), 0.0)
-    found: FloatArray = ratios[np.searchsorted(_measured(hard_log, "step"), steps)]
+    found: Float64Array = ratios[np.searchsorted(_measured(hard_log, "step"), steps)]
     return found
 
 
-def _first_tenth(values: FloatArray) -> FloatArray:
+def _first_tenth(values: Float64Array) -> Float64Array:
     return values[: max(1, len(values) // 10)]
 
 
-def _last_tenth(values: FloatArray) -> FloatArray:
+def _last_tenth(values: Float64Array) -> Float64Array:
     return values[-max(1, len(values) // 10) :]
 
 
-def _mean(of_seeds: Sequence[FloatArray]) -> float:
+def _mean(of_seeds: Sequence[Float64Array]) -> float:
     """Mean over the seeds of their means; NaN if one has no values."""
     return float(np.mean([values.mean() if len(values) else math.nan for values in of_seeds]))

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-IntArray = npt.NDArray[np.int64]
+from chns.core.arrays import IntArray
 
 
 def groups_of_copies(digests: Sequence[bytes | None]) -> Iterator[IntArray]:

@@ -15,19 +15,16 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from chns.core.arrays import BoolArray, Float64Array
 from chns.data.check.duplicates import groups_of_copies
 from chns.data.check.kinds import DROP, KINDS
 from chns.data.check.measures import DURATION_TOLERANCE_SECONDS
 from chns.data.manifest import Manifest
 from chns.data.manifest_columns import numbers
 from chns.data.quality import CLIPPED_SHARE, LARGEST_SAMPLE, QUIET_DBFS
-
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float64]
 
 MOSTLY_SILENT_SHARE = 0.9
 DC_OFFSET = 0.02
@@ -138,7 +135,7 @@ def _problems(manifest: Manifest, measures: pa.Table) -> Iterator[Finding]:
 
 
 def _beyond_thresholds(manifest: Manifest, measures: pa.Table, limits: Limits) -> Iterator[Finding]:
-    def column(name: str) -> FloatArray:
+    def column(name: str) -> Float64Array:
         """NaN where there is none, and for an utterance with a problem; NaN is beyond no threshold."""
         return np.asarray(pc.if_else(is_whole, measures[name], None).to_numpy(), np.float64)
 
@@ -146,7 +143,7 @@ def _beyond_thresholds(manifest: Manifest, measures: pa.Table, limits: Limits) -
     seconds, silent, level = column("duration_seconds"), column("silent_share"), column("level_dbfs")
     peak, clipped, offset, band = (column(n) for n in ("peak", "clipped_share", "dc_offset", "high_band_db"))
     in_scale, audible = ~(peak > LARGEST_SAMPLE), level >= QUIET_DBFS
-    judged: list[tuple[str, BoolArray, FloatArray, str]] = [
+    judged: list[tuple[str, BoolArray, Float64Array, str]] = [
         ("out_of_scale", ~in_scale, peak, "peak {:.4g}"),
         ("silent", silent == 1, level, "mean level {:.0f} dBFS"),
         ("too_short", seconds < limits.min_seconds, seconds, "{:.3f} s"),

@@ -12,9 +12,9 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import scipy.fft
 
+from chns.core.arrays import Float64Array
 from chns.data.audio import AudioInfo, Waveform, audio_info, proven_info
 from chns.data.container import why_cut
 from chns.data.manifest import Utterance
@@ -162,7 +162,7 @@ class _Measuring:
         )
 
 
-def _band_powers(waveform: Waveform, rate_hz: int) -> npt.NDArray[np.float64]:
+def _band_powers(waveform: Waveform, rate_hz: int) -> Float64Array:
     """Power above the telephone band, and above 100 Hz; frames do not overlap, which is enough for a mean."""
     frame_samples = round(_BAND_FRAME_SECONDS * rate_hz)
     num_frames = len(waveform) // frame_samples

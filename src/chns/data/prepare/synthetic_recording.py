@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from chns.core.arrays import Float32Array
 from chns.data.audio import Waveform
 
 SAMPLE_RATE_HZ = 16_000
 _SIGNAL_TO_NOISE_DB = (8.0, 30.0)
 _LEVEL_DB = (-34.0, -20.0)  # of the root mean square, below full scale
 _PEAK = 0.95
-
-FloatArray = npt.NDArray[np.float32]
 
 
 def recorded(speech: Waveform, rng: np.random.Generator) -> Waveform:
@@ -42,7 +41,7 @@ def _amplitude(decibels: float) -> np.float32:
     return np.float32(10 ** (decibels / 20))
 
 
-def _noise_spectrum(frequencies_hz: FloatArray, size: int, rng: np.random.Generator) -> npt.NDArray[np.complex64]:
+def _noise_spectrum(frequencies_hz: Float32Array, size: int, rng: np.random.Generator) -> npt.NDArray[np.complex64]:
     """A random mixture of white, pink and brown noise (power falls as 1, 1 / f, 1 / f^2), of mean square 1."""
     audible_hz = np.maximum(frequencies_hz, 60.0)
     density = np.zeros_like(audible_hz)
@@ -54,7 +53,7 @@ def _noise_spectrum(frequencies_hz: FloatArray, size: int, rng: np.random.Genera
     return noise
 
 
-def _channel_gain(frequencies_hz: FloatArray, rng: np.random.Generator) -> FloatArray:
+def _channel_gain(frequencies_hz: Float32Array, rng: np.random.Generator) -> Float32Array:
     """A gentle equaliser, smooth over log frequency, and the band that a microphone or a line lets through."""
     knots_hz = np.geomspace(100, 8000, 7)
     knots_db = rng.normal(0, 3, len(knots_hz))
@@ -62,5 +61,5 @@ def _channel_gain(frequencies_hz: FloatArray, rng: np.random.Generator) -> Float
     equaliser = 10 ** (np.interp(np.log(hz), np.log(knots_hz), knots_db) / 20)
     lowest_hz, highest_hz = rng.uniform(40, 250), rng.uniform(3400, 8000)
     attenuation = (1 + (lowest_hz / hz) ** 4) * (1 + (hz / highest_hz) ** 16)
-    gain: FloatArray = (equaliser / np.sqrt(attenuation)).astype(np.float32)
+    gain: Float32Array = (equaliser / np.sqrt(attenuation)).astype(np.float32)
     return gain

@@ -21,8 +21,6 @@ from chns.data.shards.remote_recording import RemoteRecording
 from chns.data.shards.tar_header import HEADER_BYTES, MAX_RECORDING_BYTES
 from chns.errors import ManifestError
 
-IntArray = npt.NDArray[np.int64]
-
 _FLAC_SHARE = 0.5
 _FLAC_SAMPLE_BYTES = 2
 
