@@ -22,7 +22,7 @@ import torch
 from lightning_fabric import Fabric
 from report import Ratio, parser, publish
 
-from chns.distributed import rank
+from chns.core.distributed import rank
 from chns.encoders import SpeakerEncoder, ecapa_tdnn_mobile
 from chns.features import LogMel
 from chns.losses import SupConLoss

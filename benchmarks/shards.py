@@ -29,7 +29,7 @@ from shard_formats import Reader, formats
 from chns.data.audio import Waveform, audio_info, read_audio, write_audio
 from chns.data.dataset import CropRequest, SpeakerCrops
 from chns.data.manifest import Manifest
-from chns.data.shards.pack import pack_shards
+from chns.data.packing import pack_shards
 from chns.sampling import BatchShape, ClusterSpeakerBatches, RandomSpeakerBatches, SpeakerClusters
 
 IntArray = npt.NDArray[np.int64]

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from chns.bundle_graph import add_graph
-from chns.checkpoint import Architecture, load_bundle, save_bundle
+from chns.bundle.bundle import Architecture, load_bundle, save_bundle
+from chns.bundle.bundle_graph import add_graph
 from chns.data.audio import write_audio
 from chns.inference.verifier import Verifier
 

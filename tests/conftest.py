@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from chns.core.errors import ChnsError
 from chns.data.audio import write_audio
 from chns.data.manifest import Manifest
-from chns.errors import ChnsError
 
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))  # encoders that configurations in tests name
 
@@ -22,7 +22,7 @@ def _no_graphs_at_the_end_of_trainings(monkeypatch):
     def leave_out(folder, model):
         raise ChnsError("Graphs are left out in tests.")
 
-    monkeypatch.setattr("chns.bundle_graph.add_graph", leave_out)
+    monkeypatch.setattr("chns.bundle.bundle_graph.add_graph", leave_out)
 
 
 @pytest.fixture

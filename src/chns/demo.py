@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from chns.checkpoint import load_model
+from chns.bundle.bundle import load_model
+from chns.data.corpora.synthetic import prepare_synthetic
 from chns.data.manifest import Manifest
-from chns.data.prepare.synthetic import prepare_synthetic
 from chns.evaluation.metrics import VerificationMetrics, verification_metrics
 from chns.evaluation.pairs import make_trials
 from chns.evaluation.scoring import write_scores

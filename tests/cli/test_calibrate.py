@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from chns.checkpoint import Architecture, add_metrics, load_bundle, save_bundle
+from chns.bundle.bundle import Architecture, add_metrics, load_bundle, save_bundle
 from chns.cli import main
+from chns.core.errors import ModelFileError
 from chns.data.manifest import Manifest
-from chns.errors import ModelFileError
 from chns.evaluation.calibration import Calibration
 from chns.evaluation.scoring import read_scores
 from chns.inference.verifier import Verifier

@@ -6,11 +6,11 @@ import pytest
 import torch
 from foreign_models import speechbrain_state, wespeaker_resnet_state
 
-from chns.checkpoint import load_bundle
+from chns.bundle.bundle import load_bundle
+from chns.bundle.layouts import TOOLKITS
 from chns.cli import main
-from chns.cli.train import build_parser
-from chns.errors import ConfigError, ModelFileError
-from chns.importing import TOOLKITS
+from chns.cli.train_command import build_parser
+from chns.core.errors import ConfigError, ModelFileError
 from chns.sampling import SpeakerClusters
 from chns.training.build import starting_model
 from chns.training.settings import ObjectSettings, TrainingSettings, TrainSettings
@@ -35,7 +35,7 @@ def run(*words):
 def test_the_command_knows_every_toolkit():
     from importlib import import_module
 
-    action = next(a for a in import_module("chns.cli.import").build_parser()._actions if a.dest == "toolkit")
+    action = next(a for a in import_module("chns.cli.import_command").build_parser()._actions if a.dest == "toolkit")
     assert list(action.choices) == list(TOOLKITS)
 
 

@@ -76,7 +76,7 @@ def test_an_error_of_no_kind_that_is_foreseen_shows_its_trace_and_is_no_answer_o
     def fail(arguments):
         raise RuntimeError("surprise")
 
-    monkeypatch.setattr("chns.cli.verify.run", fail)
+    monkeypatch.setattr("chns.cli.verify_command.run", fail)
     assert main(["verify", "model", "a.wav", "b.wav"]) == 2
     printed = capsys.readouterr().err
     assert "Traceback" in printed
@@ -87,7 +87,7 @@ def test_a_missing_extra_is_named_in_one_line(monkeypatch, capsys):
     def fail(arguments):
         raise ModuleNotFoundError("No module named 'pyarrow.parquet'", name="pyarrow.parquet")
 
-    monkeypatch.setattr("chns.cli.verify.run", fail)
+    monkeypatch.setattr("chns.cli.verify_command.run", fail)
     assert main(["verify", "model", "a.wav", "b.wav"]) == 2
     assert capsys.readouterr().err == (
         "chns: error: pyarrow must be installed for `chns verify`, got no such package. "
@@ -99,7 +99,7 @@ def test_ctrl_c_ends_without_a_trace(monkeypatch, capsys):
     def interrupt(arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("chns.cli.metrics.run", interrupt)
+    monkeypatch.setattr("chns.cli.metrics_command.run", interrupt)
     assert main(["metrics", "scores.txt"]) == 130
     assert capsys.readouterr().err.strip().endswith("chns: stopped")
 

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from chns.checkpoint import Architecture, load_bundle, save_bundle
+from chns.bundle.bundle import Architecture, load_bundle, save_bundle
 from chns.cli import main
 from chns.data.manifest import Manifest
 from chns.sampling import SpeakerClusters

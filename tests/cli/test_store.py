@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from chns.checkpoint import Architecture, load_bundle, save_bundle
+from chns.bundle.bundle import Architecture, load_bundle, save_bundle
 from chns.cli import main
-from chns.inference.store import VoiceprintStore
+from chns.store.voiceprints import VoiceprintStore
 
 KEY = "a key of the kind that nobody guesses"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from chns.checkpoint import Architecture, save_bundle
+from chns.bundle.bundle import Architecture, save_bundle
 from chns.cli import main
 from chns.data.audio import write_audio
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chns.checkpoint import load_model
-from chns.comparison.compare import compare, prepare
-from chns.comparison.evidence import twin_evidence
-from chns.comparison.plan import plan_runs
-from chns.comparison.settings import read_comparison
-from chns.comparison.trial_lists import read_trial_lists, scored, stored_scores
+from chns.bundle.bundle import load_model
+from chns.comparison.compare import compare, prepare, twin_evidence
+from chns.comparison.comparison_settings import read_comparison
+from chns.comparison.results import read_trial_lists, scored, stored_scores
+from chns.comparison.rules import near_duplicates
+from chns.comparison.runs import plan_runs
+from chns.core.errors import ConfigError, TrialError
 from chns.data.manifest import Manifest
-from chns.errors import ConfigError, TrialError
 from chns.evaluation.metrics import verification_metrics
 from chns.evaluation.pairs import make_trials
 from chns.evaluation.scoring import read_scores
@@ -24,7 +24,6 @@ from chns.evaluation.trials import write_trials
 from chns.evaluation.verification import score_trials
 from chns.training.folder import RunFolder
 from chns.training.log import Meter
-from chns.verdict.rules import near_duplicates
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +105,7 @@ def test_the_table_has_a_row_a_strategy_for_each_list_and_a_verdict(finished):
 def test_what_is_finished_is_not_repeated(finished, monkeypatch):
     out, comparison, outcome = finished
     before = files_of(out)
-    monkeypatch.setattr("chns.comparison.training.train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("chns.comparison.runs.train", lambda *_: pytest.fail("trained again"))
     again = compare(comparison, out)
     assert files_of(out) == before
     assert again.to_json() == outcome.to_json()
@@ -200,7 +199,7 @@ def test_a_run_in_a_process_of_its_own_is_the_same(tmp_path, tiny, write_yaml, f
     ],
 )
 def test_nothing_trains_before_all_is_checked(tmp_path, tiny, write_yaml, monkeypatch, changes, error, message):
-    monkeypatch.setattr("chns.comparison.training.train", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr("chns.comparison.runs.train", lambda *_: pytest.fail("trained"))
     base = tiny["base"]
     if "base" in changes:
         base = {**base, "data": {**base["data"], **changes["base"]["data"]}}

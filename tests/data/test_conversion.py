@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import soundfile
 
+from chns.core.errors import FolderInUseError, ManifestError
+from chns.core.files import locked_folder
 from chns.data import conversion
 from chns.data.audio import audio_info, read_audio, write_audio
 from chns.data.conversion import convert_audio
+from chns.data.corpora.any_folder import prepare_folder
 from chns.data.manifest import Manifest
-from chns.data.prepare.folder import prepare_folder
-from chns.errors import FolderInUseError, ManifestError
-from chns.files import locked_folder
 
 
 def record(path: Path, *, rate: int = 16_000, frames: int = 16_000, channels: int = 1) -> None:

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from chns.core.errors import ManifestError
 from chns.data.manifest import Manifest, relative_name
 from chns.data.manifest_file import manifest_suffix
-from chns.errors import ManifestError
 
 
 def row(name: str = "a/1", **changes: object) -> dict[str, object]:

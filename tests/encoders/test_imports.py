@@ -5,8 +5,7 @@ import torch
 
 from chns.encoders import EcapaTdnn, ResNet, resnet34
 from chns.encoders.ecapa_tdnn import EcapaVariant
-from chns.encoders.masking import mirrored
-from chns.encoders.pooling import StatisticsPooling
+from chns.encoders.layers import StatisticsPooling, mirrored
 
 ENCODERS = {
     "mirrored": lambda: EcapaTdnn(

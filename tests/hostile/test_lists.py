@@ -5,13 +5,12 @@ import pytest
 import soundfile
 
 from chns.cli import main
+from chns.core.errors import ManifestError, TrialError
 from chns.data.manifest import Manifest
-from chns.embedding import draw_per_speaker
-from chns.errors import ManifestError, TrialError
+from chns.evaluation.embedder import draw_per_speaker
 from chns.evaluation.metrics import equal_error_rate
 from chns.evaluation.scoring import read_scores
-from chns.evaluation.trials import Trials, contradictions, label_contradictions
-from chns.evaluation.utterance_names import matching_rows
+from chns.evaluation.trials import Trials, contradictions, label_contradictions, matching_rows
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from chns.checkpoint import Architecture, load_bundle, save_bundle
+from chns.bundle.bundle import Architecture, load_bundle, save_bundle
 from chns.cli import COMMANDS, main
-from chns.files import atomic_folder, atomic_path, require_ours
-from chns.inference.store import VoiceprintStore
-from chns.inference.store_export import export_voiceprints
+from chns.core.files import atomic_folder, atomic_path, require_ours
+from chns.store.voiceprint_export import export_voiceprints
+from chns.store.voiceprints import VoiceprintStore
 
 TINY = Architecture(
     encoder="chns.encoders.EcapaTdnn",
@@ -221,7 +221,7 @@ def test_a_store_that_can_only_be_read_is_searched(tmp_path, monkeypatch):
 
 UPDATES = """
 import sys
-from chns.checkpoint import add_metrics
+from chns.bundle.bundle import add_metrics
 for number in range(100):
     add_metrics(sys.argv[1], {f"{sys.argv[2]}-{number}": number}, digest=sys.argv[3])
 """

@@ -8,6 +8,7 @@ import pytest
 import soundfile
 
 from chns.cli import main
+from chns.core.errors import AudioError, ManifestError
 from chns.data.audio import (
     audio_info,
     channel_number,
@@ -17,16 +18,14 @@ from chns.data.audio import (
     read_audio,
 )
 from chns.data.conversion import convert_audio
-from chns.data.export.kaldi import write_kaldi
-from chns.data.export.wespeaker import write_wespeaker
+from chns.data.corpora.any_folder import prepare_folder
+from chns.data.corpora.kaldi import prepare_kaldi, write_kaldi
+from chns.data.corpora.listed import scan_list
+from chns.data.corpora.nemo import read_nemo
+from chns.data.corpora.wespeaker import write_wespeaker
 from chns.data.manifest import Manifest
-from chns.data.prepare.folder import prepare_folder
-from chns.data.prepare.kaldi import prepare_kaldi
-from chns.data.prepare.listed import scan_list
-from chns.data.prepare.nemo import read_nemo
-from chns.data.shards.pack import pack_shards
-from chns.errors import AudioError, ManifestError
-from chns.inference.quality import array_windows, as_waveform, file_windows
+from chns.data.packing import pack_shards
+from chns.inference.listening import array_windows, as_waveform, file_windows
 
 RATE = 16_000
 
@@ -355,7 +354,7 @@ def test_words_and_sets_are_doubted_as_speakers(tmp_path, monkeypatch):
         for number in range(3):
             encoded(tmp_path, f"people/{person}/{number}.wav", noise(seed=number))
     assert prepare_folder(tmp_path / "people").doubt is None
-    monkeypatch.setattr("chns.data.prepare.folder._MANY_UTTERANCES", 3)
+    monkeypatch.setattr("chns.data.corpora.any_folder._MANY_UTTERANCES", 3)
     assert "2 speakers with about 3 recordings each" in (prepare_folder(tmp_path / "people").doubt or "")
     assert prepare_folder(tmp_path / "people", speaker_pattern="(anna|test)").doubt is None
 

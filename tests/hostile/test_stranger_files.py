@@ -11,10 +11,10 @@ from chns.report.run_settings import read_settings
 from chns.run_folder import RunFolder
 
 from chns.cli import main
-from chns.cli.train import build_parser
-from chns.comparison.settings import read_comparison
-from chns.errors import ConfigError, RunFolderError
-from chns.untrusted_text import LARGEST_YAML_BYTES, bounded_text, read_yaml, require_small_yaml
+from chns.cli.train_command import build_parser
+from chns.comparison.comparison_settings import read_comparison
+from chns.core.errors import ConfigError, RunFolderError
+from chns.core.files import LARGEST_YAML_BYTES, bounded_text, read_yaml, require_small_yaml
 
 BOMB = "a0: &a0 [x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 30)

@@ -12,13 +12,13 @@ from chns.report.run_settings import read_settings
 from chns.run_folder import RunFolder
 from chns.starting_model import starting_model
 
-from chns.checkpoint import OUR_FACTORIES, Architecture, load_bundle, save_bundle
+from chns.bundle.bundle import OUR_FACTORIES, Architecture, load_bundle, save_bundle
 from chns.cli import main
-from chns.comparison.plan import PlannedRun
-from chns.comparison.settings import TrialListSettings
-from chns.comparison.trial_lists import read_trial_lists, scored
+from chns.comparison.comparison_settings import TrialListSettings
+from chns.comparison.results import read_trial_lists, scored
+from chns.comparison.runs import PlannedRun
+from chns.core.errors import ConfigError, ModelFileError, RunFolderError
 from chns.data.audio import write_audio
-from chns.errors import ConfigError, ModelFileError, RunFolderError
 from chns.inference.verifier import Verifier
 
 TINY = Architecture(
@@ -90,10 +90,10 @@ def test_no_command_that_takes_a_model_runs_its_code(attack, hum_manifest, tmp_p
     [
         "chns.cli.main",
         "chns.encoders.SpeakerEncoder",
-        "chns.encoders.masking.frame_mask",
+        "chns.encoders.layers.frame_mask",
         "chns.encoders.ecapa_tdnn.torch.hub.load",
         "chns.features.log_mel.torch.load",
-        "chns.factory.make",
+        "chns.core.factory.make",
         "chns",
         "",
         "subprocess.getoutput",

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from chns.data.shards.http_ranges import Patience, http_range
-from chns.errors import AudioError
+from chns.core.errors import AudioError
+from chns.data.storage.ranges import Patience, http_range
 
 BRIEF = Patience(timeout_seconds=0.2, attempts=1)
 START = b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-3/10\r\n"

@@ -3,10 +3,10 @@
 import pytest
 
 from chns.cli import main
+from chns.core.errors import ManifestError, TrialError, in_short, quoted, shown
+from chns.core.files import number, table_cell
 from chns.data.manifest import Manifest
-from chns.errors import ManifestError, TrialError, in_short, quoted, shown
 from chns.evaluation.scoring import read_scores
-from chns.untrusted_text import number, table_cell
 
 OBEYED = ["\x1b[2J", "\x9b2J", "\x85", "\u2028", "\u2029", "\u202e", "\u2066", "\x07"]
 

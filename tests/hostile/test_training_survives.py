@@ -14,10 +14,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from chns.checkpoint import Architecture, save_bundle
+from chns.bundle.bundle import Architecture, save_bundle
 from chns.cli import main
-from chns.errors import NonFiniteError
-from chns.files import locked_folder
+from chns.core.errors import NonFiniteError
+from chns.core.files import locked_folder
 from chns.training.state import save_training
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -117,7 +117,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from chns.comparison import training
-from chns.comparison.plan import PlannedRun
+from chns.comparison.runs import PlannedRun
 from chns.training.settings import TrainSettings
 training._COMMAND = (*training._COMMAND[:-1], training._COMMAND[-1].replace("from chns.cli import main", CHILD))
 out = Path(sys.argv[1])

@@ -8,25 +8,22 @@ import onnx
 import pytest
 import torch
 
-from chns import onnx_file
-from chns.bundle_graph import ExportError, built_in_signal
-from chns.checkpoint import Architecture
+from chns.bundle import onnx_file
+from chns.bundle.bundle import Architecture
+from chns.bundle.bundle_graph import ExportError, built_in_signal
+from chns.bundle.graph import largest_distance, model_graph, onnx_graph
+from chns.bundle.layouts import import_model
+from chns.bundle.onnx_file import OPSET
+from chns.core.errors import AudioError, ChnsError, ConfigError
 from chns.data.audio import read_audio, write_audio
 from chns.data.manifest import Manifest
 from chns.encoders import SpeakerEncoder
-from chns.errors import AudioError, ChnsError, ConfigError
 from chns.evaluation.metrics import verification_metrics
 from chns.evaluation.verification import score_trials
 from chns.features import LogMel
-from chns.graph import largest_distance, model_graph, onnx_graph
-from chns.importing import import_model
 from chns.inference import export
-from chns.inference.check_speech import check_recordings
-from chns.inference.export import FORMS, export_model
+from chns.inference.export import FORMS, check_recordings, evaluate_graphs, export_int8, export_model
 from chns.inference.export_sherpa import SherpaEncoder, export_for_sherpa, sherpa_features, sherpa_graph
-from chns.inference.graph_evaluation import evaluate_graphs
-from chns.inference.quantise import export_int8
-from chns.onnx_file import OPSET
 
 SMALL = Architecture(
     encoder="chns.encoders.EcapaTdnn",

@@ -11,13 +11,12 @@ import pytest
 import torch
 from hub_server import running_hub
 
-from chns.checkpoint import Architecture, add_metrics, load_bundle, save_bundle
+from chns.bundle.bundle import Architecture, add_metrics, load_bundle, save_bundle
+from chns.bundle.download import HubError
 from chns.cli import main
+from chns.core.errors import ChnsError, ModelFileError
 from chns.data.audio import write_audio
-from chns.errors import ChnsError, ModelFileError
-from chns.hub_download import HubError
-from chns.inference.hub import push_repository, write_repository
-from chns.inference.model_card import Publication
+from chns.inference.publish import Publication, push_repository, write_repository
 from chns.inference.verifier import Verifier
 
 pytest.importorskip("huggingface_hub")

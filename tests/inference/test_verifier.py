@@ -11,11 +11,11 @@ import pytest
 import soundfile
 import torch
 
-from chns.checkpoint import Architecture, Bundle, load_bundle, save_bundle
+from chns.bundle.bundle import Architecture, Bundle, load_bundle, save_bundle
+from chns.core.errors import AudioError, ModelFileError
 from chns.data.audio import read_audio, write_audio
-from chns.errors import AudioError, ModelFileError
-from chns.inference.store import VoiceprintStore
 from chns.inference.verifier import Verifier
+from chns.store.voiceprints import VoiceprintStore
 
 RATE = 16_000
 CALIBRATED = {"scale": 10, "offset": -4.0, "threshold": 3.0, "score_threshold": 0.7}

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from chns.report.batch_hardness import batch_hardness
-from chns.report.training_speakers import TrainingSpeakers
+from chns.report.speakers import TrainingSpeakers, batch_hardness
 from chns.sampling import SpeakerClusters, cluster_speakers
 from chns.training.settings import BatchSettings, ClusterSettings
 

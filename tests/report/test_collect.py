@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import yaml
 
-from chns.cli.train import build_parser
+from chns.cli.train_command import build_parser
+from chns.core.errors import ManifestError, RunFolderError
 from chns.data.manifest import Manifest
-from chns.errors import ManifestError, RunFolderError
 from chns.evaluation.scoring import write_scores
 from chns.evaluation.trials import Trials
 from chns.report import collect
@@ -143,7 +143,7 @@ def test_suspected_duplicates_are_training_speakers(findings):
 
 
 def test_a_second_report_finds_the_same_without_the_audio(findings, runs, hum_manifest, tmp_path, monkeypatch):
-    monkeypatch.setattr("chns.report.training_speakers.embed_crops", None)  # a call would fail
+    monkeypatch.setattr("chns.report.speakers.embed_crops", None)  # a call would fail
     again = collect_findings([runs / "supcon" / "seed-0"], names=["A"])[0]
     assert again.name == "A"
     assert np.array_equal(again.speaker_map.points, findings[0].speaker_map.points)

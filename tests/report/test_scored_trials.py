@@ -5,11 +5,11 @@ import logging
 import numpy as np
 import pytest
 
-from chns.errors import TrialError
+from chns.core.errors import TrialError
 from chns.evaluation.metrics import verification_metrics
 from chns.evaluation.scoring import write_scores
 from chns.evaluation.trials import Trials
-from chns.report.scored_trials import judged_trials, scored_trials
+from chns.report.collect import judged_trials, scored_trials
 from chns.training.folder import RunFolder
 
 

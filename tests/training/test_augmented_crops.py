@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from chns.checkpoint import load_bundle
-from chns.cli.train import build_parser
+from chns.bundle.bundle import load_bundle
+from chns.cli.train_command import build_parser
+from chns.core.errors import AudioError, ConfigError
 from chns.data.audio import write_audio
 from chns.data.dataset import CropRequest
 from chns.data.manifest import Manifest
-from chns.errors import AudioError, ConfigError
 from chns.training.build import augmented_crops, make_masking, read_data
 from chns.training.log import Meter
 from chns.training.run import train

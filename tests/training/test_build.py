@@ -9,11 +9,11 @@ import pytest
 import torch
 import yaml
 
-from chns.checkpoint import Architecture, load_bundle
+from chns.bundle.bundle import Architecture, load_bundle
 from chns.cli import main
-from chns.cli.train import build_parser
+from chns.cli.train_command import build_parser
+from chns.core.errors import ConfigError
 from chns.data.manifest import Manifest
-from chns.errors import ConfigError
 from chns.training.build import make_loss, make_plan, read_data
 from chns.training.log import Meter
 from chns.training.run import train

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from chns.checkpoint import weights_digest
+from chns.bundle.bundle import weights_digest
 from chns.data.manifest import Manifest
-from chns.embedding import speaker_centroids
 from chns.encoders import EcapaTdnn, SpeakerEncoder
+from chns.evaluation.embedder import speaker_centroids
 from chns.features import LogMel
 from chns.sampling import (
     BatchShape,

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from chns.checkpoint import load_bundle
+from chns.bundle.bundle import load_bundle
 from chns.cli import main
 from chns.data.manifest import Manifest
 from chns.training.log import negative_similarity

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from chns import __version__
 from chns.cli.files_apart import require_files_apart
-from chns.errors import ChnsError, NonFiniteError, shown
+from chns.core.errors import ChnsError, NonFiniteError, shown
 
 COMMANDS = {
     "prepare": "turn a folder of recordings into a manifest",
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     chosen = top.parse_args(words)
     try:
-        command = importlib.import_module(f"chns.cli.{chosen.command.replace('-', '_')}")
+        command = importlib.import_module(f"chns.cli.{chosen.command.replace('-', '_')}_command")
         arguments = command.build_parser().parse_args(chosen.rest)
         require_files_apart(chosen.command, arguments)
         code: int | None = command.run(arguments)

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from chns.checkpoint import Bundle
+    from chns.bundle.bundle import Bundle
     from chns.inference.verifier import Verifier
 
 
@@ -75,7 +75,7 @@ def _add_trust_option(parser: argparse.ArgumentParser) -> None:
 
 def load_on_device(model: str, arguments: argparse.Namespace) -> tuple[Bundle, str]:
     """The bundle at ``model``, moved to the wished device, and that device."""
-    from chns.checkpoint import load_bundle
+    from chns.bundle.bundle import load_bundle
 
     device = resolve_device(arguments.device)
     bundle = load_bundle(model, trusted_packages=arguments.trust)

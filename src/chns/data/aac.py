@@ -32,8 +32,8 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 import numpy as np
 
 from chns.core.arrays import Float32Array
-from chns.data.shards.recording import Recording
-from chns.errors import AudioError, ChnsError
+from chns.core.errors import AudioError, ChnsError
+from chns.data.storage.packed import Recording
 
 MP4_EXTENSIONS = (".m4a", ".mp4")
 AAC_EXTENSIONS = (*MP4_EXTENSIONS, ".aac")

@@ -31,12 +31,12 @@ import soundfile
 import soxr
 
 from chns.core.arrays import Float32Array
+from chns.core.errors import AudioError
+from chns.core.files import atomic_path
 from chns.data.aac import AAC_EXTENSIONS, AacStream, Mixed, one_channel, open_aac
 from chns.data.container import claim_of, with_data_size
-from chns.data.shards.part import Part
-from chns.data.shards.recording import Recording
-from chns.errors import AudioError
-from chns.files import atomic_path
+from chns.data.storage.packed import Recording
+from chns.data.storage.remote import Part
 
 EXTENSIONS = (
     *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"),

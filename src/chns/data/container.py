@@ -12,7 +12,7 @@ import os
 import struct
 from typing import BinaryIO, NamedTuple
 
-from chns.data.shards.recording import Recording
+from chns.data.storage.packed import Recording
 
 _STREAMED_FROM = 0x7FFF0000
 """Writers that cannot go back, such as pipes, put a data size from here on, or 0, into a WAV header."""

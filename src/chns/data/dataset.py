@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from chns.core.errors import AudioError
 from chns.data.audio import Waveform, read_audio
 from chns.data.augmentation.speed import change_speed, speed_factors
 from chns.data.manifest import Manifest, Utterance
-from chns.data.shards.http_ranges import KEPT_CONNECTIONS
-from chns.data.shards.remote_root import RemoteRoot
-from chns.errors import AudioError
+from chns.data.storage.ranges import KEPT_CONNECTIONS
+from chns.data.storage.remote import RemoteRoot
 
 if TYPE_CHECKING:  # filters and codecs take half a second to import, and only a training augments
     from chns.data.augmentation.augmenter import Augmenter

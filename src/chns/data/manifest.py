@@ -7,14 +7,17 @@ with the same column names, is for people.
 A manifest may come from a stranger: its paths cannot leave its root. The root that a Parquet file names is believed,
 because a corpus may lie anywhere; whoever does not believe it passes their own. It is always a folder: only
 a user names a URL.
+
+Columns of a manifest as arrays, and manifests with other columns.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +25,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chns.core.arrays import Float64Array, IntArray
-from chns.data.manifest_checks import CHANNEL_COLUMN, PACKED_COLUMNS, REQUIRED_COLUMNS, require_valid, with_types
-from chns.data.manifest_file import moved, prefixed, read_table, write_table
-from chns.data.shards.recording import PackedRecording, Recording, split_path
-from chns.data.shards.remote_recording import RemoteRecording
-from chns.data.shards.remote_root import RemoteRoot, is_url
-from chns.data.shards.remote_rows import require_packed
-from chns.errors import ManifestError
+from chns.core.errors import ManifestError
+from chns.data.manifest_file import (
+    CHANNEL_COLUMN,
+    PACKED_COLUMNS,
+    REQUIRED_COLUMNS,
+    moved,
+    prefixed,
+    read_table,
+    require_packed,
+    require_valid,
+    with_types,
+    write_table,
+)
+from chns.data.storage.packed import PackedRecording, Recording, split_path
+from chns.data.storage.remote import RemoteRecording, RemoteRoot, is_url
 
 
 class Utterance(NamedTuple):
@@ -307,3 +318,36 @@ def _refuse_shared_speakers(tables: Sequence[pa.Table]) -> None:
             f"If they are different people, keep them apart with a prefix; if they are the same, say so "
             f"(`chns merge --prefix` or `--same-speakers`)."
         )
+
+
+def numbers(manifest: Manifest, name: str) -> Float64Array:
+    """A column of numbers, shape (utterances,)."""
+    return np.asarray(manifest.table[name].to_numpy(), np.float64)
+
+
+def with_columns(manifest: Manifest, columns: Mapping[str, Any]) -> Manifest:
+    """The same utterances with some columns added or replaced.
+
+    Args:
+        manifest: The utterances.
+        columns: One value an utterance.
+
+    Raises:
+        ManifestError: If a value breaks the rule of its column.
+    """
+    table = manifest.table
+    for name, values in columns.items():
+        column = pa.array(values)
+        place = table.column_names.index(name) if name in table.column_names else None
+        table = table.append_column(name, column) if place is None else table.set_column(place, name, column)
+    return Manifest(table, root=manifest.location)
+
+
+def fingerprint(manifest: Manifest) -> str:
+    """The same for the same rows under the same root, and else another."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, manifest.table.schema) as writer:
+        writer.write_table(manifest.table)
+    digest = hashlib.blake2b(bytes(manifest.root.resolve()), digest_size=8)
+    digest.update(sink.getvalue())
+    return digest.hexdigest()

@@ -24,12 +24,11 @@ import pyarrow.compute as pc
 import soxr
 
 from chns.core.arrays import Float32Array
+from chns.core.errors import AudioError, ChnsError, ManifestError
 from chns.data.audio import Waveform
-from chns.data.manifest import Manifest, Utterance
-from chns.data.manifest_columns import numbers, with_columns
+from chns.data.manifest import Manifest, Utterance, numbers, with_columns
 from chns.data.resumable import process_utterances
 from chns.data.windows import read_windows
-from chns.errors import AudioError, ChnsError, ManifestError
 
 Segments = list[tuple[float, float]]
 

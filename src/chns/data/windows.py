@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 
 from chns.data.audio import Waveform, read_audio
-from chns.data.shards.recording import Recording
+from chns.data.storage.packed import Recording
 
 WINDOW_SECONDS = 120
 

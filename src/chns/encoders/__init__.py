@@ -13,9 +13,8 @@ frames of each utterance that are not padding; what is padding never changes an 
 """
 
 from chns.encoders.ecapa_tdnn import EcapaTdnn, ecapa_tdnn_512, ecapa_tdnn_1024, ecapa_tdnn_mobile
-from chns.encoders.resnet import ResNet, resnet34
+from chns.encoders.resnet import ResNet, ThinResNet, resnet34, thin_resnet34
 from chns.encoders.speaker_encoder import SpeakerEncoder
-from chns.encoders.thin_resnet import ThinResNet, thin_resnet34
 
 __all__ = [
     "EcapaTdnn",

@@ -13,8 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from chns.encoders.masking import frame_mask, masked, masked_mean, mirrored
-from chns.encoders.pooling import AttentiveStatisticsPooling
+from chns.encoders.layers import AttentiveStatisticsPooling, frame_mask, masked, masked_mean, mirrored
 
 Padding = Literal["zeros", "reflect"]
 

@@ -20,10 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from chns.core.arrays import Float32Array, Float64Array, IntArray
-from chns.errors import TrialError
+from chns.core.errors import TrialError
 from chns.evaluation.pairs import unit_embeddings
-from chns.evaluation.trials import FieldLines, Trials
-from chns.evaluation.utterance_names import find_utterances
+from chns.evaluation.trials import FieldLines, Trials, find_utterances
 
 if TYPE_CHECKING:
     from chns.data.manifest import Manifest
@@ -127,7 +126,7 @@ def _require_distinct_models(enrolment_map: EnrolmentMap) -> None:
 def resolve_enrolment(trials: Trials, enrolment_map: EnrolmentMap, manifest: Manifest) -> ResolvedEnrolment:
     """Find the models of the trials in a map, and the utterances of both in a manifest.
 
-    Utterances are found by name as `chns.evaluation.utterance_names.find_utterances` does. Models that no trial names
+    Utterances are found by name as `chns.evaluation.trials.find_utterances` does. Models that no trial names
     are left out, so their utterances may be missing.
 
     Raises:

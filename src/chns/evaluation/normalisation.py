@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chns.core.arrays import Float32Array, Float64Array, IntArray
-from chns.errors import ManifestError
+from chns.core.errors import ManifestError
 from chns.evaluation.pairs import unit_embeddings
 from chns.evaluation.scoring import require_rows
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chns.core.arrays import BoolArray, Float32Array, IntArray
-from chns.errors import ManifestError, TrialError
+from chns.core.errors import ManifestError, TrialError
 from chns.evaluation.trials import Trials
 
 if TYPE_CHECKING:

@@ -8,11 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from chns.core.arrays import BoolArray, Float32Array, Float64Array, IntArray
-from chns.errors import TrialError
+from chns.core.errors import TrialError
+from chns.core.files import atomic_path, number
 from chns.evaluation.pairs import unit_embeddings
 from chns.evaluation.trials import FieldLines, Trials, require_plain_names
-from chns.files import atomic_path
-from chns.untrusted_text import number
 
 _TRIALS_AT_ONCE = 8192  # their embeddings stay in the processor's cache
 _LABELS = {"nontarget": False, "0": False, "target": True, "1": True}

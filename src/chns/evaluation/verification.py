@@ -1,4 +1,7 @@
-"""Score trials with a model. Kept apart from `chns.evaluation.scoring`, which does not import torch."""
+"""Score trials with a model. Kept apart from `chns.evaluation.scoring`, which does not import torch.
+
+Scores of trials together with the quality of their recordings, for calibration.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from chns.core.arrays import Float32Array, IntArray
+from chns.core.arrays import Float32Array, Float64Array, IntArray
 from chns.data.manifest import Manifest
-from chns.embedding import embed_utterances
 from chns.encoders import SpeakerEncoder
+from chns.evaluation.embedder import embed_utterances
 from chns.evaluation.enrolment import Averaged, EnrolmentModels, score_enrolment
 from chns.evaluation.normalisation import CohortNormalisation, normalise
 from chns.evaluation.pairs import unit_embeddings
@@ -108,4 +111,38 @@ def _normalised_scores(
         cohort,
         kind=normalisation.kind,
         top_k=normalisation.top_k,
+    )
+
+
+class MeasuredTrials(NamedTuple):
+    """What is known of trials beside their labels.
+
+    Attributes:
+        scores: Cosines, shape (trials,).
+        quality: Values of the enrolment and the test utterance, shape (trials, 2), by measure: ``duration`` in seconds,
+            ``magnitude``, the length of the raw embedding.
+    """
+
+    scores: Float32Array
+    quality: dict[str, Float64Array]
+
+
+def measure_trials(
+    model: SpeakerEncoder,
+    manifest: Manifest,
+    enrolment: IntArray,
+    test: IntArray,
+    *,
+    num_workers: int = 0,
+    device: torch.device | str = "cpu",
+) -> MeasuredTrials:
+    """Score trials as `chns.evaluation.verification.score_trials`, see there for the arguments, and measure quality."""
+    used, rows = np.unique(np.stack((enrolment, test), axis=1), return_inverse=True)
+    rows = rows.reshape(-1, 2)
+    utterances = manifest.take(used)
+    embeddings = embed_utterances(model, utterances, num_workers=num_workers, device=device)
+    magnitudes = np.linalg.norm(embeddings.astype(np.float64), axis=1)
+    return MeasuredTrials(
+        cosine_scores(embeddings, rows[:, 0], rows[:, 1]),
+        {"duration": utterances.durations_seconds[rows], "magnitude": magnitudes[rows]},
     )

@@ -22,16 +22,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from chns.bundle_graph import LARGEST_DISTANCE, checked_distance
-from chns.checkpoint import Architecture
+from chns.bundle.bundle import Architecture
+from chns.bundle.bundle_graph import LARGEST_DISTANCE, checked_distance
+from chns.bundle.graph import Graph, largest_distance, model_graph, onnx_graph
+from chns.bundle.onnx_file import OPSET, write_onnx
 from chns.core.arrays import Float32Array
+from chns.core.errors import ConfigError
+from chns.core.files import atomic_path
 from chns.encoders import SpeakerEncoder
-from chns.errors import ConfigError
 from chns.features import LogMel
-from chns.files import atomic_path
-from chns.graph import Graph, largest_distance, model_graph, onnx_graph
 from chns.inference.export import Exported, require_suffix
-from chns.onnx_file import OPSET, write_onnx
 
 _NUM_MELS = 80
 _LOW_HZ = 20.0

@@ -19,11 +19,10 @@ import numpy as np
 import soxr
 
 from chns.core.arrays import Float32Array
-from chns.inference.quality import MIN_SECONDS, WINDOW_SECONDS, as_waveform, checked_rate, measure_quality
-from chns.inference.store import Match, VoiceprintStore
-from chns.inference.store_arguments import unit_length
+from chns.inference.listening import MIN_SECONDS, WINDOW_SECONDS, as_waveform, checked_rate, measure_quality
 from chns.inference.verifier import AudioArray, Verifier
-from chns.inference.voiceprint_search import VoiceprintSearch
+from chns.store.content import VoiceprintSearch
+from chns.store.voiceprints import Match, VoiceprintStore, unit_length
 
 _MIN_HOP_SECONDS = 0.01
 

@@ -22,17 +22,17 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from chns.bundle_graph import GraphBundle, load_graph_bundle
-from chns.checkpoint import Bundle, load_bundle
+from chns.bundle.bundle import Bundle, load_bundle
+from chns.bundle.bundle_graph import GraphBundle, load_graph_bundle
 from chns.core.arrays import Float32Array
+from chns.core.errors import AudioError, ModelFileError
 from chns.data.audio import Channel, channel_number, channels_differ, file_channels_differ
-from chns.errors import AudioError, ModelFileError
 from chns.inference.decision_rule import DecisionRule
-from chns.inference.quality import MIN_SECONDS, Quality, array_windows, file_windows, joint_quality, measure_quality
+from chns.inference.listening import MIN_SECONDS, Quality, array_windows, file_windows, joint_quality, measure_quality
 
 if TYPE_CHECKING:
-    from chns.graph import Graph
-    from chns.inference.store import Match, VoiceprintStore
+    from chns.bundle.graph import Graph
+    from chns.store.voiceprints import Match, VoiceprintStore
 
 AudioPath = str | os.PathLike[str]
 AudioArray = npt.NDArray[np.int16] | npt.NDArray[np.floating]
@@ -144,8 +144,8 @@ class Verifier:
         Raises:
             ValueError: If there is no such backend, or the backend is "onnx" and the bundle has no graph; further ones
                 as the class.
-            ModelFileError, FileNotFoundError, ChnsError, HubError: As `chns.bundle_graph.load_graph_bundle` and
-                `chns.checkpoint.load_bundle`.
+            ModelFileError, FileNotFoundError, ChnsError, HubError: As `chns.bundle.bundle_graph.load_graph_bundle` and
+                `chns.bundle.bundle.load_bundle`.
             ModuleNotFoundError: If torch is needed and missing.
         """
         if backend not in get_args(Backend):

@@ -8,7 +8,6 @@
 """
 
 from chns.losses.aam_softmax import AAMSoftmaxLoss
-from chns.losses.hscl import HSCLLoss
-from chns.losses.supcon import SupConLoss
+from chns.losses.contrast import HSCLLoss, SupConLoss
 
 __all__ = ["AAMSoftmaxLoss", "HSCLLoss", "SupConLoss"]

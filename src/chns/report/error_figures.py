@@ -9,12 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from chns.core.arrays import BoolArray, Float64Array
-from chns.evaluation.det import det_curve
-from chns.evaluation.detection_cost import detection_cost
-from chns.evaluation.metrics import REPORTED_P_TARGETS, error_rates
-from chns.report.drawing import Figure, LegendEntry, draw, label_of
-from chns.report.findings import RunFindings, ScoredTrials
-from chns.report.palette import INK, MUTED, PAPER, RunStyle
+from chns.evaluation.metrics import REPORTED_P_TARGETS, det_curve, detection_cost, error_rates
+from chns.report.drawing import INK, MUTED, PAPER, Figure, LegendEntry, RunStyle, draw, label_of
+from chns.report.run_findings import RunFindings, ScoredTrials
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from chns.core.arrays import Float64Array
-from chns.report.drawing import Figure, LegendEntry, draw, label_of
-from chns.report.findings import RunFindings
-from chns.report.palette import RunStyle
+from chns.report.drawing import Figure, LegendEntry, RunStyle, draw, label_of
+from chns.report.run_findings import RunFindings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,8 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from chns.core.arrays import Float32Array, Float64Array, IntArray
-from chns.errors import ModelFileError
-from chns.files import atomic_path
+from chns.core.errors import ModelFileError
+from chns.core.files import atomic_path
 
 _FORMAT = "chns-clusters-1"
 _ITERATIONS = 25

@@ -18,8 +18,8 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from chns.core.arrays import Float32Array, IntArray
-from chns.errors import ModelFileError
-from chns.files import atomic_path
+from chns.core.errors import ModelFileError
+from chns.core.files import atomic_path
 from chns.sampling.clusters import unit_length
 
 _FORMAT = "chns-neighbours-1"

@@ -11,27 +11,33 @@ from typing import Any
 import torch
 from torch import nn
 
-from chns.checkpoint import OUR_FACTORIES, Architecture, load_bundle
+from chns.bundle.bundle import OUR_FACTORIES, Architecture, load_bundle
+from chns.core.distributed import rank, world_size
+from chns.core.errors import ConfigError
+from chns.core.factory import make
 from chns.data.augmentation.augmenter import Augmenter
-from chns.data.augmentation.background import Background, Layer
-from chns.data.augmentation.codec import Codec
-from chns.data.augmentation.level import Gain
-from chns.data.augmentation.noise_sources import (
+from chns.data.augmentation.background import (
     Babble,
+    Background,
     ColouredNoise,
+    Layer,
     NoiseSource,
     RecordingFolder,
     TrainingUtterances,
 )
-from chns.data.augmentation.reverberation import ResponseSource, Reverberation
-from chns.data.augmentation.room_responses import ResponseFolder, SimulatedRooms, SyntheticDecay
+from chns.data.augmentation.codec import Codec
+from chns.data.augmentation.level import Gain
+from chns.data.augmentation.reverberation import (
+    ResponseFolder,
+    ResponseSource,
+    Reverberation,
+    SimulatedRooms,
+    SyntheticDecay,
+)
 from chns.data.augmentation.speed import Speed, with_speed_speakers
 from chns.data.dataset import SpeakerCrops
 from chns.data.manifest import Manifest
-from chns.distributed import rank, world_size
 from chns.encoders import SpeakerEncoder
-from chns.errors import ConfigError
-from chns.factory import make
 from chns.features.spec_augment import SpecAugment
 from chns.sampling.hard_batches import ClusterGroups, NeighbourGroups
 from chns.sampling.schedule import Schedule, StartAt, StartWhenEasy

@@ -18,11 +18,11 @@ import numpy as np
 from jsonargparse import ArgumentError
 
 from chns.core.arrays import Float64Array
-from chns.errors import ConfigError, RunFolderError, in_short, quoted
+from chns.core.errors import ConfigError, RunFolderError, in_short, quoted
+from chns.core.files import bounded_text, read_yaml
 from chns.sampling.clusters import SpeakerClusters
 from chns.training.log import COLUMNS
 from chns.training.settings import BatchSettings, ClusterSettings, ObjectSettings, SettingsParser, TrainSettings
-from chns.untrusted_text import bounded_text, read_yaml
 
 __all__ = [
     "BatchSettings",

@@ -23,12 +23,12 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from chns.core.distributed import any_process, average_buffers
+from chns.core.errors import NonFiniteError
+from chns.core.files import atomic_path
 from chns.data.dataset import CropBatches, SpeakerCrops, plain_worker_errors
-from chns.distributed import any_process, average_buffers
 from chns.encoders import SpeakerEncoder
-from chns.errors import NonFiniteError
 from chns.evaluation.metrics import VerificationMetrics
-from chns.files import atomic_path
 from chns.sampling.schedule import EpochSignals
 from chns.training.log import Meter, MetricsLogger, RunLog
 from chns.training.plan import BatchPlan

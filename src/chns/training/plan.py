@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from chns.checkpoint import weights_digest
+from chns.bundle.bundle import weights_digest
 from chns.core.arrays import Float32Array, IntArray
+from chns.core.distributed import from_first_process
 from chns.data.manifest import Manifest
-from chns.distributed import from_first_process
-from chns.embedding import embed_crops
 from chns.encoders import SpeakerEncoder
+from chns.evaluation.embedder import embed_crops
 from chns.sampling.batches import RandomSpeakerBatches
 from chns.sampling.clusters import SpeakerClusters
 from chns.sampling.hard_batches import Grouping, HardBatches

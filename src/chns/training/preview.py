@@ -14,12 +14,12 @@ import numpy as np
 import scipy.signal
 import torch
 
+from chns.core.errors import ChnsError
+from chns.core.files import atomic_path
 from chns.data.audio import Waveform, write_audio
 from chns.data.dataset import CropRequest, SpeakerCrops
 from chns.data.manifest import Manifest
-from chns.errors import ChnsError
 from chns.features import LogMel
-from chns.files import atomic_path
 from chns.training.build import augmented_crops, make_masking, with_new_speakers
 from chns.training.folder import TrainSettings
 

@@ -14,14 +14,14 @@ import torch
 import yaml
 from lightning_fabric import Fabric
 
-from chns.bundle_graph import add_graph_if_possible
-from chns.checkpoint import Architecture, load_bundle, require_own_bundle, save_bundle
+from chns.bundle.bundle import Architecture, load_bundle, require_own_bundle, save_bundle
+from chns.bundle.bundle_graph import add_graph_if_possible
+from chns.core.distributed import from_first_process, rank
+from chns.core.errors import ConfigError, in_short
+from chns.core.files import atomic_path, locked_folder
 from chns.data.manifest import Manifest
-from chns.distributed import from_first_process, rank
 from chns.encoders import SpeakerEncoder
-from chns.errors import ConfigError, in_short
 from chns.evaluation.metrics import VerificationMetrics
-from chns.files import atomic_path, locked_folder
 from chns.training.build import (
     augmented_crops,
     described_augmentation,

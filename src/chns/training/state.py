@@ -12,10 +12,10 @@ from typing import Any, Protocol
 
 import torch
 
-from chns.checkpoint import require_finite
-from chns.distributed import any_process
-from chns.errors import ModelFileError
-from chns.files import atomic_path
+from chns.bundle.bundle import require_finite
+from chns.core.distributed import any_process
+from chns.core.errors import ModelFileError
+from chns.core.files import atomic_path
 
 _FORMAT = "chns-training-2"
 

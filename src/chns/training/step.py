@@ -21,8 +21,7 @@ from lightning_fabric.wrappers import _FabricModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from chns.distributed import average_gradients, largest_anywhere, rank
-from chns.losses.gather import gather_batch
+from chns.core.distributed import average_gradients, gather_batch, largest_anywhere, rank
 
 
 class StepResult(NamedTuple):

@@ -8,12 +8,12 @@ import pytest
 import soundfile
 from made_corpus import RATE, good_corpus, voice
 
+from chns.core.errors import FolderInUseError, ManifestError
+from chns.core.files import locked_folder
 from chns.data import resumable
 from chns.data.check import Limits, check_manifest, summary_by_kind
 from chns.data.check import corpus as corpus_module
-from chns.data.check.duplicates import groups_of_copies
-from chns.errors import FolderInUseError, ManifestError
-from chns.files import locked_folder
+from chns.data.check.findings import groups_of_copies
 
 
 def check(corpus, tmp_path, **settings):

@@ -13,10 +13,10 @@ from chns.data.audio import audio_info
 from chns.data.check import KINDS, Limits, check_manifest
 from chns.data.check.measures import measure_utterance
 from chns.data.container import why_cut
+from chns.data.corpora.any_folder import prepare_speech_commands
+from chns.data.corpora.kaldi import prepare_kaldi
+from chns.data.corpora.voxceleb import prepare_voxceleb
 from chns.data.manifest import Manifest
-from chns.data.prepare.kaldi import prepare_kaldi
-from chns.data.prepare.speech_commands import prepare_speech_commands
-from chns.data.prepare.voxceleb import prepare_voxceleb
 
 FORMATS = [(".wav", {}), (".flac", {}), (".ogg", {}), (".opus", {"format": "OGG", "subtype": "OPUS"}), (".mp3", {})]
 

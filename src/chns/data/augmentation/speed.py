@@ -13,11 +13,10 @@ import numpy as np
 import soxr
 
 from chns.core.arrays import Float64Array
+from chns.core.errors import ManifestError
 from chns.data.audio import Waveform
-from chns.data.augmentation.settings_checks import require_probability
-from chns.data.manifest import Manifest
-from chns.data.manifest_columns import with_columns
-from chns.errors import ManifestError
+from chns.data.augmentation.level import require_probability
+from chns.data.manifest import Manifest, with_columns
 
 SPEED_COLUMN = "speed_factor"
 """Column of a manifest that says how fast an utterance is to be played; 1 where it is empty."""
