@@ -27,7 +27,7 @@ from report import Ratio, Timing, parser, peer, publish, seconds_of, take_turns
 from chns.bundle.bundle import Architecture, Bundle, load_bundle, save_bundle
 from chns.bundle.bundle_graph import built_in_signal
 from chns.bundle.graph import Graph, model_graph, onnx_graph
-from chns.core.errors import ChnsError
+from chns.core import ChnsError
 from chns.data.audio import write_audio
 from chns.data.manifest import Manifest
 from chns.evaluation.trials import read_trials, resolve

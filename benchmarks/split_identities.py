@@ -19,8 +19,8 @@ from report import publish
 from chns.bundle.bundle import load_model
 from chns.data.manifest import Manifest
 from chns.evaluation.embedder import embed_crops
-from chns.sampling.flat_groups import draw_per_speaker
 from chns.sampling.same_person import persons_of, suspected_pairs
+from chns.sampling.speaker_batches import draw_per_speaker
 
 
 def split_identities(manifest: Manifest, *, share: float, seed: int) -> tuple[Manifest, np.ndarray]:

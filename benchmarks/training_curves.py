@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from chns.core.files import atomic_path
+from chns.core import atomic_path
 from chns.report.drawing import MUTED, RUN_COLOURS, STYLE, label_of
 from chns.training.folder import RunFolder
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chns.core.errors import ChnsError
+from chns.core import ChnsError
 from chns.data.audio import write_audio
 from chns.data.manifest import Manifest
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from chns.bundle.bundle import Architecture, load_bundle, load_model, save_bundle, weights_digest
-from chns.core.errors import ConfigError, ModelFileError
+from chns.core import ConfigError, ModelFileError
 
 TINY = Architecture(
     encoder="chns.encoders.EcapaTdnn",

@@ -17,7 +17,7 @@ from chns.bundle.bundle import Architecture, load_bundle, save_bundle
 from chns.bundle.bundle_graph import ExportError, GraphBundle, add_graph, add_graph_if_possible, load_graph_bundle
 from chns.bundle.graph import read_untrusted_graph
 from chns.cli import main
-from chns.core.errors import ChnsError, ModelFileError
+from chns.core import ChnsError, ModelFileError
 from chns.data.audio import write_audio
 from chns.inference.verifier import Verifier
 from chns.store.voiceprints import VoiceprintStore

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from chns.bundle.bundle import Architecture, load_bundle, save_bundle
-from chns.core.errors import ConfigError, ModelFileError
+from chns.core import ConfigError, ModelFileError
 from chns.features import DecibelMel, LogMel
 
 TINY = {"encoder": "chns.encoders.EcapaTdnn", "encoder_settings": {"channels": 16, "aggregation_channels": 24}}

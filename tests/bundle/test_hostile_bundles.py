@@ -11,7 +11,7 @@ from torch import nn
 
 from chns.bundle.building import parameters_limited
 from chns.bundle.bundle import Architecture, load_bundle, save_bundle, weights_digest
-from chns.core.errors import ConfigError, ModelFileError
+from chns.core import ConfigError, ModelFileError
 from chns.inference.verifier import Verifier
 
 TINY = Architecture(

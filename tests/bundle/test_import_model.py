@@ -19,7 +19,7 @@ from foreign_models import (
 from chns.bundle.bundle import load_bundle
 from chns.bundle.bundle_graph import built_in_signal
 from chns.bundle.layouts import TOOLKITS, import_model
-from chns.core.errors import ModelFileError
+from chns.core import ModelFileError
 from chns.inference.export import export_model
 
 MODELS = {

@@ -7,9 +7,9 @@ import zipfile
 import pytest
 import torch
 
-from chns.bundle import foreign as weights_file
-from chns.bundle.foreign import read_weights
-from chns.core.errors import ModelFileError
+from chns.bundle import layouts as weights_file
+from chns.bundle.layouts import read_weights
+from chns.core import ModelFileError
 
 
 def saved(path, content):

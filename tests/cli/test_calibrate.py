@@ -8,7 +8,7 @@ import torch
 
 from chns.bundle.bundle import Architecture, add_metrics, load_bundle, save_bundle
 from chns.cli import main
-from chns.core.errors import ModelFileError
+from chns.core import ModelFileError
 from chns.data.manifest import Manifest
 from chns.evaluation.calibration import Calibration
 from chns.evaluation.scoring import read_scores

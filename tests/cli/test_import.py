@@ -10,7 +10,7 @@ from chns.bundle.bundle import load_bundle
 from chns.bundle.layouts import TOOLKITS
 from chns.cli import main
 from chns.cli.train_command import build_parser
-from chns.core.errors import ConfigError, ModelFileError
+from chns.core import ConfigError, ModelFileError
 from chns.sampling import SpeakerClusters
 from chns.training.build import starting_model
 from chns.training.settings import ObjectSettings, TrainingSettings, TrainSettings

@@ -11,11 +11,10 @@ import pytest
 
 from chns.bundle.bundle import load_model
 from chns.comparison.compare import compare, prepare, twin_evidence
-from chns.comparison.comparison_settings import read_comparison
 from chns.comparison.results import read_trial_lists, scored, stored_scores
 from chns.comparison.rules import near_duplicates
-from chns.comparison.runs import plan_runs
-from chns.core.errors import ConfigError, TrialError
+from chns.comparison.runs import plan_runs, read_comparison
+from chns.core import ConfigError, TrialError
 from chns.data.manifest import Manifest
 from chns.evaluation.metrics import verification_metrics
 from chns.evaluation.pairs import make_trials

@@ -15,7 +15,7 @@ import pytest
 
 from chns.comparison import runs as training
 from chns.comparison.runs import PlannedRun, train_runs
-from chns.core.errors import ConfigError, RunFolderError
+from chns.core import ConfigError, RunFolderError
 from chns.training.settings import TrainSettings
 
 FINISH = """

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from chns.core.errors import ConfigError
+from chns.core import ConfigError
 from chns.core.factory import make
 from chns.losses import AAMSoftmaxLoss, SupConLoss
 

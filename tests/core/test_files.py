@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from chns.core.files import atomic_path
+from chns.core import atomic_path
 
 
 def names(folder: Path) -> list[str]:

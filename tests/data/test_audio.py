@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from chns.core.errors import AudioError
+from chns.core import AudioError
 from chns.data.audio import AudioInfo, audio_info, read_audio, write_audio
 
 FORMATS = {

@@ -7,7 +7,7 @@ from lightning_fabric import Fabric
 from torch.utils.data import DataLoader
 
 from chns.bundle.bundle import Architecture
-from chns.core.errors import ManifestError
+from chns.core import ManifestError
 from chns.data.audio import write_audio
 from chns.data.augmentation.augmenter import Augmenter
 from chns.data.augmentation.background import (

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from chns.core.errors import AudioError, ChnsError
+from chns.core import AudioError, ChnsError
 from chns.data.audio import write_audio
 from chns.data.augmentation.background import (
     Babble,

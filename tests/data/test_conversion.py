@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from chns.core.errors import FolderInUseError, ManifestError
-from chns.core.files import locked_folder
+from chns.core import FolderInUseError, ManifestError, locked_folder
 from chns.data import conversion
 from chns.data.audio import audio_info, read_audio, write_audio
 from chns.data.conversion import convert_audio

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from chns.core.errors import ManifestError
+from chns.core import ManifestError
 from chns.data.manifest import Manifest, relative_name
 from chns.data.manifest_file import manifest_suffix
 

@@ -7,7 +7,7 @@ import pytest
 import soxr
 from made_corpus import RATE, MadeCorpus
 
-from chns.core.errors import ChnsError, ManifestError
+from chns.core import ChnsError, ManifestError
 from chns.data import speech_activity, windows
 from chns.data.audio import read_audio
 from chns.data.corpora.voxceleb import prepare_voxceleb

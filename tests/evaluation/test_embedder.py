@@ -12,7 +12,7 @@ from chns.data.manifest import Manifest
 from chns.encoders import EcapaTdnn, SpeakerEncoder
 from chns.evaluation.embedder import embed_utterances, speaker_centroids, write_embeddings
 from chns.features import LogMel
-from chns.sampling.flat_groups import draw_per_speaker
+from chns.sampling.speaker_batches import draw_per_speaker
 
 
 @pytest.fixture(scope="module")

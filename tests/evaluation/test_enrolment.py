@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chns.core.errors import TrialError
+from chns.core import TrialError
 from chns.data.manifest import Manifest
 from chns.evaluation.enrolment import EnrolmentModels, read_enrolment_map, resolve_enrolment, score_enrolment
 from chns.evaluation.normalisation import normalise

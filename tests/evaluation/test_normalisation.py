@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chns.core.errors import ManifestError
+from chns.core import ManifestError
 from chns.data.manifest import Manifest
 from chns.evaluation import normalisation
 from chns.evaluation.normalisation import KINDS, CohortNormalisation, normalise

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chns.core.errors import ManifestError, TrialError
+from chns.core import ManifestError, TrialError
 from chns.data.manifest import Manifest
 from chns.evaluation.pairs import Pairs, make_trials, unit_embeddings
 from chns.evaluation.trials import FORMS, Trials, read_trials, resolve, write_trials

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from chns.bundle.bundle import Architecture, load_bundle, save_bundle
-from chns.core.errors import ChnsError
+from chns.core import ChnsError
 from chns.data.audio import write_audio
 from chns.inference.publish import Publication, model_card
 from chns.inference.verifier import Verifier

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from chns.cli import main
-from chns.core.errors import ManifestError, TrialError
+from chns.core import ManifestError, TrialError
 from chns.data.manifest import Manifest
 from chns.evaluation.embedder import draw_per_speaker
 from chns.evaluation.metrics import equal_error_rate

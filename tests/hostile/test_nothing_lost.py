@@ -10,7 +10,7 @@ import torch
 
 from chns.bundle.bundle import Architecture, load_bundle, save_bundle
 from chns.cli import COMMANDS, main
-from chns.core.files import atomic_folder, atomic_path, require_ours
+from chns.core import atomic_folder, atomic_path, require_ours
 from chns.store.voiceprint_export import export_voiceprints
 from chns.store.voiceprints import VoiceprintStore
 

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from chns.cli import main
-from chns.core.errors import AudioError, ManifestError
+from chns.core import AudioError, ManifestError
 from chns.data.audio import (
     audio_info,
     channel_number,

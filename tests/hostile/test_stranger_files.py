@@ -12,9 +12,8 @@ from chns.run_folder import RunFolder
 
 from chns.cli import main
 from chns.cli.train_command import build_parser
-from chns.comparison.comparison_settings import read_comparison
-from chns.core.errors import ConfigError, RunFolderError
-from chns.core.files import LARGEST_YAML_BYTES, bounded_text, read_yaml, require_small_yaml
+from chns.comparison.runs import read_comparison
+from chns.core import LARGEST_YAML_BYTES, ConfigError, RunFolderError, bounded_text, read_yaml, require_small_yaml
 
 BOMB = "a0: &a0 [x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 30)

@@ -14,10 +14,9 @@ from chns.starting_model import starting_model
 
 from chns.bundle.bundle import OUR_FACTORIES, Architecture, load_bundle, save_bundle
 from chns.cli import main
-from chns.comparison.comparison_settings import TrialListSettings
 from chns.comparison.results import read_trial_lists, scored
-from chns.comparison.runs import PlannedRun
-from chns.core.errors import ConfigError, ModelFileError, RunFolderError
+from chns.comparison.runs import PlannedRun, TrialListSettings
+from chns.core import ConfigError, ModelFileError, RunFolderError
 from chns.data.audio import write_audio
 from chns.inference.verifier import Verifier
 

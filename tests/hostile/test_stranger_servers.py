@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from chns.core.errors import AudioError
+from chns.core import AudioError
 from chns.data.storage.ranges import Patience, http_range
 
 BRIEF = Patience(timeout_seconds=0.2, attempts=1)

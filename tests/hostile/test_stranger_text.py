@@ -3,8 +3,7 @@
 import pytest
 
 from chns.cli import main
-from chns.core.errors import ManifestError, TrialError, in_short, quoted, shown
-from chns.core.files import number, table_cell
+from chns.core import ManifestError, TrialError, in_short, number, quoted, shown, table_cell
 from chns.data.manifest import Manifest
 from chns.evaluation.scoring import read_scores
 

@@ -16,8 +16,7 @@ from safetensors.torch import load_file
 
 from chns.bundle.bundle import Architecture, save_bundle
 from chns.cli import main
-from chns.core.errors import NonFiniteError
-from chns.core.files import locked_folder
+from chns.core import NonFiniteError, locked_folder
 from chns.training.state import save_training
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -14,7 +14,7 @@ from chns.bundle.bundle_graph import ExportError, built_in_signal
 from chns.bundle.graph import largest_distance, model_graph, onnx_graph
 from chns.bundle.layouts import import_model
 from chns.bundle.onnx_file import OPSET
-from chns.core.errors import AudioError, ChnsError, ConfigError
+from chns.core import AudioError, ChnsError, ConfigError
 from chns.data.audio import read_audio, write_audio
 from chns.data.manifest import Manifest
 from chns.encoders import SpeakerEncoder

@@ -14,7 +14,7 @@ from hub_server import running_hub
 from chns.bundle.bundle import Architecture, add_metrics, load_bundle, save_bundle
 from chns.bundle.download import HubError
 from chns.cli import main
-from chns.core.errors import ChnsError, ModelFileError
+from chns.core import ChnsError, ModelFileError
 from chns.data.audio import write_audio
 from chns.inference.publish import Publication, push_repository, write_repository
 from chns.inference.verifier import Verifier

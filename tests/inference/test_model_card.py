@@ -6,7 +6,7 @@ import torch
 import yaml
 
 from chns.bundle.bundle import Architecture, load_bundle, save_bundle
-from chns.core.errors import ModelFileError
+from chns.core import ModelFileError
 from chns.evaluation.metrics import verification_metrics
 from chns.inference.publish import Publication, eer_half_width, model_card
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from chns.core.errors import AudioError
+from chns.core import AudioError
 from chns.data.audio import read_audio, write_audio
 from chns.inference.listening import (
     WINDOW_SECONDS,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chns.bundle.bundle import Architecture, Bundle
-from chns.core.errors import AudioError
+from chns.core import AudioError
 from chns.data.audio import read_audio
 from chns.inference.streaming import StreamingIdentifier, StreamingVerifier
 from chns.inference.verifier import Verifier

@@ -12,7 +12,7 @@ import soundfile
 import torch
 
 from chns.bundle.bundle import Architecture, Bundle, load_bundle, save_bundle
-from chns.core.errors import AudioError, ModelFileError
+from chns.core import AudioError, ModelFileError
 from chns.data.audio import read_audio, write_audio
 from chns.inference.verifier import Verifier
 from chns.store.voiceprints import VoiceprintStore

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from chns.cli.train_command import build_parser
-from chns.core.errors import ManifestError, RunFolderError
+from chns.core import ManifestError, RunFolderError
 from chns.data.manifest import Manifest
 from chns.evaluation.scoring import write_scores
 from chns.evaluation.trials import Trials

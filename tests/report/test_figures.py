@@ -8,12 +8,19 @@ import numpy as np
 import pytest
 from fabricated_findings import STRATEGIES, fabricated_run, fabricated_runs
 
-from chns.core.errors import ChnsError
+from chns.core import ChnsError
 from chns.report import drawing
+from chns.report.curve_figures import (
+    QUANTITIES,
+    by_trial_list,
+    det_figure,
+    measured,
+    score_figure,
+    score_limits,
+    training_figure,
+)
 from chns.report.drawing import COLOURS, PAPER, draw, inline_svg, label_of, require_libraries, run_styles
-from chns.report.error_figures import by_trial_list, det_figure, score_figure, score_limits
 from chns.report.speaker_figures import hardness_figure, hardness_limits, map_figure, sizes_figure, tightness_figure
-from chns.report.training_figures import QUANTITIES, measured, training_figure
 
 HOSTILE = '<script>alert("&")</script> $\\frac{1}{$ \x1b[31m \udc80 id="x"'
 

@@ -11,10 +11,9 @@ from html.parser import HTMLParser
 import pytest
 from fabricated_findings import STRATEGIES, fabricated_run, fabricated_runs
 
-from chns.core.errors import RunFolderError
-from chns.report.compared import read_comparison
+from chns.core import RunFolderError
 from chns.report.page import map_data, write_report
-from chns.report.run_findings import SuspectedDuplicate
+from chns.report.run_findings import SuspectedDuplicate, read_comparison
 from chns.report.tables import list_errors, run_rows, suspected_pairs
 
 HOSTILE_SPEAKER = "<script>alert({})</script>"

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 
-from chns.core.errors import TrialError
+from chns.core import TrialError
 from chns.evaluation.metrics import verification_metrics
 from chns.evaluation.scoring import write_scores
 from chns.evaluation.trials import Trials

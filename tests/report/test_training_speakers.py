@@ -8,7 +8,7 @@ import torch
 
 import chns.report.speakers
 from chns.bundle.bundle import Architecture, load_bundle, save_bundle
-from chns.core.errors import ManifestError
+from chns.core import ManifestError
 from chns.data.dataset import CropRequest, SpeakerCrops
 from chns.data.manifest import Manifest
 from chns.report.speakers import embed_training_speakers

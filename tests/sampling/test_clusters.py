@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from chns.core.errors import ModelFileError
+from chns.core import ModelFileError
 from chns.sampling import SpeakerClusters, cluster_speakers
 from chns.sampling.clusters import closest_pairs, cluster_tightness, derived_num_clusters, similarity_to_centre
 

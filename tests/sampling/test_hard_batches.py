@@ -21,7 +21,7 @@ from chns.sampling import (
     StartWhenEasy,
     cluster_speakers,
 )
-from chns.sampling.flat_groups import centroids_of, draw_per_speaker
+from chns.sampling.speaker_batches import centroids_of, draw_per_speaker
 
 LABELS = np.random.default_rng(3).permutation(np.arange(40).repeat(5))
 VECTORS = np.random.default_rng(4).standard_normal((200, 6)).astype(np.float32)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from chns.core.errors import ModelFileError
+from chns.core import ModelFileError
 from chns.store import store_file
 from chns.store.voiceprints import Match, VoiceprintStore, identified, lead_of
 

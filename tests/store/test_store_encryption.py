@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from chns.core.errors import ChnsError, ModelFileError
+from chns.core import ChnsError, ModelFileError
 from chns.store.encryption import EncryptedValues, read_key
 from chns.store.voiceprints import VoiceprintStore
 

@@ -5,7 +5,7 @@ import sqlite3
 import numpy as np
 import pytest
 
-from chns.core.errors import ModelFileError
+from chns.core import ModelFileError
 from chns.store.voiceprints import VoiceprintStore
 
 DIM = 64

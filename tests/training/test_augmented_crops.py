@@ -10,7 +10,7 @@ import torch
 
 from chns.bundle.bundle import load_bundle
 from chns.cli.train_command import build_parser
-from chns.core.errors import AudioError, ConfigError
+from chns.core import AudioError, ConfigError
 from chns.data.audio import write_audio
 from chns.data.dataset import CropRequest
 from chns.data.manifest import Manifest

@@ -12,7 +12,7 @@ import yaml
 from chns.bundle.bundle import Architecture, load_bundle
 from chns.cli import main
 from chns.cli.train_command import build_parser
-from chns.core.errors import ConfigError
+from chns.core import ConfigError
 from chns.data.manifest import Manifest
 from chns.training.build import make_loss, make_plan, read_data
 from chns.training.log import Meter

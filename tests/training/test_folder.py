@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
-from chns.core.errors import RunFolderError
+from chns.core import RunFolderError
 from chns.sampling import SpeakerClusters
 from chns.training.folder import RunFolder
 from chns.training.log import COLUMNS, RunLog

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 import pytest
 import yaml
 
-from chns.core.errors import RunFolderError
+from chns.core import RunFolderError
 from chns.training.folder import RunFolder, read_settings, strategy_name
 from chns.training.settings import BatchSettings, ClusterSettings, ObjectSettings, TrainSettings
 

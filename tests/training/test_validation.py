@@ -6,7 +6,7 @@ import torch
 from chns.data.manifest import Manifest
 from chns.encoders import SpeakerEncoder
 from chns.features import LogMel
-from chns.training.validation import Validation
+from chns.training.loop import Validation
 
 
 class MeanSpectrum(torch.nn.Module):

@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from chns.core.errors import ConfigError
+from chns.core import ConfigError
 
 _LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 4_000, 48_000
 _MOST_OVERLAP = 16

@@ -1,13 +1,13 @@
 """The model bundle: a folder that holds a trained model and everything needed to use it.
 
 ``model.safetensors`` holds the weights, ``config.json`` the architecture, the features, and what is known of training
-and quality; ``model.onnx``, which a bundle may lack, the same model as a graph (`chns.bundle.bundle_graph`), which needs no
-torch, so that none is imported here before it is needed. Loading needs no configuration; a bundle on the Hugging Face
-Hub is named by ``hf://owner/name``.
+and quality; ``model.onnx``, which a bundle may lack, the same model as a graph (`chns.bundle.bundle_graph`), which
+needs no torch, so that none is imported here before it is needed. Loading needs no configuration; a bundle on the Hugging
+Face Hub is named by ``hf://owner/name``.
 
 A bundle is untrusted input: nothing is unpickled, only the encoders and features listed here and those of trusted
-packages are built (`chns.core.factory` states the rule), and the network is laid out without memory until its size is known
-to match the weights.
+packages are built (`chns.core.factory` states the rule), and the network is laid out without memory until its size is
+known to match the weights.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ import numpy as np
 
 from chns import __version__
 from chns.bundle.download import SCHEME, downloaded_folder
-from chns.core.errors import ConfigError, ModelFileError, NonFiniteError, quoted
+from chns.core import ConfigError, ModelFileError, NonFiniteError, atomic_folder, atomic_path, quoted, require_ours
 from chns.core.factory import make, require_trusted
-from chns.core.files import atomic_folder, atomic_path, require_ours
 
 if TYPE_CHECKING:
     import torch

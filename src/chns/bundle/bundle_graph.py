@@ -18,8 +18,7 @@ import numpy as np
 
 from chns.bundle.bundle import GRAPH_FILE, bundle_folder, put_graph, read_description, weights_digest
 from chns.bundle.graph import LARGEST_GRAPH_BYTES, Graph, largest_distance, model_graph, read_untrusted_graph
-from chns.core.arrays import Float32Array
-from chns.core.errors import ChnsError, ModelFileError
+from chns.core import ChnsError, Float32Array, ModelFileError
 
 if TYPE_CHECKING:
     from chns.encoders import SpeakerEncoder

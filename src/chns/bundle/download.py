@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from chns.core.errors import ChnsError, ModelFileError
+from chns.core import ChnsError, ModelFileError
 
 SCHEME = "hf://"
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chns.core.arrays import Float32Array, Float64Array
+from chns.core import Float32Array, Float64Array
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
-from chns.core.errors import ModelFileError
+from chns.core import ModelFileError
 
 Graph = Callable[[Float32Array], Float32Array]
 """Waveforms, shape (batch, samples), to embeddings, shape (batch, dim)."""

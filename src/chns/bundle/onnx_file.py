@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from chns.core.errors import ChnsError
+from chns.core import ChnsError
 from chns.encoders import SpeakerEncoder
 
 OPSET = 18

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from chns import __version__
 from chns.cli.files_apart import require_files_apart
-from chns.core.errors import ChnsError, NonFiniteError, shown
+from chns.core import ChnsError, NonFiniteError, shown
 
 COMMANDS = {
     "prepare": "turn a folder of recordings into a manifest",

@@ -12,7 +12,7 @@ from chns.cli.model_options import add_model_options, load_on_device
 
 if TYPE_CHECKING:
     from chns.bundle.bundle import Bundle
-    from chns.core.arrays import BoolArray, IntArray
+    from chns.core import BoolArray, IntArray
     from chns.data.manifest import Manifest
     from chns.evaluation.calibration import Calibration, Thresholds
     from chns.evaluation.verification import MeasuredTrials
@@ -126,7 +126,7 @@ class _LabelledTrials(NamedTuple):
 
     @classmethod
     def read(cls, path: Path, manifest_path: Path, *, form: str) -> _LabelledTrials:
-        from chns.core.errors import TrialError
+        from chns.core import TrialError
         from chns.data.manifest import Manifest
         from chns.evaluation.trials import read_trials, resolve
 

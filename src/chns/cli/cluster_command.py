@@ -11,7 +11,7 @@ from chns.cli import command_parser
 from chns.cli.model_options import add_model_options, add_root_option, load_on_device
 
 if TYPE_CHECKING:
-    from chns.core.arrays import Float32Array
+    from chns.core import Float32Array
     from chns.sampling.clusters import SpeakerClusters
 
 _EXAMPLES = """  chns cluster runs/supcon/model vox2.parquet --num-clusters 50 --out clusters.safetensors
@@ -103,7 +103,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
 def _write_table(path: Path, speakers: list[str], centroids: Float32Array, clusters: SpeakerClusters) -> None:
     import csv
 
-    from chns.core.files import atomic_path, table_cell
+    from chns.core import atomic_path, table_cell
     from chns.sampling.clusters import similarity_to_centre
 
     rows = zip(speakers, clusters.labels.tolist(), similarity_to_centre(centroids, clusters).tolist(), strict=True)

@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     """Compare, and print the table; or only say what would be done."""
-    from chns.comparison.comparison_settings import read_comparison
+    from chns.comparison.runs import read_comparison
 
     comparison = read_comparison(arguments.config, baseline=arguments.baseline)
 

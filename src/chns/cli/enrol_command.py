@@ -7,12 +7,14 @@ import json
 from pathlib import Path
 
 from chns.cli import command_parser
-from chns.cli.model_options import add_channel_option, add_verifier_options, load_verifier
-from chns.cli.store_options import (
+from chns.cli.model_options import (
     KEY_HELP,
+    add_channel_option,
     add_key_option,
     add_store_argument,
+    add_verifier_options,
     embed_recordings,
+    load_verifier,
 )
 
 _EXAMPLES = f"""  chns enrol runs/chns/model people.store anna anna-1.wav anna-2.wav --note "consent of 2026-05-04"

@@ -13,7 +13,7 @@ from chns.cli import command_parser
 from chns.cli.model_options import add_model_options, add_root_option, load_on_device
 
 if TYPE_CHECKING:
-    from chns.core.arrays import IntArray
+    from chns.core import IntArray
     from chns.data.manifest import Manifest
     from chns.evaluation.enrolment import EnrolmentModels
     from chns.evaluation.normalisation import CohortNormalisation, Kind

@@ -12,7 +12,7 @@ from chns.cli import command_parser
 if TYPE_CHECKING:
     from chns.bundle.bundle import Bundle
     from chns.bundle.graph import Graph
-    from chns.core.arrays import Float32Array
+    from chns.core import Float32Array
     from chns.data.manifest import Manifest
     from chns.evaluation.trials import Trials
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chns.core.arrays import BoolArray, Float64Array
+from chns.core import BoolArray, Float64Array
 
 if TYPE_CHECKING:
     from chns.evaluation.intervals import Interval
@@ -109,7 +109,7 @@ def interval_sections(
 
 
 def _scores_of_same_trials(path: Path, trials: Trials) -> Float64Array:
-    from chns.core.errors import TrialError
+    from chns.core import TrialError
     from chns.evaluation.scoring import read_scores
 
     others, scores = read_scores(path)
@@ -186,7 +186,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     """Read the scores, print the metrics, and write the DET curve if wished."""
-    from chns.core.errors import TrialError
+    from chns.core import TrialError
     from chns.evaluation.scoring import read_scores
 
     trials, scores = read_scores(arguments.scores)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chns.cli import command_parser
-from chns.core.arrays import IntArray
+from chns.core import IntArray
 
 if TYPE_CHECKING:
     from chns.data.manifest import Manifest

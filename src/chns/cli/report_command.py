@@ -12,9 +12,8 @@ from chns.cli import command_parser
 from chns.cli.model_options import add_model_options, resolve_device
 
 if TYPE_CHECKING:
-    from chns.report.compared import Comparison
     from chns.report.page import Report
-    from chns.report.run_findings import RunFindings
+    from chns.report.run_findings import Comparison, RunFindings
 
 _EXAMPLES = """  chns evaluate runs/chns/model vox1.parquet --trials veri_test2.txt --scores runs/chns/scores/vox1-o.txt
   chns report runs/supcon runs/chns --out report
@@ -81,7 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _comparison_and_runs(given: Sequence[Path]) -> tuple[Comparison | None, Sequence[Path]]:
     """What was given as runs: a comparison, which brings its own, or runs."""
-    from chns.report.compared import FILE_NAME, read_comparison
+    from chns.report.run_findings import FILE_NAME, read_comparison
 
     comparisons = [folder for folder in given if (folder / FILE_NAME).is_file()]
     if not comparisons:

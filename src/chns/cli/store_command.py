@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chns.cli import command_parser
-from chns.cli.store_options import KEY_HELP, add_key_option, add_store_argument
+from chns.cli.model_options import KEY_HELP, add_key_option, add_store_argument
 
 if TYPE_CHECKING:
     from chns.store.voiceprints import VoiceprintStore

@@ -18,8 +18,7 @@ import torch
 from chns.bundle.bundle import load_bundle
 from chns.comparison.runs import PlannedRun, TrialListSettings
 from chns.comparison.verdict import Change
-from chns.core.arrays import BoolArray, Float64Array, IntArray
-from chns.core.errors import TrialError
+from chns.core import BoolArray, Float64Array, IntArray, TrialError
 from chns.data.manifest import Manifest
 from chns.evaluation.intervals import BootstrapMetrics, Interval, bootstrap_metrics, mean_over_seeds
 from chns.evaluation.scoring import read_scores, write_scores

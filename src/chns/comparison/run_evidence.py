@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from chns.core.arrays import Float64Array, IntArray
+from chns.core import Float64Array, IntArray
 from chns.training.folder import TrainSettings
 
 Log = Mapping[str, Float64Array]

@@ -31,8 +31,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
-from chns.core.arrays import Float32Array
-from chns.core.errors import AudioError, ChnsError
+from chns.core import AudioError, ChnsError, Float32Array
 from chns.data.storage.packed import Recording
 
 MP4_EXTENSIONS = (".m4a", ".mp4")

@@ -30,9 +30,7 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
-from chns.core.arrays import Float32Array
-from chns.core.errors import AudioError
-from chns.core.files import atomic_path
+from chns.core import AudioError, Float32Array, atomic_path
 from chns.data.aac import AAC_EXTENSIONS, AacStream, Mixed, one_channel, open_aac
 from chns.data.container import claim_of, with_data_size
 from chns.data.storage.packed import Recording

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from chns.core.errors import AudioError
+from chns.core import AudioError
 from chns.data.audio import Waveform, read_audio
 from chns.data.augmentation.speed import change_speed, speed_factors
 from chns.data.manifest import Manifest, Utterance

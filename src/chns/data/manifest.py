@@ -24,8 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chns.core.arrays import Float64Array, IntArray
-from chns.core.errors import ManifestError
+from chns.core import Float64Array, IntArray, ManifestError
 from chns.data.manifest_file import (
     CHANNEL_COLUMN,
     PACKED_COLUMNS,

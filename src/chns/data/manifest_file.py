@@ -17,8 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from chns.core.errors import ManifestError
-from chns.core.files import atomic_path
+from chns.core import ManifestError, atomic_path
 from chns.data.storage.remote import HEADER_BYTES, RemoteRoot
 from chns.data.text_rows import split_rows
 

@@ -34,8 +34,7 @@ import pyarrow.parquet as pq
 import soundfile
 from tqdm import tqdm
 
-from chns.core.errors import AudioError, ManifestError
-from chns.core.files import atomic_path, locked_folder, require_ours
+from chns.core import AudioError, ManifestError, atomic_path, locked_folder, require_ours
 from chns.core.parallel import mapped
 from chns.data.audio import audio_info, read_audio
 from chns.data.corpora.scan import Rejected, ScanResult

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from chns.core.arrays import Float32Array
+from chns.core import Float32Array
 
 RELIABLE_SECONDS = 2.0
 SILENCE_DBFS = -60.0

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from chns.core.files import atomic_path, locked_folder
+from chns.core import atomic_path, locked_folder
 from chns.core.parallel import mapped
 from chns.data.manifest import Manifest, Utterance, fingerprint
 

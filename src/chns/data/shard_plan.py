@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from chns.core.errors import ManifestError
+from chns.core import ManifestError
 from chns.data.corpora.scan import Rejected
 from chns.data.manifest import Manifest
 from chns.data.storage.packed import PackedRecording, Recording, split_path

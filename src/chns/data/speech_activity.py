@@ -23,8 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import soxr
 
-from chns.core.arrays import Float32Array
-from chns.core.errors import AudioError, ChnsError, ManifestError
+from chns.core import AudioError, ChnsError, Float32Array, ManifestError
 from chns.data.audio import Waveform
 from chns.data.manifest import Manifest, Utterance, numbers, with_columns
 from chns.data.resumable import process_utterances

@@ -20,7 +20,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Literal
 
-from chns.core.errors import ManifestError
+from chns.core import ManifestError
 
 _MAX_LINE_BYTES = 2**20
 _MAX_GROWTH, _ALWAYS_ALLOWED_BYTES = 200, 2**24

@@ -27,8 +27,7 @@ from typing import Any, NamedTuple, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
-from chns.core.arrays import BoolArray, Float64Array
-from chns.core.errors import ModelFileError
+from chns.core import BoolArray, Float64Array, ModelFileError
 from chns.evaluation.metrics import bayes_threshold, checked_trials, error_rates
 
 QUALITY_MEASURES = ("duration", "magnitude")

@@ -14,13 +14,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from chns.core.arrays import Float32Array, Float64Array, IntArray
+from chns.core import Float32Array, Float64Array, IntArray, atomic_path
 from chns.core.distributed import gather_array, rank, world_size
-from chns.core.files import atomic_path
 from chns.data.dataset import CropRequest, SpeakerCrops, WholeUtterances, pad_waveforms, plain_worker_errors
 from chns.data.manifest import Manifest
 from chns.encoders import SpeakerEncoder
-from chns.sampling.flat_groups import centroids_of, draw_per_speaker
+from chns.sampling.speaker_batches import centroids_of, draw_per_speaker
 
 _BATCH_SECONDS = 120.0
 

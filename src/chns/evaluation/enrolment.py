@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from chns.core.arrays import Float32Array, Float64Array, IntArray
-from chns.core.errors import TrialError
+from chns.core import Float32Array, Float64Array, IntArray, TrialError
 from chns.evaluation.pairs import unit_embeddings
 from chns.evaluation.trials import FieldLines, Trials, find_utterances
 

@@ -34,8 +34,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from chns.core.arrays import BoolArray, Float64Array
-from chns.core.files import atomic_path
+from chns.core import BoolArray, Float64Array, atomic_path
 
 
 def detection_cost(

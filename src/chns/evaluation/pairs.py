@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from chns.core.arrays import BoolArray, Float32Array, IntArray
-from chns.core.errors import ManifestError, TrialError
+from chns.core import BoolArray, Float32Array, IntArray, ManifestError, TrialError
 from chns.evaluation.trials import Trials
 
 if TYPE_CHECKING:

@@ -7,9 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from chns.core.arrays import BoolArray, Float32Array, Float64Array, IntArray
-from chns.core.errors import TrialError
-from chns.core.files import atomic_path, number
+from chns.core import BoolArray, Float32Array, Float64Array, IntArray, TrialError, atomic_path, number
 from chns.evaluation.pairs import unit_embeddings
 from chns.evaluation.trials import FieldLines, Trials, require_plain_names
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from chns.core.arrays import BoolArray, Float64Array, IntArray
+from chns.core import BoolArray, Float64Array, IntArray
 from chns.evaluation.metrics import REPORTED_P_TARGETS, ErrorRates, as_labels, error_rates
 
 

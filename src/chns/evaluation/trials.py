@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chns.core.arrays import IntArray
-from chns.core.errors import TrialError
+from chns.core import IntArray, TrialError
 
 if TYPE_CHECKING:
     from chns.data.manifest import Manifest
@@ -28,8 +27,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy.typing as npt
 
-from chns.core.arrays import BoolArray
-from chns.core.files import atomic_path
+from chns.core import BoolArray, atomic_path
 from chns.data.manifest import Manifest
 
 _AUDIO_SUFFIX = re.compile(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from chns.core.arrays import Float32Array, Float64Array, IntArray
+from chns.core import Float32Array, Float64Array, IntArray
 from chns.data.manifest import Manifest
 from chns.encoders import SpeakerEncoder
 from chns.evaluation.embedder import embed_utterances
@@ -19,7 +19,7 @@ from chns.evaluation.enrolment import Averaged, EnrolmentModels, score_enrolment
 from chns.evaluation.normalisation import CohortNormalisation, normalise
 from chns.evaluation.pairs import unit_embeddings
 from chns.evaluation.scoring import cosine_scores
-from chns.sampling.flat_groups import centroids_of
+from chns.sampling.speaker_batches import centroids_of
 
 
 def score_trials(

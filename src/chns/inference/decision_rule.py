@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from chns.core.errors import ModelFileError
+from chns.core import ModelFileError
 from chns.evaluation.calibration import Calibration, is_number
 
 _OF_STRANGERS = 0.0  # mean cosine of directions that have nothing in common

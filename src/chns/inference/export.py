@@ -30,9 +30,7 @@ import torch
 from chns.bundle.bundle_graph import LARGEST_DISTANCE, checked_distance, several_lengths
 from chns.bundle.graph import Graph, model_graph, onnx_graph, torch_export_graph
 from chns.bundle.onnx_file import OPSET, require_export_packages, write_waveform_graph
-from chns.core.arrays import BoolArray, Float32Array, IntArray
-from chns.core.errors import AudioError
-from chns.core.files import atomic_path
+from chns.core import AudioError, BoolArray, Float32Array, IntArray, atomic_path
 from chns.data.audio import read_audio
 from chns.data.dataset import WholeUtterances
 from chns.data.manifest import Manifest
@@ -158,7 +156,8 @@ def export_model(model: SpeakerEncoder, path: Path, *, form: str, check: Sequenc
         model: Waveforms to embeddings; put on the CPU and into evaluation mode.
         path: The file. One that exists is replaced, but not if the check fails.
         form: One of `FORMS`: "onnx" (a file in .onnx) or "torch-export" (.pt2).
-        check: Waveforms to compare on, each of shape (batch, samples); `chns.bundle.bundle_graph.built_in_signal` gives some.
+        check: Waveforms to compare on, each of shape (batch, samples), such as
+            `chns.bundle.bundle_graph.built_in_signal` gives.
 
     Raises:
         ValueError: If there is no such form, the path ends otherwise, or there is nothing to check on.

@@ -26,9 +26,7 @@ from chns.bundle.bundle import Architecture
 from chns.bundle.bundle_graph import LARGEST_DISTANCE, checked_distance
 from chns.bundle.graph import Graph, largest_distance, model_graph, onnx_graph
 from chns.bundle.onnx_file import OPSET, write_onnx
-from chns.core.arrays import Float32Array
-from chns.core.errors import ConfigError
-from chns.core.files import atomic_path
+from chns.core import ConfigError, Float32Array, atomic_path
 from chns.encoders import SpeakerEncoder
 from chns.features import LogMel
 from chns.inference.export import Exported, require_suffix

@@ -17,8 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from chns.core.arrays import Float32Array
-from chns.core.errors import AudioError
+from chns.core import AudioError, Float32Array
 from chns.data.audio import MAX_RATE_HZ, MIN_RATE_HZ, proven_info, read_audio
 from chns.data.quality import LARGEST_SAMPLE, Quality, joint_quality, measure_quality
 

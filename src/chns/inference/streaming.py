@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import soxr
 
-from chns.core.arrays import Float32Array
+from chns.core import Float32Array
 from chns.inference.listening import MIN_SECONDS, WINDOW_SECONDS, as_waveform, checked_rate, measure_quality
 from chns.inference.verifier import AudioArray, Verifier
 from chns.store.content import VoiceprintSearch

@@ -20,9 +20,7 @@ import numpy as np
 import torch
 
 from chns.bundle.bundle import load_bundle
-from chns.core.arrays import Float64Array
-from chns.core.errors import ManifestError, RunFolderError
-from chns.core.files import atomic_path, table_cell
+from chns.core import Float64Array, ManifestError, RunFolderError, atomic_path, table_cell
 from chns.evaluation.metrics import verification_metrics
 from chns.evaluation.scoring import read_scores
 from chns.evaluation.trials import Trials

@@ -31,8 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
 
-from chns.core.errors import ChnsError
-from chns.core.files import atomic_path
+from chns.core import ChnsError, atomic_path
 from chns.report.run_findings import RunFindings
 
 if TYPE_CHECKING:

@@ -29,12 +29,20 @@ from typing import Any
 import numpy as np
 
 from chns import __version__
-from chns.core.files import atomic_path
+from chns.core import atomic_path
 from chns.report.collect import write_duplicates
-from chns.report.compared import Comparison
+from chns.report.curve_figures import (
+    QUANTITIES,
+    RunScores,
+    by_trial_list,
+    det_figure,
+    measured,
+    score_figure,
+    score_limits,
+    training_figure,
+)
 from chns.report.drawing import COLOURS, NUM_CLUSTER_COLOURS, Figure, RunStyle, require_libraries, run_styles
-from chns.report.error_figures import RunScores, by_trial_list, det_figure, score_figure, score_limits
-from chns.report.run_findings import RunFindings, SpeakerMap, SuspectedDuplicate
+from chns.report.run_findings import Comparison, RunFindings, SpeakerMap, SuspectedDuplicate
 from chns.report.speaker_figures import (
     hardness_figure,
     hardness_limits,
@@ -44,7 +52,6 @@ from chns.report.speaker_figures import (
     tightness_figure,
 )
 from chns.report.tables import cluster_rows, list_errors, list_sizes, run_decisions, run_rows, suspected_pairs
-from chns.report.training_figures import QUANTITIES, measured, training_figure
 
 _log = logging.getLogger(__name__)
 

@@ -32,9 +32,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from chns.bundle.bundle import Bundle
-from chns.core.arrays import Float32Array, Float64Array, IntArray
-from chns.core.errors import ManifestError
-from chns.core.files import atomic_path
+from chns.core import Float32Array, Float64Array, IntArray, ManifestError, atomic_path
 from chns.data.manifest import Manifest
 from chns.evaluation.embedder import embed_crops
 from chns.evaluation.scoring import cosine_scores
@@ -47,9 +45,8 @@ from chns.sampling.clusters import (
     derived_num_clusters,
     unit_length,
 )
-from chns.sampling.flat_groups import centroids_of, draw_per_speaker
 from chns.sampling.neighbours import find_neighbours
-from chns.sampling.speaker_batches import BatchShape, HardSpeakerBatches
+from chns.sampling.speaker_batches import BatchShape, HardSpeakerBatches, centroids_of, draw_per_speaker
 from chns.training.folder import BatchSettings, ClusterSettings
 
 _log = logging.getLogger(__name__)

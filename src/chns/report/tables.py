@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from chns.core.arrays import IntArray
+from chns.core import IntArray
+from chns.report.curve_figures import RunScores
 from chns.report.drawing import printable
-from chns.report.error_figures import RunScores
 from chns.report.run_findings import RunFindings, ScoredTrials, SuspectedDuplicate
 
 _COLUMNS_OF_A_LIST = 3

@@ -20,11 +20,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from chns.core.arrays import IntArray
+from chns.core import IntArray
 from chns.sampling.clusters import SpeakerClusters
-from chns.sampling.flat_groups import Groups, first_of_each
 from chns.sampling.neighbours import SpeakerNeighbours
-from chns.sampling.speaker_batches import BatchShape, HardSpeakerBatches, Rounds, SpeakerBatches
+from chns.sampling.speaker_batches import BatchShape, Groups, HardSpeakerBatches, Rounds, SpeakerBatches, first_of_each
 
 Pooling = Literal["random", "nearest", "even"]
 

@@ -13,9 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from chns.core.arrays import Float32Array, Float64Array, IntArray
-from chns.core.errors import ModelFileError
-from chns.core.files import atomic_path
+from chns.core import Float32Array, Float64Array, IntArray, ModelFileError, atomic_path
 
 _FORMAT = "chns-clusters-1"
 _ITERATIONS = 25

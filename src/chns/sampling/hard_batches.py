@@ -15,14 +15,13 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from chns.core.arrays import Float32Array, IntArray
+from chns.core import Float32Array, IntArray
 from chns.sampling.batches import ClusterSpeakerBatches, NeighbourSpeakerBatches, Pooling, RandomSpeakerBatches
 from chns.sampling.clusters import SpeakerClusters, cluster_speakers, derived_num_clusters
-from chns.sampling.flat_groups import centroids_of, draw_per_speaker
 from chns.sampling.neighbours import SpeakerNeighbours, find_neighbours
 from chns.sampling.same_person import persons_of, suspected_pairs
 from chns.sampling.schedule import EpochSignals, Schedule, StartAt
-from chns.sampling.speaker_batches import BatchShape, HardSpeakerBatches, SpeakerBatches
+from chns.sampling.speaker_batches import BatchShape, HardSpeakerBatches, SpeakerBatches, centroids_of, draw_per_speaker
 
 _log = logging.getLogger(__name__)
 

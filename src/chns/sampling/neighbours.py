@@ -17,9 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from chns.core.arrays import Float32Array, IntArray
-from chns.core.errors import ModelFileError
-from chns.core.files import atomic_path
+from chns.core import Float32Array, IntArray, ModelFileError, atomic_path
 from chns.sampling.clusters import unit_length
 
 _FORMAT = "chns-neighbours-1"

@@ -36,7 +36,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from chns.core.arrays import BoolArray, Float32Array, Float64Array, IntArray
+from chns.core import BoolArray, Float32Array, Float64Array, IntArray
 from chns.sampling.neighbours import find_neighbours
 
 _ROWS_AT_ONCE = 8192

@@ -23,8 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from chns.core.arrays import Float32Array, IntArray
-from chns.core.errors import ModelFileError
+from chns.core import Float32Array, IntArray, ModelFileError
 from chns.store.encryption import StoredValues
 
 MOST_BY_NUMPY = 100_000

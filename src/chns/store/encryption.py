@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from chns.core.errors import ChnsError, ModelFileError
+from chns.core import ChnsError, ModelFileError
 
 KEY_VARIABLE = "CHNS_STORE_KEY"
 

@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chns.core.errors import ModelFileError
+from chns.core import ModelFileError
 from chns.store.encryption import KeyProof
 
 BUSY_SECONDS = 30.0

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from chns.core.files import atomic_path
+from chns.core import atomic_path
 from chns.store.content import Voiceprint
 from chns.store.voiceprints import VoiceprintStore
 

@@ -22,8 +22,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from chns.core.arrays import Float32Array
-from chns.core.errors import ModelFileError
+from chns.core import Float32Array, ModelFileError
 from chns.store.content import ExemplarSearch, StoreContent, Utterances, Voiceprint, VoiceprintSearch
 from chns.store.encryption import StoredValues, prove, values_for
 from chns.store.store_file import LARGEST_DIM, StoreIdentity, create_store_file, open_store_file, scrub, transaction

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from chns.bundle.bundle import OUR_FACTORIES, Architecture, load_bundle
+from chns.core import ConfigError
 from chns.core.distributed import rank, world_size
-from chns.core.errors import ConfigError
 from chns.core.factory import make
 from chns.data.augmentation.augmenter import Augmenter
 from chns.data.augmentation.background import (
@@ -43,7 +43,7 @@ from chns.sampling.hard_batches import ClusterGroups, NeighbourGroups
 from chns.sampling.schedule import Schedule, StartAt, StartWhenEasy
 from chns.sampling.speaker_batches import BatchShape
 from chns.training.log import MetricsLogger
-from chns.training.loop import Rhythm
+from chns.training.loop import Rhythm, Validation
 from chns.training.plan import BatchPlan, CentroidCrops
 from chns.training.settings import (
     AugmentationSettings,
@@ -54,7 +54,6 @@ from chns.training.settings import (
     ReverberationSettings,
     TrainSettings,
 )
-from chns.training.validation import Validation
 
 # Of the cost of a training, a segment of which costs three forward passes, that `auto` spends on its one pass.
 _AUTO_PASS_SHARE = 0.05

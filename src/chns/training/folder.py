@@ -17,9 +17,7 @@ from typing import Any
 import numpy as np
 from jsonargparse import ArgumentError
 
-from chns.core.arrays import Float64Array
-from chns.core.errors import ConfigError, RunFolderError, in_short, quoted
-from chns.core.files import bounded_text, read_yaml
+from chns.core import ConfigError, Float64Array, RunFolderError, bounded_text, in_short, quoted, read_yaml
 from chns.sampling.clusters import SpeakerClusters
 from chns.training.log import COLUMNS
 from chns.training.settings import BatchSettings, ClusterSettings, ObjectSettings, SettingsParser, TrainSettings

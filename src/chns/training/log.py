@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from chns.core.files import atomic_path
+from chns.core import atomic_path
 from chns.training.step import StepResult
 
 COLUMNS = (

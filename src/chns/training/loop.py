@@ -1,4 +1,6 @@
-"""The training loop: random warm-up, then centroids, clusters and the hard phase, in one run that can be resumed.
+"""Error rates on speakers that are not trained on.
+
+The training loop: random warm-up, then centroids, clusters and the hard phase, in one run that can be resumed.
 
 Everything random is a function of the seed and the position in the run, and the position is saved with the weights, so
 a run that was killed and goes on ends with the same weights as one left alone (on the same kind of device). With
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Never
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -23,20 +26,72 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from chns.core import NonFiniteError, atomic_path
 from chns.core.distributed import any_process, average_buffers
-from chns.core.errors import NonFiniteError
-from chns.core.files import atomic_path
 from chns.data.dataset import CropBatches, SpeakerCrops, plain_worker_errors
+from chns.data.manifest import Manifest
 from chns.encoders import SpeakerEncoder
-from chns.evaluation.metrics import VerificationMetrics
+from chns.evaluation.metrics import VerificationMetrics, verification_metrics
+from chns.evaluation.pairs import make_trials
+from chns.evaluation.trials import resolve
+from chns.evaluation.verification import score_trials
 from chns.sampling.schedule import EpochSignals
 from chns.training.log import Meter, MetricsLogger, RunLog
 from chns.training.plan import BatchPlan
 from chns.training.state import Stateful, StopRequest, load_training, save_training
 from chns.training.step import TrainingStep
-from chns.training.validation import Validation
 
 _log = logging.getLogger(__name__)
+
+
+class Validation:
+    """A fixed list of trials on held-out speakers, scored by the cosine of whole-utterance embeddings.
+
+    Args:
+        manifest: Utterances of speakers that are not in the training manifest.
+        num_trials: Half of them targets; fewer if the manifest does not give as many.
+        seed: Decides the trials.
+        num_workers: Processes that decode.
+
+    Raises:
+        ValueError: If there are not two speakers, or no speaker has two utterances.
+    """
+
+    def __init__(self, manifest: Manifest, *, num_trials: int, seed: int, num_workers: int) -> None:
+        sizes = np.bincount(manifest.speaker_labels)
+        if len(sizes) < 2 or sizes.max() < 2:
+            raise ValueError(
+                "validation must have two speakers and a speaker with two utterances, "
+                f"got {len(sizes)} speakers with at most {sizes.max(initial=0)} utterances."
+            )
+        half = num_trials // 2
+        target_pairs = int((sizes * (sizes - 1) // 2).sum())
+        nontarget_pairs = len(manifest) * (len(manifest) - 1) // 2 - target_pairs
+        trials = make_trials(
+            manifest,
+            targets_per_speaker=max(1, half // len(sizes)),
+            num_nontargets=min(half, nontarget_pairs),
+            nontargets="random",
+            seed=seed,
+        )
+        self._enrolment, self._test = resolve(trials, manifest)
+        assert trials.is_target is not None
+        self._is_target = trials.is_target
+        self._manifest = manifest
+        self._num_workers = num_workers
+
+    def measure(self, model: SpeakerEncoder, device: torch.device) -> VerificationMetrics:
+        """Embed the utterances and score the trials."""
+        scores = score_trials(
+            model,
+            self._manifest,
+            self._enrolment,
+            self._test,
+            num_workers=self._num_workers,
+            device=device,
+            sharded=True,
+        )
+        return verification_metrics(scores, self._is_target)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from chns.bundle.bundle import weights_digest
-from chns.core.arrays import Float32Array, IntArray
+from chns.core import Float32Array, IntArray
 from chns.core.distributed import from_first_process
 from chns.data.manifest import Manifest
 from chns.encoders import SpeakerEncoder

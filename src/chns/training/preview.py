@@ -14,8 +14,7 @@ import numpy as np
 import scipy.signal
 import torch
 
-from chns.core.errors import ChnsError
-from chns.core.files import atomic_path
+from chns.core import ChnsError, atomic_path
 from chns.data.audio import Waveform, write_audio
 from chns.data.dataset import CropRequest, SpeakerCrops
 from chns.data.manifest import Manifest

@@ -16,9 +16,8 @@ from lightning_fabric import Fabric
 
 from chns.bundle.bundle import Architecture, load_bundle, require_own_bundle, save_bundle
 from chns.bundle.bundle_graph import add_graph_if_possible
+from chns.core import ConfigError, atomic_path, in_short, locked_folder
 from chns.core.distributed import from_first_process, rank
-from chns.core.errors import ConfigError, in_short
-from chns.core.files import atomic_path, locked_folder
 from chns.data.manifest import Manifest
 from chns.encoders import SpeakerEncoder
 from chns.evaluation.metrics import VerificationMetrics

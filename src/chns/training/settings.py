@@ -14,8 +14,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser, get_loader, set_loader
 from yaml import YAMLError
 
-from chns.core.errors import ConfigError, in_short, quoted
-from chns.core.files import bounded_text, require_small_yaml
+from chns.core import ConfigError, bounded_text, in_short, quoted, require_small_yaml
 
 CodecKind = Literal["telephone", "gsm", "mp3", "opus"]
 

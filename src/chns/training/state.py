@@ -13,9 +13,8 @@ from typing import Any, Protocol
 import torch
 
 from chns.bundle.bundle import require_finite
+from chns.core import ModelFileError, atomic_path
 from chns.core.distributed import any_process
-from chns.core.errors import ModelFileError
-from chns.core.files import atomic_path
 
 _FORMAT = "chns-training-2"
 

@@ -8,8 +8,7 @@ import pytest
 import soundfile
 from made_corpus import RATE, good_corpus, voice
 
-from chns.core.errors import FolderInUseError, ManifestError
-from chns.core.files import locked_folder
+from chns.core import FolderInUseError, ManifestError, locked_folder
 from chns.data import resumable
 from chns.data.check import Limits, check_manifest, summary_by_kind
 from chns.data.check import corpus as corpus_module

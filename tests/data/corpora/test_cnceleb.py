@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from chns.core.errors import ManifestError
+from chns.core import ManifestError
 from chns.data.corpora.cnceleb import check_lists, prepare_cnceleb
 from chns.data.manifest import Manifest
 from chns.evaluation.enrolment import read_enrolment_map, resolve_enrolment

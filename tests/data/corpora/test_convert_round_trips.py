@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 
-from chns.core.errors import ChnsError, ManifestError
+from chns.core import ChnsError, ManifestError
 from chns.data.audio import write_audio
 from chns.data.corpora.any_folder import prepare_speech_commands
 from chns.data.corpora.csv_table import read_csv, write_csv

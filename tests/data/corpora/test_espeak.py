@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chns.core.errors import ChnsError
+from chns.core import ChnsError
 from chns.data.corpora import espeak
 from chns.data.corpora.espeak import open_engine, require_espeak
 

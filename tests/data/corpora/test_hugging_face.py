@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from chns.core.errors import ChnsError, ManifestError
+from chns.core import ChnsError, ManifestError
 from chns.data.audio import read_audio
 from chns.data.corpora.hugging_face import HuggingFaceColumns, prepare_hugging_face
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from chns.core.errors import ManifestError
+from chns.core import ManifestError
 from chns.data.corpora.kaldi import prepare_kaldi
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from chns.core.errors import ManifestError
+from chns.core import ManifestError
 from chns.data.corpora.csv_table import ColumnNames, read_csv
 from chns.data.corpora.lhotse import read_lhotse
 from chns.data.corpora.listed import scan_list

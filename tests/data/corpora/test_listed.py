@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from chns.core.errors import ManifestError
+from chns.core import ManifestError
 from chns.data.audio import write_audio
 from chns.data.corpora.listed import columns_of, json_lines, number_of, relative_path, scan_list, text_lines, text_of
 from chns.data.corpora.scan import Candidate

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from chns.core.errors import AudioError
+from chns.core import AudioError
 from chns.data.audio import AudioInfo
 from chns.data.corpora.scan import Part
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from chns.core.errors import ManifestError
+from chns.core import ManifestError
 from chns.data.corpora import scan
 from chns.data.corpora.scan import Candidate, Rejected, ScanResult, find_recordings, scan_recordings
 from chns.data.manifest import Manifest

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from chns.core.errors import ManifestError
+from chns.core import ManifestError
 from chns.data.corpora.any_folder import prepare_speech_commands
 
 

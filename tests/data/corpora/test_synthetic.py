@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from chns.core.errors import ChnsError, ManifestError
+from chns.core import ChnsError, ManifestError
 from chns.data.audio import audio_info, read_audio
 from chns.data.corpora import synthetic
 from chns.data.corpora import synthetic as synthetic_sentences

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from voxceleb_archives import zipped
 
-from chns.core.errors import ManifestError
+from chns.core import ManifestError
 from chns.data.corpora.voxceleb import prepare_voxceleb, set_of_folder
 
 

@@ -10,8 +10,7 @@ from types import SimpleNamespace
 import pytest
 from voxceleb_archives import checksums, cut, zipped
 
-from chns.core.errors import FolderInUseError, ManifestError
-from chns.core.files import locked_folder
+from chns.core import FolderInUseError, ManifestError, locked_folder
 from chns.data.corpora import voxceleb_archives as voxceleb_unpacking
 from chns.data.corpora.voxceleb_archives import JoinedParts, check_md5, find_archives, unpack_archives
 

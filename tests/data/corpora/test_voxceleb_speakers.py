@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from chns.core.errors import ManifestError
+from chns.core import ManifestError
 from chns.data.corpora import voxceleb as voxceleb_speakers
 from chns.data.corpora.voxceleb import corpus_parts, read_speaker_table, read_speaker_tables
 from chns.data.manifest import Manifest

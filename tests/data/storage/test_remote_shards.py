@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 from chns.cli import main
-from chns.core.errors import AudioError, ChnsError, ManifestError
+from chns.core import AudioError, ChnsError, ManifestError
 from chns.data.audio import audio_info, read_audio
 from chns.data.augmentation.augmenter import Augmenter
 from chns.data.augmentation.level import Gain

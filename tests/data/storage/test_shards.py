@@ -22,8 +22,7 @@ from aac_files import write_aac
 from made_corpus import RATE, MadeCorpus, good_corpus, voice
 from torch.utils.data import DataLoader
 
-from chns.core.errors import AudioError, FolderInUseError, ManifestError
-from chns.core.files import locked_folder
+from chns.core import AudioError, FolderInUseError, ManifestError, locked_folder
 from chns.data import packing as writing
 from chns.data.audio import audio_info, read_audio
 from chns.data.check import check_manifest

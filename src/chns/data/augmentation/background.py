@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import scipy.fft
 
-from chns.core.errors import AudioError
+from chns.core import AudioError
 from chns.data.audio import EXTENSIONS, Waveform, audio_info, read_audio
 from chns.data.augmentation.level import power_of, require_probability, require_range
 from chns.data.corpora.scan import find_recordings

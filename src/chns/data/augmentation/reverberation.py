@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import scipy.signal
 
-from chns.core.errors import AudioError, ChnsError
+from chns.core import AudioError, ChnsError
 from chns.data.audio import Waveform, read_audio
 from chns.data.augmentation.background import recordings_in
 from chns.data.augmentation.level import power_of, require_probability, require_range

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import soxr
 
-from chns.core.arrays import Float64Array
-from chns.core.errors import ManifestError
+from chns.core import Float64Array, ManifestError
 from chns.data.audio import Waveform
 from chns.data.augmentation.level import require_probability
 from chns.data.manifest import Manifest, with_columns

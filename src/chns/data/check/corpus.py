@@ -21,8 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from chns.core.errors import ManifestError
-from chns.core.files import atomic_path
+from chns.core import ManifestError, atomic_path
 from chns.data.check.findings import CORRECT, DROP, KINDS, Finding, Limits, action, find, require_kinds, rows_to_drop
 from chns.data.check.measures import measure_utterance
 from chns.data.manifest import Manifest, numbers, with_columns

@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chns.core.arrays import BoolArray, Float64Array, IntArray
+from chns.core import BoolArray, Float64Array, IntArray
 from chns.data.check.measures import DURATION_TOLERANCE_SECONDS
 from chns.data.manifest import Manifest, numbers
 from chns.data.quality import CLIPPED_SHARE, LARGEST_SAMPLE, QUIET_DBFS

@@ -14,8 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.fft
 
-from chns.core.arrays import Float64Array
-from chns.core.errors import AudioError
+from chns.core import AudioError, Float64Array
 from chns.data.audio import AudioInfo, Waveform, audio_info, proven_info
 from chns.data.container import why_cut
 from chns.data.manifest import Utterance

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from chns.core.errors import ManifestError
+from chns.core import ManifestError
 from chns.data.audio import EXTENSIONS
 from chns.data.corpora.scan import MIN_DURATION_SECONDS, Candidate, Rejected, ScanResult, find_files, scan_recordings
 from chns.data.manifest import Manifest, relative_name

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple, get_args
 
-from chns.core.errors import ManifestError
+from chns.core import ManifestError
 from chns.data.corpora.scan import MIN_DURATION_SECONDS, Candidate, Rejected, ScanResult, find_files, scan_recordings
 from chns.data.manifest import Manifest, relative_name
 from chns.data.text_rows import text_lines

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from chns.core.errors import ManifestError
-from chns.core.files import atomic_path
+from chns.core import ManifestError, atomic_path
 from chns.data.corpora.listed import channel_of, columns_of, number_of, relative_path, text_of
 from chns.data.corpora.located import file_of, further_columns
 from chns.data.corpora.scan import Candidate, Part

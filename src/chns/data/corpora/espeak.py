@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from chns.core.errors import ChnsError
+from chns.core import ChnsError
 from chns.data.audio import Waveform
 
 _DATA_FILES = ("phondata", "phonindex", "phontab", "intonations", "en_dict")

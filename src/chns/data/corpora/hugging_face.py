@@ -21,8 +21,7 @@ import pyarrow.parquet as pq
 import soundfile
 from tqdm import tqdm
 
-from chns.core.errors import ChnsError, ManifestError
-from chns.core.files import atomic_path
+from chns.core import ChnsError, ManifestError, atomic_path
 from chns.data.audio import EXTENSIONS
 from chns.data.corpora.csv_table import table_rows
 from chns.data.corpora.listed import Entry, columns_of, json_lines, relative_path, scan_list, text_of

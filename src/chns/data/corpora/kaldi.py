@@ -20,8 +20,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import NamedTuple
 
-from chns.core.errors import ManifestError
-from chns.core.files import atomic_folder, number
+from chns.core import ManifestError, atomic_folder, number
 from chns.data.corpora.listed import relative_path, scan_list
 from chns.data.corpora.located import LocatedUtterance, located_utterances, require_new_or_empty
 from chns.data.corpora.scan import MIN_DURATION_SECONDS, Candidate, Part, Rejected, ScanResult

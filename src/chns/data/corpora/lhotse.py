@@ -15,8 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chns.core.errors import ChnsError, ManifestError
-from chns.core.files import atomic_folder
+from chns.core import ChnsError, ManifestError, atomic_folder
 from chns.data.corpora.listed import Entry, columns_of, json_lines, number_of, relative_path, text_of
 from chns.data.corpora.located import LocatedUtterance, located_utterances, require_new_or_empty
 from chns.data.corpora.scan import Candidate, Part

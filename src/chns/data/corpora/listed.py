@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from chns.core.errors import ManifestError
-from chns.core.files import number as plain_number
+from chns.core import ManifestError
+from chns.core import number as plain_number
 from chns.data.audio import channel_number
 from chns.data.corpora.scan import MIN_DURATION_SECONDS, Candidate, Rejected, ScanResult, scan_recordings
 from chns.data.manifest_file import CONTROL_CHARACTER, REQUIRED_COLUMNS

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from chns.core.errors import AudioError, ManifestError
+from chns.core import AudioError, ManifestError
 from chns.data.audio import AudioInfo, audio_info
 from chns.data.corpora.scan import Part
 from chns.data.manifest import Manifest, Utterance

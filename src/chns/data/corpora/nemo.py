@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
 
-from chns.core.errors import ManifestError
+from chns.core import ManifestError
 from chns.data.corpora.listed import Entry, columns_of, json_lines, number_of, relative_path, text_of
 from chns.data.corpora.scan import Candidate, Part
 from chns.data.manifest import relative_name

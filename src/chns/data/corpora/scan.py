@@ -25,8 +25,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from chns.core.errors import AudioError, ManifestError
-from chns.core.files import atomic_path, table_cell
+from chns.core import AudioError, ManifestError, atomic_path, table_cell
 from chns.core.parallel import mapped
 from chns.data.audio import (
     EXTENSIONS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from chns.core.errors import ManifestError
+from chns.core import ManifestError
 from chns.data.corpora.csv_table import table_rows
 from chns.data.corpora.listed import columns_of, number_of, relative_path, text_of
 from chns.data.corpora.scan import Candidate, Part

@@ -33,9 +33,7 @@ import numpy.typing as npt
 import soxr
 from tqdm import tqdm
 
-from chns.core.arrays import Float32Array
-from chns.core.errors import ChnsError, ManifestError
-from chns.core.files import atomic_path
+from chns.core import ChnsError, Float32Array, ManifestError, atomic_path
 from chns.data.audio import Waveform, audio_info, write_audio
 from chns.data.corpora.espeak import open_engine, require_espeak
 from chns.data.manifest import Manifest

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from chns.core.errors import ManifestError
+from chns.core import ManifestError
 from chns.data.audio import EXTENSIONS
 from chns.data.corpora.scan import MIN_DURATION_SECONDS, Candidate, Rejected, ScanResult, find_files, scan_recordings
 from chns.data.corpora.voxceleb_archives import check_md5, find_archives, unpack_archives

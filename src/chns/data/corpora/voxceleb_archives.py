@@ -33,8 +33,7 @@ from typing import BinaryIO, NamedTuple, Never
 
 from tqdm import tqdm
 
-from chns.core.errors import ManifestError
-from chns.core.files import locked_folder
+from chns.core import ManifestError, locked_folder
 from chns.data.audio import EXTENSIONS
 from chns.data.manifest_file import CONTROL_CHARACTER, UNSAFE_PATH
 

@@ -9,8 +9,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from chns.core.errors import ManifestError
-from chns.core.files import atomic_path
+from chns.core import ManifestError, atomic_path
 from chns.data.corpora.listed import columns_of, json_lines, relative_path, text_of
 from chns.data.corpora.located import located_utterances
 from chns.data.corpora.scan import Candidate

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
 
-from chns.core.errors import AudioError
+from chns.core import AudioError
 from chns.data.storage.remote import HEADER_BYTES, Part, RemoteRecording, is_header_of
 
 _SHARD_END = ".tar/"

@@ -27,7 +27,7 @@ from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from chns.core.errors import AudioError
+from chns.core import AudioError
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse, PoolManager

@@ -26,7 +26,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, Literal, TypeGuard
 from urllib.parse import quote, urlsplit
 
-from chns.core.errors import AudioError, ChnsError
+from chns.core import AudioError, ChnsError
 from chns.data.storage.ranges import Patience, driver_range, http_range
 
 
