@@ -75,6 +75,24 @@ def test_workers_do_not_change_the_crops(hum_manifest, num_workers):
     assert not torch.equal(expected[1][0], expected[1][1])
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_plain_indices_are_cropped_anew_each_time_and_alike_under_one_torch_seed(ramp, num_workers):
+    def epochs():
+        torch.manual_seed(3)
+        loader = DataLoader(
+            SpeakerCrops(ramp, crop_seconds=0.5, sample_rate_hz=16_000),
+            batch_sampler=[[0, 0], [0, 1]],
+            num_workers=num_workers,
+        )
+        return [torch.stack([waveforms for waveforms, _ in loader]) for _ in range(2)]
+
+    first, second = epochs()
+    assert len({float(start) for start in torch.cat([first[:, 0], second[:, 0], first[:1, 1]])[:, 0]}) == 5
+    torch.testing.assert_close(torch.stack(epochs()), torch.stack([first, second]), rtol=0, atol=0)
+    crops = SpeakerCrops(ramp, crop_seconds=0.5, sample_rate_hz=16_000)
+    assert [label for _, label in (crops[0], crops[np.int64(1)])] == [1, 0]
+
+
 def test_crop_requests_go_on_where_the_steps_do():
     everything = list(CropBatches([[1, 2], [3, 4], [5, 6]], seed=0, epoch=1))
     assert list(CropBatches([[5, 6]], seed=0, epoch=1, first_step=2)) == everything[2:]

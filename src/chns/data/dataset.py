@@ -7,6 +7,7 @@ depend on which worker cuts it, nor on how many there are.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -39,7 +40,10 @@ class CropRequest(NamedTuple):
 
 
 class SpeakerCrops(Dataset[tuple[Tensor, int]]):
-    """Random crops with their speaker labels, indexed by `CropRequest`.
+    """Random crops with their speaker labels, indexed by `CropRequest`, or by the number of an utterance.
+
+    The crop of a plain number is another one each time; torch's generator draws it, which a loader seeds in each of its
+    workers, so it depends on their number. Requests, as `CropBatches` makes them of any batch sampler, do not.
 
     An utterance shorter than the crop is repeated until it fills it. One whose manifest gives it a speed is played at
     that speed, see `chns.data.augmentation.speed`.
@@ -67,25 +71,27 @@ class SpeakerCrops(Dataset[tuple[Tensor, int]]):
         """Number of utterances."""
         return len(self.manifest)
 
-    def __getitem__(self, request: CropRequest) -> tuple[Tensor, int]:
+    def __getitem__(self, request: CropRequest | int) -> tuple[Tensor, int]:
         """The crop, shape (samples,), and the speaker label.
 
         Raises:
             FileNotFoundError: If the recording, or one that the augmentation needs, is gone.
             AudioError: If it cannot be decoded.
         """
+        request = _request_of(request)
         return self._labelled(self.augmented(request)[0], request)
 
-    def __getitems__(self, requests: Sequence[CropRequest]) -> list[tuple[Tensor, int]]:
+    def __getitems__(self, requests: Sequence[CropRequest | int]) -> list[tuple[Tensor, int]]:
         """A whole batch, which is what the loader asks for: from object storage, several recordings are on their way.
 
         Raises:
             FileNotFoundError, AudioError: As for a single one.
         """
-        plain_crops = _read_all(self._plain_crop, requests, self.manifest)
+        seeded = [_request_of(request) for request in requests]
+        plain_crops = _read_all(self._plain_crop, seeded, self.manifest)
         return [
             self._labelled(self._with_effects(crop, speed, request)[0], request)
-            for (crop, speed), request in zip(plain_crops, requests, strict=True)
+            for (crop, speed), request in zip(plain_crops, seeded, strict=True)
         ]
 
     def augmented(self, request: CropRequest) -> tuple[Waveform, tuple[str, ...]]:
@@ -237,6 +243,13 @@ def plain_worker_errors() -> Iterator[None]:
         last_line = str(error).strip().splitlines()[-1]
         qualified_name = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
         raise type(error)(last_line.removeprefix(f"{qualified_name}: ")) from error
+
+
+def _request_of(request: CropRequest | int) -> CropRequest:
+    """The request, or one for a plain number, with a seed of torch's generator."""
+    if isinstance(request, CropRequest):
+        return request
+    return CropRequest(operator.index(request), (int(torch.randint(2**63 - 1, ())),))
 
 
 def _read_all(read: Callable[[_Item], _Read], items: Sequence[_Item], manifest: Manifest) -> Iterator[_Read]:

@@ -82,3 +82,16 @@ def checked_embeddings(embeddings: Tensor, speaker_labels: Tensor) -> Tensor:
             f"got {tuple(embeddings.shape)} and {tuple(speaker_labels.shape)}."
         )
     return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+
+
+def refuse_mined_pairs(indices_tuple: object) -> None:
+    """Say that a loss compares all pairs of a batch, where a miner of pytorch-metric-learning has chosen some.
+
+    Raises:
+        ValueError: If pairs are given.
+    """
+    if indices_tuple is not None:
+        raise ValueError(
+            f"indices_tuple must be None, got {type(indices_tuple).__name__}. This loss compares all pairs of a batch: "
+            "leave the miner out, or take a loss of pytorch-metric-learning."
+        )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from chns.losses.contrast import Pairs, Temperature, checked_embeddings
+from chns.losses.contrast import Pairs, Temperature, checked_embeddings, refuse_mined_pairs
 
 
 class HSCLLoss(nn.Module):
@@ -73,19 +73,21 @@ class HSCLLoss(nn.Module):
         ramp = min(1.0, share_done / self._beta_ramp_share)
         self.beta = self._first_beta + ramp * (self._last_beta - self._first_beta)
 
-    def forward(self, embeddings: Tensor, speaker_labels: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor, speaker_labels: Tensor, indices_tuple: None = None) -> Tensor:
         """The loss of a batch, in float32 whatever the autocast type.
 
         Args:
             embeddings: Shape (N, dim); need not be normalised.
             speaker_labels: Shape (N,), integers; any number of utterances a speaker.
+            indices_tuple: None, which pytorch-metric-learning's trainers pass where there is no miner.
 
         Returns:
             A scalar.
 
         Raises:
-            ValueError: If shapes do not fit, no speaker occurs twice, or there is only one speaker.
+            ValueError: If shapes do not fit, pairs were mined, no speaker occurs twice, or there is only one speaker.
         """
+        refuse_mined_pairs(indices_tuple)
         with torch.autocast(embeddings.device.type, enabled=False):
             normalised = F.normalize(checked_embeddings(embeddings, speaker_labels))
             pairs = Pairs.of(speaker_labels)
