@@ -9,6 +9,7 @@ from chns.data.audio import read_audio, write_audio
 from chns.data.dataset import CropBatches, CropRequest, SpeakerCrops, WholeUtterances, pad_waveforms
 from chns.data.manifest import Manifest
 from chns.errors import AudioError
+from chns.sampling import BatchShape, RandomSpeakerBatches
 
 
 @pytest.fixture
@@ -97,6 +98,15 @@ def test_crop_requests_go_on_where_the_steps_do():
     everything = list(CropBatches([[1, 2], [3, 4], [5, 6]], seed=0, epoch=1))
     assert list(CropBatches([[5, 6]], seed=0, epoch=1, first_step=2)) == everything[2:]
     assert list(CropBatches([[4]], seed=0, epoch=1, first_step=1, first_place=1)) == [everything[1][1:]]
+
+
+def test_crop_requests_follow_the_epochs_of_a_sampler():
+    batches = RandomSpeakerBatches(np.arange(8).repeat(3), BatchShape(4, steps_per_epoch=2))
+    requests = CropBatches(batches, seed=7)
+    for epoch in range(3):
+        assert [request.seed[:3] for batch in requests for request in batch] == [
+            (7, epoch, s) for s in (0,) * 8 + (1,) * 8
+        ]
 
 
 def test_whole_utterances_are_read_up_to_the_limit(ramp, tmp_path):

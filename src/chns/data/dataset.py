@@ -201,13 +201,19 @@ class CropBatches:
     Args:
         batches: Yields lists of utterance indices, from step ``first_step`` of the epoch on.
         seed: Together with epoch, step and place in the batch, it decides each crop.
-        epoch: The epoch that batches yields.
+        epoch: The epoch that batches yields; by default what a sampler of `chns.sampling` says it is.
         first_step: Number of the first step that batches yields.
         first_place: Place, in the global batch, of the first utterance of each list.
     """
 
     def __init__(
-        self, batches: Iterable[Sequence[int]], *, seed: int, epoch: int, first_step: int = 0, first_place: int = 0
+        self,
+        batches: Iterable[Sequence[int]],
+        *,
+        seed: int,
+        epoch: int | None = None,
+        first_step: int = 0,
+        first_place: int = 0,
     ) -> None:
         self.batches = batches
         self.seed = seed
@@ -217,9 +223,11 @@ class CropBatches:
 
     def __iter__(self) -> Iterator[list[CropRequest]]:
         """Yield a list of requests a step."""
-        for step, utterances in enumerate(self.batches, self.first_step):
+        batches = iter(self.batches)  # from here on, a sampler that goes on by itself says which epoch it is
+        epoch = int(self.batches.epoch) if self.epoch is None else self.epoch  # type: ignore[attr-defined]
+        for step, utterances in enumerate(batches, self.first_step):
             yield [
-                CropRequest(utterance, (self.seed, self.epoch, step, place))
+                CropRequest(utterance, (self.seed, epoch, step, place))
                 for place, utterance in enumerate(utterances, self.first_place)
             ]
 
