@@ -21,6 +21,23 @@ def test_derived_settings_are_passed_only_to_who_takes_them_and_never_override()
     assert loss.weight.shape == (5, 3)
 
 
+class _Classes:
+    def __init__(self, num_classes, **options):
+        self.num_classes, self.options = num_classes, options
+
+
+class _Margin(_Classes):
+    def __init__(self, margin=1, **options):
+        super().__init__(**options)
+        self.margin = margin
+
+
+def test_derived_settings_reach_the_base_of_a_class_that_hands_the_rest_on(monkeypatch):
+    monkeypatch.setattr("chns.losses.Margin", _Margin, raising=False)
+    made = make("chns.losses.Margin", {}, num_classes=3, num_speakers=3)
+    assert (made.num_classes, made.options) == (3, {})
+
+
 def test_a_class_of_any_package_will_do():
     assert isinstance(make("torch.nn.Linear", {"in_features": 2, "out_features": 3}), torch.nn.Linear)
 

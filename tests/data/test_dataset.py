@@ -9,6 +9,7 @@ from chns.core import AudioError
 from chns.data.audio import read_audio, write_audio
 from chns.data.dataset import CropBatches, CropRequest, SpeakerCrops, WholeUtterances, pad_waveforms
 from chns.data.manifest import Manifest
+from chns.sampling import BatchShape, RandomSpeakerBatches
 
 
 @pytest.fixture
@@ -75,10 +76,37 @@ def test_workers_do_not_change_the_crops(hum_manifest, num_workers):
     assert not torch.equal(expected[1][0], expected[1][1])
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_plain_indices_are_cropped_anew_each_time_and_alike_under_one_torch_seed(ramp, num_workers):
+    def epochs():
+        torch.manual_seed(3)
+        loader = DataLoader(
+            SpeakerCrops(ramp, crop_seconds=0.5, sample_rate_hz=16_000),
+            batch_sampler=[[0, 0], [0, 1]],
+            num_workers=num_workers,
+        )
+        return [torch.stack([waveforms for waveforms, _ in loader]) for _ in range(2)]
+
+    first, second = epochs()
+    assert len({float(start) for start in torch.cat([first[:, 0], second[:, 0], first[:1, 1]])[:, 0]}) == 5
+    torch.testing.assert_close(torch.stack(epochs()), torch.stack([first, second]), rtol=0, atol=0)
+    crops = SpeakerCrops(ramp, crop_seconds=0.5, sample_rate_hz=16_000)
+    assert [label for _, label in (crops[0], crops[np.int64(1)])] == [1, 0]
+
+
 def test_crop_requests_go_on_where_the_steps_do():
     everything = list(CropBatches([[1, 2], [3, 4], [5, 6]], seed=0, epoch=1))
     assert list(CropBatches([[5, 6]], seed=0, epoch=1, first_step=2)) == everything[2:]
     assert list(CropBatches([[4]], seed=0, epoch=1, first_step=1, first_place=1)) == [everything[1][1:]]
+
+
+def test_crop_requests_follow_the_epochs_of_a_sampler():
+    batches = RandomSpeakerBatches(np.arange(8).repeat(3), BatchShape(4, steps_per_epoch=2))
+    requests = CropBatches(batches, seed=7)
+    for epoch in range(3):
+        assert [request.seed[:3] for batch in requests for request in batch] == [
+            (7, epoch, s) for s in (0,) * 8 + (1,) * 8
+        ]
 
 
 def test_whole_utterances_are_read_up_to_the_limit(ramp, tmp_path):

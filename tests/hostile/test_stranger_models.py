@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import yaml
-from chns.config import ObjectSettings, TrainingSettings, TrainSettings
 from chns.report.run_settings import read_settings
 from chns.run_folder import RunFolder
 from chns.starting_model import starting_model
@@ -19,6 +18,7 @@ from chns.comparison.runs import PlannedRun, TrialListSettings
 from chns.core import ConfigError, ModelFileError, RunFolderError
 from chns.data.audio import write_audio
 from chns.inference.verifier import Verifier
+from chns.training.settings import ObjectSettings, TrainingSettings, TrainSettings
 
 TINY = Architecture(
     encoder="chns.encoders.EcapaTdnn",

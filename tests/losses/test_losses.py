@@ -281,3 +281,12 @@ def test_a_sample_never_leaves_out_a_speaker_of_the_batch():
     torch.testing.assert_close(loss(x, labels), whole(x, labels))
     loss.eval()
     torch.testing.assert_close(loss(x[:1], labels[:1]), whole(x[:1], labels[:1]))
+
+
+@pytest.mark.parametrize("loss", [SupConLoss(), HSCLLoss(), AAMSoftmaxLoss(3, 5)])
+def test_the_third_argument_of_a_metric_learning_trainer_changes_nothing_or_is_refused(loss):
+    embeddings, labels = embeddings_of(LABELS["two each"]).float(), torch.tensor(LABELS["two each"])
+    assert loss(embeddings, labels, None) == loss(embeddings, labels)
+    mined = (torch.tensor([0]), torch.tensor([1]), torch.tensor([2]))
+    with pytest.raises(ValueError, match=r"indices_tuple must be None, got tuple\. This loss compares all pairs"):
+        loss(embeddings, labels, mined)

@@ -65,6 +65,27 @@ def test_every_shipped_configuration_builds_and_takes_a_step(configs, hum_manife
     assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
+@pytest.mark.parametrize(
+    ("loss", "derived"),
+    [
+        ("losses.MultiSimilarityLoss", {}),
+        ("losses.ProxyAnchorLoss", {"proxies": (18, 192)}),
+        ("losses.ArcFaceLoss", {"W": (192, 18)}),
+    ],
+)
+def test_a_loss_of_pytorch_metric_learning_trains_with_its_proxies(configs, hum_manifest, loss, derived):
+    settings = settings_of(configs, "supcon", "ecapa_tdnn_mobile", train=str(hum_manifest))
+    settings = replace(settings, loss=ObjectSettings(factory=f"pytorch_metric_learning.{loss}", settings={}))
+    manifest, _ = read_data(settings)
+    model = Architecture(encoder=settings.encoder.factory, encoder_settings=settings.encoder.settings).build()
+    made = make_loss(settings, model, manifest)
+    assert {name: tuple(value.shape) for name, value in made.named_parameters()} == derived
+    labels = torch.from_numpy(manifest.speaker_labels[:40])
+    made(model(0.1 * torch.randn(40, 4_000)), labels).backward()
+    trained = [*model.encoder.parameters(), *made.parameters()]
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in trained)
+
+
 def test_the_defaults_are_the_papers(configs):
     settings = settings_of(configs, "chns_hscl")
     assert (settings.batches.speakers_per_batch, settings.batches.utterances_per_speaker) == (650, 2)

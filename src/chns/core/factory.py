@@ -45,7 +45,7 @@ def make(factory: str, settings: Mapping[str, Any], **derived: Any) -> Any:
     unknown = [name for name in settings if name not in parameters and not open_ended]
     if unknown:
         raise ConfigError(f"settings of {factory} must be among {', '.join(parameters)}, got {', '.join(unknown)}.")
-    taken = {name: value for name, value in derived.items() if name in parameters}
+    taken = {name: value for name, value in derived.items() if name in _accepted(function)}
     try:
         return function(**{**taken, **settings})
     except (TypeError, ValueError) as error:
@@ -96,6 +96,20 @@ def require_trusted(part: str, name: str, *, ours: Collection[str], trusted: Col
 
 def _is_below(name: str, packages: Collection[str]) -> bool:
     return any(name.startswith(f"{package}.") for package in packages if package)
+
+
+def _accepted(function: Any) -> set[str]:
+    """Names of keyword arguments; of a class whose constructor hands the rest on, also those of its bases."""
+    callables = [function]
+    if inspect.isclass(function):
+        callables = [vars(base)["__init__"] for base in inspect.getmro(function) if "__init__" in vars(base)]
+    names: set[str] = set()
+    for one in callables:
+        parameters = inspect.signature(one).parameters
+        names |= set(parameters)
+        if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+            break
+    return names
 
 
 def _imported(factory: str) -> Any:

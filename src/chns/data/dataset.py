@@ -7,6 +7,7 @@ depend on which worker cuts it, nor on how many there are.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -39,7 +40,10 @@ class CropRequest(NamedTuple):
 
 
 class SpeakerCrops(Dataset[tuple[Tensor, int]]):
-    """Random crops with their speaker labels, indexed by `CropRequest`.
+    """Random crops with their speaker labels, indexed by `CropRequest`, or by the number of an utterance.
+
+    The crop of a plain number is another one each time; torch's generator draws it, which a loader seeds in each of its
+    workers, so it depends on their number. Requests, as `CropBatches` makes them of any batch sampler, do not.
 
     An utterance shorter than the crop is repeated until it fills it. One whose manifest gives it a speed is played at
     that speed, see `chns.data.augmentation.speed`.
@@ -67,25 +71,27 @@ class SpeakerCrops(Dataset[tuple[Tensor, int]]):
         """Number of utterances."""
         return len(self.manifest)
 
-    def __getitem__(self, request: CropRequest) -> tuple[Tensor, int]:
+    def __getitem__(self, request: CropRequest | int) -> tuple[Tensor, int]:
         """The crop, shape (samples,), and the speaker label.
 
         Raises:
             FileNotFoundError: If the recording, or one that the augmentation needs, is gone.
             AudioError: If it cannot be decoded.
         """
+        request = _request_of(request)
         return self._labelled(self.augmented(request)[0], request)
 
-    def __getitems__(self, requests: Sequence[CropRequest]) -> list[tuple[Tensor, int]]:
+    def __getitems__(self, requests: Sequence[CropRequest | int]) -> list[tuple[Tensor, int]]:
         """A whole batch, which is what the loader asks for: from object storage, several recordings are on their way.
 
         Raises:
             FileNotFoundError, AudioError: As for a single one.
         """
-        plain_crops = _read_all(self._plain_crop, requests, self.manifest)
+        seeded = [_request_of(request) for request in requests]
+        plain_crops = _read_all(self._plain_crop, seeded, self.manifest)
         return [
             self._labelled(self._with_effects(crop, speed, request)[0], request)
-            for (crop, speed), request in zip(plain_crops, requests, strict=True)
+            for (crop, speed), request in zip(plain_crops, seeded, strict=True)
         ]
 
     def augmented(self, request: CropRequest) -> tuple[Waveform, tuple[str, ...]]:
@@ -197,13 +203,19 @@ class CropBatches:
     Args:
         batches: Yields lists of utterance indices, from step ``first_step`` of the epoch on.
         seed: Together with epoch, step and place in the batch, it decides each crop.
-        epoch: The epoch that batches yields.
+        epoch: The epoch that batches yields; by default what a sampler of `chns.sampling` says it is.
         first_step: Number of the first step that batches yields.
         first_place: Place, in the global batch, of the first utterance of each list.
     """
 
     def __init__(
-        self, batches: Iterable[Sequence[int]], *, seed: int, epoch: int, first_step: int = 0, first_place: int = 0
+        self,
+        batches: Iterable[Sequence[int]],
+        *,
+        seed: int,
+        epoch: int | None = None,
+        first_step: int = 0,
+        first_place: int = 0,
     ) -> None:
         self.batches = batches
         self.seed = seed
@@ -213,9 +225,11 @@ class CropBatches:
 
     def __iter__(self) -> Iterator[list[CropRequest]]:
         """Yield a list of requests a step."""
-        for step, utterances in enumerate(self.batches, self.first_step):
+        batches = iter(self.batches)  # from here on, a sampler that goes on by itself says which epoch it is
+        epoch = int(self.batches.epoch) if self.epoch is None else self.epoch  # type: ignore[attr-defined]
+        for step, utterances in enumerate(batches, self.first_step):
             yield [
-                CropRequest(utterance, (self.seed, self.epoch, step, place))
+                CropRequest(utterance, (self.seed, epoch, step, place))
                 for place, utterance in enumerate(utterances, self.first_place)
             ]
 
@@ -239,6 +253,13 @@ def plain_worker_errors() -> Iterator[None]:
         last_line = str(error).strip().splitlines()[-1]
         qualified_name = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
         raise type(error)(last_line.removeprefix(f"{qualified_name}: ")) from error
+
+
+def _request_of(request: CropRequest | int) -> CropRequest:
+    """The request, or one for a plain number, with a seed of torch's generator."""
+    if isinstance(request, CropRequest):
+        return request
+    return CropRequest(operator.index(request), (int(torch.randint(2**63 - 1, ())),))
 
 
 def _read_all(read: Callable[[_Item], _Read], items: Sequence[_Item], manifest: Manifest) -> Iterator[_Read]:

@@ -1,5 +1,7 @@
 """Losses on a batch of embeddings and its speaker labels, all called as ``loss(embeddings, speaker_labels)``.
 
+They also take the third argument of pytorch-metric-learning's trainers, if it is None.
+
 | loss | needs in a batch | compares with | grows with the number of speakers |
 |---|---|---|---|
 | `SupConLoss` | two utterances of some speaker | every other utterance of the batch | no |

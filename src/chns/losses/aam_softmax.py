@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from chns.losses.contrast import checked_embeddings
+from chns.losses.contrast import checked_embeddings, refuse_mined_pairs
 
 
 class AAMSoftmaxLoss(nn.Module):
@@ -61,19 +61,21 @@ class AAMSoftmaxLoss(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_speakers, embedding_dim))
         nn.init.xavier_normal_(self.weight)
 
-    def forward(self, embeddings: Tensor, speaker_labels: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor, speaker_labels: Tensor, indices_tuple: None = None) -> Tensor:
         """The loss of a batch, in float32 whatever the autocast type.
 
         Args:
             embeddings: Shape (N, embedding_dim); need not be normalised.
             speaker_labels: Shape (N,), int64, between 0 and num_speakers - 1.
+            indices_tuple: None, which pytorch-metric-learning's trainers pass where there is no miner.
 
         Returns:
             A scalar.
 
         Raises:
-            ValueError: If shapes do not fit.
+            ValueError: If shapes do not fit, or pairs were mined.
         """
+        refuse_mined_pairs(indices_tuple)
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings = checked_embeddings(embeddings, speaker_labels)
             weight: Tensor = self.weight

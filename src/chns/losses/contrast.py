@@ -89,6 +89,19 @@ def checked_embeddings(embeddings: Tensor, speaker_labels: Tensor) -> Tensor:
     return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
 
 
+def refuse_mined_pairs(indices_tuple: object) -> None:
+    """Say that a loss compares all pairs of a batch, where a miner of pytorch-metric-learning has chosen some.
+
+    Raises:
+        ValueError: If pairs are given.
+    """
+    if indices_tuple is not None:
+        raise ValueError(
+            f"indices_tuple must be None, got {type(indices_tuple).__name__}. This loss compares all pairs of a batch: "
+            "leave the miner out, or take a loss of pytorch-metric-learning."
+        )
+
+
 class SupConLoss(nn.Module):
     """Pull the utterances of a speaker together against all other utterances of the batch.
 
@@ -121,19 +134,21 @@ class SupConLoss(nn.Module):
         self.temperature = Temperature(temperature, learn=learn_temperature)
         self.margin = margin
 
-    def forward(self, embeddings: Tensor, speaker_labels: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor, speaker_labels: Tensor, indices_tuple: None = None) -> Tensor:
         """The loss of a batch, in float32 whatever the autocast type.
 
         Args:
             embeddings: Shape (N, dim); need not be normalised.
             speaker_labels: Shape (N,), integers; any number of utterances a speaker.
+            indices_tuple: None, which pytorch-metric-learning's trainers pass where there is no miner.
 
         Returns:
             A scalar.
 
         Raises:
-            ValueError: If shapes do not fit, or no speaker occurs twice.
+            ValueError: If shapes do not fit, pairs were mined, or no speaker occurs twice.
         """
+        refuse_mined_pairs(indices_tuple)
         with torch.autocast(embeddings.device.type, enabled=False):
             normalised = F.normalize(checked_embeddings(embeddings, speaker_labels))
             pairs = Pairs.of(speaker_labels)
@@ -210,19 +225,21 @@ class HSCLLoss(nn.Module):
         ramp = min(1.0, share_done / self._beta_ramp_share)
         self.beta = self._first_beta + ramp * (self._last_beta - self._first_beta)
 
-    def forward(self, embeddings: Tensor, speaker_labels: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor, speaker_labels: Tensor, indices_tuple: None = None) -> Tensor:
         """The loss of a batch, in float32 whatever the autocast type.
 
         Args:
             embeddings: Shape (N, dim); need not be normalised.
             speaker_labels: Shape (N,), integers; any number of utterances a speaker.
+            indices_tuple: None, which pytorch-metric-learning's trainers pass where there is no miner.
 
         Returns:
             A scalar.
 
         Raises:
-            ValueError: If shapes do not fit, no speaker occurs twice, or there is only one speaker.
+            ValueError: If shapes do not fit, pairs were mined, no speaker occurs twice, or there is only one speaker.
         """
+        refuse_mined_pairs(indices_tuple)
         with torch.autocast(embeddings.device.type, enabled=False):
             normalised = F.normalize(checked_embeddings(embeddings, speaker_labels))
             pairs = Pairs.of(speaker_labels)

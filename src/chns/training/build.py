@@ -376,11 +376,14 @@ def _layer(name: str, settings: NoiseSettings | BabbleSettings, source: NoiseSou
 
 
 def make_loss(settings: TrainSettings, model: SpeakerEncoder, manifest: Manifest) -> nn.Module:
-    """The loss; one that classifies is told how many speakers there are and how large an embedding is."""
-    derived = {"num_speakers": len(manifest.speakers)}
+    """The loss; one that classifies is told how many speakers there are and how large an embedding is.
+
+    Both also under the names that losses of pytorch-metric-learning have for them.
+    """
+    derived = {"num_speakers": len(manifest.speakers), "num_classes": len(manifest.speakers)}
     embedding_dim = getattr(model.encoder, "embedding_dim", None)
     if embedding_dim is not None:
-        derived["embedding_dim"] = embedding_dim
+        derived |= {"embedding_dim": embedding_dim, "embedding_size": embedding_dim}
     loss: nn.Module = make(settings.loss.factory, settings.loss.settings, **derived)
     return loss
 

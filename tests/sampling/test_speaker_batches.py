@@ -1,6 +1,7 @@
-"""Who makes way for whom where speakers may be one person."""
+"""What all batch samplers share: epochs that follow each other, labels of any size, and who makes way for whom."""
 
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -77,3 +78,74 @@ def test_neighbours_make_way_for_other_neighbours():
     for batch in batches:
         assert len({clique[index // 2] for index in batch}) == 1
         assert len({index // 4 for index in batch}) == 4
+
+
+CLUSTERS = SpeakerClusters(labels=np.arange(30) // 6, centres=np.eye(5, dtype=np.float32), seed=0)
+LABELS = np.repeat(np.arange(30), 4)
+
+
+def sampler(labels=LABELS, **options):
+    return ClusterSpeakerBatches(labels, CLUSTERS, BatchShape(8, steps_per_epoch=6), **options)
+
+
+def pinned(epoch):
+    batches = sampler()
+    batches.set_epoch(epoch)
+    return list(batches)
+
+
+def test_an_iteration_after_a_finished_one_is_of_the_next_epoch():
+    batches = sampler()
+    assert [list(batches) for _ in range(3)] == [pinned(0), pinned(1), pinned(2)]
+    assert batches.epoch == 2
+    batches.set_epoch(1)
+    assert [list(batches) for _ in range(2)] == [pinned(1), pinned(2)]
+
+
+def test_a_loop_that_counts_batches_and_never_asks_for_what_follows_the_last_one_gets_the_next_epoch_too():
+    batches = sampler()
+    for epoch in range(3):
+        iterator = iter(batches)
+        assert [next(iterator) for _ in range(len(batches))] == pinned(epoch)
+
+
+def test_an_iteration_that_was_given_up_begins_its_epoch_again():
+    batches = sampler()
+    iterator = iter(batches)
+    next(iterator), next(iterator)
+    assert list(batches) == pinned(0)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_loop_resumes_exactly_whether_it_names_its_epochs_or_not(named):
+    batches = sampler()
+    batches.load_state_dict({**sampler().state_dict(), "epoch": 3, "step": 4})
+    for epoch, expected in ((3, pinned(3)[4:]), (4, pinned(4))):
+        if named:
+            batches.set_epoch(epoch)
+        assert len(batches) == len(expected)
+        assert list(batches) == expected
+
+
+def test_a_loader_with_workers_that_has_asked_for_everything_is_still_in_its_epoch():
+    batches = sampler()
+    list(batches)  # what a loader does ahead of the loop, which has used four batches when it saves
+    resumed = sampler()
+    resumed.load_state_dict(batches.state_dict(step=4))
+    assert list(resumed) == pinned(0)[4:]
+
+
+def test_memory_goes_with_the_number_of_labels_and_not_with_their_values():
+    ids = 10**10 + 977 * np.arange(30)
+    tracemalloc.start()
+    batches = list(sampler(ids[LABELS], persons=np.arange(30)))
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+    assert batches == pinned(0)
+
+
+def test_rows_of_labels_without_an_utterance_are_skipped():
+    """Clusters of 30 speakers, of whom the even ones are sampled: row i is that of label i."""
+    labels = np.repeat(np.arange(0, 30, 2), 4)
+    for batch in ClusterSpeakerBatches(labels, CLUSTERS, BatchShape(3, steps_per_epoch=20)):
+        assert len(set(CLUSTERS.labels[labels[batch]].tolist())) == 1
