@@ -11,10 +11,10 @@ stand.
 import numpy as np
 import torch
 from accelerate import Accelerator
-from chns.losses.gather import gather_batch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from chns.core.distributed import gather_batch
 from chns.losses import SupConLoss
 from chns.sampling import BatchShape, ClusterGroups, HardBatches, StartAt
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from chns.losses.gather import gather_batch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import BertConfig, BertModel, Trainer, TrainingArguments
 
+from chns.core.distributed import gather_batch
 from chns.losses import SupConLoss
 from chns.sampling import BatchShape, ClusterGroups, HardBatches, StartAt
 

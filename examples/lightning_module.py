@@ -12,10 +12,10 @@ import os
 import lightning
 import numpy as np
 import torch
-from chns.losses.gather import gather_batch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from chns.core.distributed import gather_batch
 from chns.losses import SupConLoss
 from chns.sampling import BatchShape, ClusterGroups, HardBatches, StartAt
 

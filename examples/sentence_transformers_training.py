@@ -11,7 +11,6 @@ import tempfile
 
 import numpy as np
 import torch
-from chns.losses.gather import gather_batch
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
@@ -21,6 +20,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from chns.core.distributed import gather_batch
 from chns.losses import SupConLoss
 from chns.sampling import BatchShape, ClusterGroups, HardBatches, StartAt
 

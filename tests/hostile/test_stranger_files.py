@@ -6,13 +6,12 @@ from dataclasses import asdict
 
 import pytest
 import yaml
-from chns.report.run_settings import read_settings
-from chns.run_folder import RunFolder
 
 from chns.cli import main
 from chns.cli.train_command import build_parser
 from chns.comparison.runs import read_comparison
 from chns.core import LARGEST_YAML_BYTES, ConfigError, RunFolderError, bounded_text, read_yaml, require_small_yaml
+from chns.training.folder import RunFolder, read_settings
 from chns.training.settings import TrainSettings
 
 BOMB = "a0: &a0 [x, x]\n" + "".join(

@@ -7,9 +7,6 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import yaml
-from chns.report.run_settings import read_settings
-from chns.run_folder import RunFolder
-from chns.starting_model import starting_model
 
 from chns.bundle.bundle import OUR_FACTORIES, Architecture, load_bundle, save_bundle
 from chns.cli import main
@@ -18,6 +15,8 @@ from chns.comparison.runs import PlannedRun, TrialListSettings
 from chns.core import ConfigError, ModelFileError, RunFolderError
 from chns.data.audio import write_audio
 from chns.inference.verifier import Verifier
+from chns.training.build import starting_model
+from chns.training.folder import RunFolder, read_settings
 from chns.training.settings import ObjectSettings, TrainingSettings, TrainSettings
 
 TINY = Architecture(

@@ -2,8 +2,8 @@
 
 ``model.safetensors`` holds the weights, ``config.json`` the architecture, the features, and what is known of training
 and quality; ``model.onnx``, which a bundle may lack, the same model as a graph (`chns.bundle.bundle_graph`), which
-needs no torch, so that none is imported here before it is needed. Loading needs no configuration; a bundle on the Hugging
-Face Hub is named by ``hf://owner/name``.
+needs no torch, so that none is imported here before it is needed. Loading needs no configuration; a bundle on the
+Hugging Face Hub is named by ``hf://owner/name``.
 
 A bundle is untrusted input: nothing is unpickled, only the encoders and features listed here and those of trusted
 packages are built (`chns.core.factory` states the rule), and the network is laid out without memory until its size is
