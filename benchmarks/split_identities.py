@@ -18,7 +18,7 @@ from report import publish
 
 from chns.bundle.bundle import load_model
 from chns.data.manifest import Manifest
-from chns.evaluation.embedder import embed_crops
+from chns.evaluation.embedder import Embedder
 from chns.sampling.same_person import persons_of, suspected_pairs
 from chns.sampling.speaker_batches import draw_per_speaker
 
@@ -111,9 +111,8 @@ def main() -> None:
     labels = manifest.speaker_labels[utterances]
     rows = {}
     for model in arguments.models:
-        embeddings = embed_crops(
-            load_model(model), manifest, utterances, crop_seconds=arguments.crop_seconds, seed=arguments.seed
-        )
+        embedder = Embedder(model=load_model(model))
+        embeddings = embedder.crops(manifest, utterances, crop_seconds=arguments.crop_seconds, seed=arguments.seed)
         for threshold in arguments.thresholds:
             rows[f"{model}, {threshold}"] = found(embeddings, labels, true, threshold=threshold)
     title = f"{len(manifest.speakers):,} speakers, {num_pairs(true):,} pairs of one person; by model and threshold"

@@ -6,11 +6,10 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-
 from chns.bundle.bundle import load_model
 from chns.data.corpora.synthetic import prepare_synthetic
 from chns.data.manifest import Manifest
+from chns.evaluation.embedder import Embedder
 from chns.evaluation.metrics import VerificationMetrics, verification_metrics
 from chns.evaluation.pairs import make_trials
 from chns.evaluation.scoring import write_scores
@@ -118,7 +117,7 @@ def _evaluate(folder: Path, strategy: str, test: Manifest, seed: int) -> dict[st
         name = kind.replace(" ", "_")
         write_trials(folder / f"{name}.txt", trials)
         enrolment, others = resolve(trials, test)
-        scores = score_trials(model, test, enrolment, others, device=torch.device("cpu"))
+        scores = score_trials(Embedder(model=model), test, enrolment, others)
         write_scores(folder / f"{strategy}_{name}_scores.txt", trials, scores)
         assert trials.is_target is not None
         results[kind] = verification_metrics(scores, trials.is_target)

@@ -9,7 +9,7 @@ import torch
 from chns.bundle.bundle import Architecture, load_model, save_bundle
 from chns.cli import main
 from chns.data.manifest import Manifest
-from chns.evaluation.embedder import embed_utterances
+from chns.evaluation.embedder import Embedder
 
 TRIALS = [(a, b) for a in ("s00/0", "s01/1", "s02/2") for b in ("s00/3", "s01/4", "s02/0")]
 MAP = "s00-model s00/0 s00/1 s00/2\ns01-model s01/1\ns02-model s02/1 s02/2\n"
@@ -43,7 +43,7 @@ def cohort(hum_manifest, tmp_path_factory):
 def embedded(model, hum_manifest):
     """Embedding of each utterance by name."""
     manifest = Manifest.read(hum_manifest)
-    vectors = embed_utterances(load_model(model), manifest).astype(np.float64)
+    vectors = Embedder(model=load_model(model)).utterances(manifest).astype(np.float64)
     return dict(zip(manifest.column("utterance"), vectors, strict=True))
 
 

@@ -16,6 +16,7 @@ from chns.comparison.rules import near_duplicates
 from chns.comparison.runs import plan_runs, read_comparison
 from chns.core import ConfigError, TrialError
 from chns.data.manifest import Manifest
+from chns.evaluation.embedder import Embedder
 from chns.evaluation.metrics import verification_metrics
 from chns.evaluation.pairs import make_trials
 from chns.evaluation.scoring import read_scores
@@ -53,7 +54,7 @@ def test_scores_are_those_of_the_runs_own_model(finished):
     out, comparison, _ = finished
     (easy, _) = read_trial_lists(comparison.trial_lists)
     for run in ("supcon/seed-1", "chns/seed-0"):
-        scores = score_trials(load_model(out / run / "model"), easy.manifest, easy.enrolment, easy.test)
+        scores = score_trials(Embedder(model=load_model(out / run / "model")), easy.manifest, easy.enrolment, easy.test)
         np.testing.assert_array_equal(read_scores(out / run / "scores" / "easy.txt")[1].astype(np.float32), scores)
 
 

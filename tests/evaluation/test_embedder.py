@@ -10,7 +10,7 @@ from chns.data.audio import read_audio
 from chns.data.dataset import CropRequest, SpeakerCrops
 from chns.data.manifest import Manifest
 from chns.encoders import EcapaTdnn, SpeakerEncoder
-from chns.evaluation.embedder import embed_utterances, speaker_centroids, write_embeddings
+from chns.evaluation.embedder import Embedder, write_embeddings
 from chns.features import LogMel
 from chns.sampling.speaker_batches import draw_per_speaker
 
@@ -33,7 +33,7 @@ def manifest(hum_manifest):
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_embeddings_are_those_of_each_utterance_alone_in_manifest_order(model, manifest, num_workers, monkeypatch):
     monkeypatch.setattr(chns.evaluation.embedder, "_BATCH_SECONDS", 10.0)
-    embeddings = embed_utterances(model, manifest, num_workers=num_workers)
+    embeddings = Embedder(model=model, num_workers=num_workers).utterances(manifest)
     assert embeddings.shape == (100, 8)
     assert embeddings.dtype == np.float32
     for index in (0, 17, 99):
@@ -43,27 +43,27 @@ def test_embeddings_are_those_of_each_utterance_alone_in_manifest_order(model, m
 
 
 def test_only_the_first_seconds_count_where_a_limit_is_set(model, manifest):
-    limited = embed_utterances(model, manifest.take([3]), max_seconds=0.5)
+    limited = Embedder(model=model).utterances(manifest.take([3]), max_seconds=0.5)
     with torch.no_grad():
         start = model(torch.from_numpy(read_audio(manifest[3].path, duration_seconds=0.5))[None]).numpy()
     np.testing.assert_allclose(limited, start, atol=1e-5)
 
 
 def test_an_empty_manifest_has_no_embeddings(model, manifest):
-    assert len(embed_utterances(model, manifest.take([]))) == 0
+    assert len(Embedder(model=model).utterances(manifest.take([]))) == 0
 
 
 def test_the_mode_of_the_model_comes_back(model, manifest):
     model.train()
     before = model.encoder.first.norm.running_mean.clone()
-    embed_utterances(model, manifest.take([0]))
+    Embedder(model=model).utterances(manifest.take([0]))
     assert model.training
     assert torch.equal(model.encoder.first.norm.running_mean, before)
     model.eval()
 
 
 def test_a_centroid_is_the_normalised_mean_of_its_speakers_crops(model, manifest):
-    centroids = speaker_centroids(model, manifest, utterances_per_speaker=10, crop_seconds=0.5, seed=4)
+    centroids = Embedder(model=model).centroids(manifest, utterances_per_speaker=10, crop_seconds=0.5, seed=4)
     crops = SpeakerCrops(manifest, crop_seconds=0.5, sample_rate_hz=16_000)
     rows = np.flatnonzero(manifest.speaker_labels == 3)
     with torch.no_grad():
@@ -75,7 +75,9 @@ def test_a_centroid_is_the_normalised_mean_of_its_speakers_crops(model, manifest
 
 def test_centroids_depend_on_the_seed_only(model, manifest):
     first, again, other = (
-        speaker_centroids(model, manifest, utterances_per_speaker=2, crop_seconds=0.5, seed=seed, num_workers=workers)
+        Embedder(model=model, num_workers=workers).centroids(
+            manifest, utterances_per_speaker=2, crop_seconds=0.5, seed=seed
+        )
         for seed, workers in [(0, 0), (0, 1), (1, 0)]
     )
     assert np.array_equal(first, again)

@@ -143,7 +143,7 @@ def test_suspected_duplicates_are_training_speakers(findings):
 
 
 def test_a_second_report_finds_the_same_without_the_audio(findings, runs, hum_manifest, tmp_path, monkeypatch):
-    monkeypatch.setattr("chns.report.speakers.embed_crops", None)  # a call would fail
+    monkeypatch.setattr("chns.evaluation.embedder.Embedder.crops", None)  # a call would fail
     again = collect_findings([runs / "supcon" / "seed-0"], names=["A"])[0]
     assert again.name == "A"
     assert np.array_equal(again.speaker_map.points, findings[0].speaker_map.points)

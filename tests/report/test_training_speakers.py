@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-import chns.report.speakers
 from chns.bundle.bundle import Architecture, load_bundle, save_bundle
 from chns.core import ManifestError
 from chns.data.dataset import CropRequest, SpeakerCrops
 from chns.data.manifest import Manifest
+from chns.evaluation.embedder import Embedder
 from chns.report.speakers import embed_training_speakers
 from chns.training.build import read_data, training_manifest
 from chns.training.settings import DataSettings, TrainSettings
@@ -37,19 +37,24 @@ def manifest(hum_manifest):
 def embedded_how_often(monkeypatch):
     """How often something was embedded, instead of read."""
     calls = []
-    embed = chns.report.speakers.embed_crops
+    embed = Embedder.crops
 
     def counting(*positional, **named):
         calls.append(positional)
         return embed(*positional, **named)
 
-    monkeypatch.setattr(chns.report.speakers, "embed_crops", counting)
+    monkeypatch.setattr(Embedder, "crops", counting)
     return lambda: len(calls)
 
 
 def embed(bundle, manifest, cache, **settings):
+    embedder = Embedder(model=bundle.model)
     return embed_training_speakers(
-        bundle, manifest, cache=cache, **{"utterances_per_speaker": 2, "crop_seconds": 0.5, **settings}
+        bundle,
+        manifest,
+        embedder=embedder,
+        cache=cache,
+        **{"utterances_per_speaker": 2, "crop_seconds": 0.5, **settings},
     )
 
 

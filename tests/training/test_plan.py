@@ -7,7 +7,7 @@ import torch
 from chns.bundle.bundle import weights_digest
 from chns.data.manifest import Manifest
 from chns.encoders import EcapaTdnn, SpeakerEncoder
-from chns.evaluation.embedder import speaker_centroids
+from chns.evaluation.embedder import Embedder
 from chns.features import LogMel
 from chns.sampling import (
     BatchShape,
@@ -88,7 +88,7 @@ def test_groups_and_batches_are_those_of_the_steps_taken_one_by_one(hum_manifest
     plan = plan_of(hum_manifest, StartAt(1, hard_ratio=0.5))
     plan.begin(1, model, CPU)
     manifest = Manifest.read(hum_manifest)
-    centroids = speaker_centroids(model, manifest, utterances_per_speaker=2, crop_seconds=0.5, seed=1 + 1)
+    centroids = Embedder(model=model).centroids(manifest, utterances_per_speaker=2, crop_seconds=0.5, seed=1 + 1)
     clusters = cluster_speakers(centroids, num_clusters=3, seed=1)
     np.testing.assert_array_equal(plan.groups.labels, clusters.labels)
     batches = ClusterSpeakerBatches(manifest.speaker_labels, clusters, SHAPE, hard_ratio=0.5)

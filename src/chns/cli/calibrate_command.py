@@ -137,11 +137,11 @@ class _LabelledTrials(NamedTuple):
         return cls(path, manifest, *resolve(trials, manifest), trials.is_target)
 
     def measure(self, bundle: Bundle, device: str, num_workers: int) -> MeasuredTrials:
+        from chns.evaluation.embedder import Embedder
         from chns.evaluation.verification import measure_trials
 
-        return measure_trials(
-            bundle.model, self.manifest, self.enrolment, self.test, num_workers=num_workers, device=device
-        )
+        embedder = Embedder(model=bundle.model, device=device, num_workers=num_workers)
+        return measure_trials(embedder, self.manifest, self.enrolment, self.test)
 
 
 def _read_lists(arguments: argparse.Namespace) -> dict[str, _LabelledTrials]:

@@ -46,19 +46,17 @@ def build_parser() -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> None:
     """Make centroids and clusters, write them, and print sizes, tightness and the closest pairs."""
     from chns.data.manifest import Manifest
-    from chns.evaluation.embedder import speaker_centroids
+    from chns.evaluation.embedder import Embedder
     from chns.sampling.clusters import cluster_speakers
 
     manifest = Manifest.read(arguments.manifest, root=arguments.root)
     bundle, device = load_on_device(arguments.model, arguments)
-    centroids = speaker_centroids(
-        bundle.model,
+    embedder = Embedder(model=bundle.model, device=device, num_workers=arguments.workers)
+    centroids = embedder.centroids(
         manifest,
         utterances_per_speaker=arguments.utterances,
         crop_seconds=arguments.crop_seconds,
         seed=arguments.seed,
-        num_workers=arguments.workers,
-        device=device,
     )
     clusters = cluster_speakers(
         centroids, num_clusters=arguments.num_clusters, seed=arguments.seed, encoder=bundle.digest

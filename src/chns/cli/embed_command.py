@@ -29,11 +29,11 @@ def build_parser() -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> None:
     """Embed, write, and print what came out."""
     from chns.data.manifest import Manifest
-    from chns.evaluation.embedder import embed_utterances, write_embeddings
+    from chns.evaluation.embedder import Embedder, write_embeddings
 
     manifest = Manifest.read(arguments.manifest, root=arguments.root)
     bundle, device = load_on_device(arguments.model, arguments)
-    embeddings = embed_utterances(bundle.model, manifest, num_workers=arguments.workers, device=device)
+    embeddings = Embedder(model=bundle.model, device=device, num_workers=arguments.workers).utterances(manifest)
     write_embeddings(arguments.out, manifest, embeddings)
     count, dim = embeddings.shape
     if arguments.json:

@@ -117,19 +117,18 @@ def run(arguments: argparse.Namespace) -> None:
         print(sentence, file=sys.stderr)
     normalisation = _normalisation(arguments)
 
+    from chns.evaluation.embedder import Embedder
     from chns.evaluation.verification import score_trials
 
     bundle, device = load_on_device(arguments.model, arguments)
     scores = score_trials(
-        bundle.model,
+        Embedder(model=bundle.model, device=device, num_workers=arguments.workers),
         manifest,
         rows.enrolment,
         rows.test,
         enrolment_models=rows.models,
         averaged="scores" if arguments.enrolment == "average-scores" else "embeddings",
         normalisation=normalisation,
-        num_workers=arguments.workers,
-        device=device,
     )
     write_scores(arguments.scores, trials, scores)
     metrics = None if trials.is_target is None else verification_metrics(scores, trials.is_target)

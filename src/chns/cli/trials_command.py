@@ -52,10 +52,10 @@ def run(arguments: argparse.Namespace) -> None:
     manifest = Manifest.read(arguments.manifest)
     embeddings = None
     if arguments.hardest_under is not None:
-        from chns.evaluation.embedder import embed_utterances
+        from chns.evaluation.embedder import Embedder
 
         bundle, device = load_on_device(arguments.hardest_under, arguments)
-        embeddings = embed_utterances(bundle.model, manifest, num_workers=arguments.workers, device=device)
+        embeddings = Embedder(model=bundle.model, device=device, num_workers=arguments.workers).utterances(manifest)
     trials = make_trials(
         manifest,
         targets_per_speaker=arguments.targets,

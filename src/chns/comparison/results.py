@@ -20,6 +20,7 @@ from chns.comparison.runs import PlannedRun, TrialListSettings
 from chns.comparison.verdict import Change
 from chns.core import BoolArray, Float64Array, IntArray, TrialError
 from chns.data.manifest import Manifest
+from chns.evaluation.embedder import Embedder
 from chns.evaluation.intervals import BootstrapMetrics, Interval, bootstrap_metrics, mean_over_seeds
 from chns.evaluation.scoring import read_scores, write_scores
 from chns.evaluation.trials import Trials, read_trials, resolve
@@ -157,12 +158,10 @@ def _score(run: PlannedRun, lists: Sequence[TrialList]) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     bundle.model.to(device)
     scores = score_trials(
-        bundle.model,
+        Embedder(model=bundle.model, device=device, num_workers=settings.data.num_workers),
         lists[0].manifest,
         np.concatenate([trial_list.enrolment for trial_list in lists]),
         np.concatenate([trial_list.test for trial_list in lists]),
-        num_workers=settings.data.num_workers,
-        device=device,
     )
     ends = np.cumsum([len(trial_list.trials) for trial_list in lists])[:-1]
     for trial_list, part in zip(lists, np.split(scores, ends), strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,169 +25,137 @@ from chns.sampling.speaker_batches import centroids_of, draw_per_speaker
 _BATCH_SECONDS = 120.0
 
 
-def embed_utterances(
-    model: SpeakerEncoder,
-    manifest: Manifest,
-    *,
-    num_workers: int = 0,
-    device: torch.device | str = "cpu",
-    max_seconds: float = 180.0,
-    sharded: bool = False,
-) -> Float32Array:
-    """Embed every utterance whole.
+@dataclass(frozen=True, kw_only=True)
+class Embedder:
+    """A model on its device, and the processes that decode for it.
 
-    Utterances of like length share a batch, so that little is padding; the padding does not change an embedding.
+    The model is put into evaluation mode for as long as it embeds.
 
     Args:
-        model: Waveforms to embeddings; put into evaluation mode meanwhile.
-        manifest: The utterances.
-        num_workers: Processes that decode.
+        model: Waveforms to embeddings.
         device: Where the model is.
-        max_seconds: Of a longer utterance, only this much from its start is used.
+        num_workers: Processes that decode.
         sharded: Whether the processes of a run, which all call this, share the work; each gets the whole result.
 
-    Returns:
-        Shape (utterances, dim), in the order of the manifest, not normalised.
-
-    Raises:
+    Raises (every method):
         ValueError: If sharded, and there are fewer utterances than processes.
         FileNotFoundError: If a recording is gone.
-        AudioError: If a recording cannot be decoded or is too short.
+        AudioError: If a recording cannot be decoded, or, whole, is too short.
     """
-    dataset = WholeUtterances(
-        manifest,
-        max_seconds=max_seconds,
-        sample_rate_hz=model.sample_rate_hz,
-        min_samples=model.features.frame_samples,
-    )
-    durations = np.minimum(manifest.durations_seconds, max_seconds)
-    batches = _batches_of_like_length(durations, _own_share(len(manifest), sharded))
-    loader: DataLoader[Tensor] = DataLoader(
-        dataset, batch_sampler=batches, collate_fn=pad_waveforms, num_workers=num_workers
-    )
-    return _embed_rows(model, loader, batches, device, purpose="embedding", sharded=sharded)
 
+    model: SpeakerEncoder
+    device: torch.device | str = "cpu"
+    num_workers: int = 0
+    sharded: bool = False
 
-def speaker_centroids(
-    model: SpeakerEncoder,
-    manifest: Manifest,
-    *,
-    utterances_per_speaker: int = 10,
-    crop_seconds: float = 3.0,
-    seed: int = 0,
-    num_workers: int = 0,
-    device: torch.device | str = "cpu",
-    sharded: bool = False,
-) -> Float32Array:
-    """The mean embedding of each speaker, from crops of some utterances.
+    def utterances(self, manifest: Manifest, *, max_seconds: float = 180.0) -> Float32Array:
+        """Embed every utterance whole.
 
-    Args:
-        model: Waveforms to embeddings; put into evaluation mode meanwhile.
-        manifest: The utterances.
-        utterances_per_speaker: How many are drawn; all, if a speaker has fewer.
-        crop_seconds: Length of the crop of each.
-        seed: Decides the draw and the crops.
-        num_workers: Processes that decode.
-        device: Where the model is.
-        sharded: Whether the processes of a run, which all call this, share the work; each gets the whole result.
+        Utterances of like length share a batch, so that little is padding; the padding does not change an embedding.
 
-    Returns:
-        Unit-length centroids in the order of the manifest's speakers, shape (speakers, dim).
+        Args:
+            manifest: The utterances.
+            max_seconds: Of a longer utterance, only this much from its start is used.
 
-    Raises:
-        ValueError: If sharded, and there are fewer utterances than processes.
-        FileNotFoundError: If a recording is gone.
-        AudioError: If a recording cannot be decoded.
+        Returns:
+            Shape (utterances, dim), in the order of the manifest, not normalised.
+        """
+        dataset = WholeUtterances(
+            manifest,
+            max_seconds=max_seconds,
+            sample_rate_hz=self.model.sample_rate_hz,
+            min_samples=self.model.features.frame_samples,
+        )
+        durations = np.minimum(manifest.durations_seconds, max_seconds)
+        batches = _batches_of_like_length(durations, self._own_share(len(manifest)))
+        loader: DataLoader[Tensor] = DataLoader(
+            dataset, batch_sampler=batches, collate_fn=pad_waveforms, num_workers=self.num_workers
+        )
+        return self._embed_rows(loader, batches, purpose="embedding")
 
-    Source:
-        Masztalski et al., Interspeech 2025: 10 utterances, crops of 3 s, the average of embeddings, normalised.
-    """
-    embeddings, labels = embed_some_of_each_speaker(
-        model,
-        manifest,
-        utterances_per_speaker=utterances_per_speaker,
-        crop_seconds=crop_seconds,
-        seed=seed,
-        num_workers=num_workers,
-        device=device,
-        sharded=sharded,
-    )
-    return centroids_of(embeddings, labels, len(manifest.speakers))
+    def crops(
+        self,
+        manifest: Manifest,
+        rows: IntArray,
+        *,
+        crop_seconds: float = 3.0,
+        seed: int = 0,
+        purpose: str = "embedding",
+    ) -> Float32Array:
+        """Embed a random crop of each of some utterances.
 
+        Args:
+            manifest: Holds the utterances.
+            rows: Which of them, shape (utterances,).
+            crop_seconds: Length of the crop of each.
+            seed: Together with the place in ``rows``, it decides a crop.
+            purpose: What the progress bar says.
 
-def embed_some_of_each_speaker(
-    model: SpeakerEncoder,
-    manifest: Manifest,
-    *,
-    utterances_per_speaker: int = 10,
-    crop_seconds: float = 3.0,
-    seed: int = 0,
-    num_workers: int = 0,
-    device: torch.device | str = "cpu",
-    sharded: bool = False,
-) -> tuple[Float32Array, IntArray]:
-    """The embeddings that centroids are made of: arguments and errors are those of `speaker_centroids`.
+        Returns:
+            Shape (utterances, dim), not normalised.
+        """
+        per_batch = max(1, int(_BATCH_SECONDS / crop_seconds))
+        own = self._own_share(len(rows)).tolist()
+        batches = [own[first : first + per_batch] for first in range(0, len(own), per_batch)]
+        requests = [[CropRequest(int(rows[place]), (seed, place)) for place in batch] for batch in batches]
+        dataset = SpeakerCrops(manifest, crop_seconds=crop_seconds, sample_rate_hz=self.model.sample_rate_hz)
+        loader: DataLoader[tuple[Tensor, int]] = DataLoader(
+            dataset, batch_sampler=requests, collate_fn=_waveforms_only, num_workers=self.num_workers
+        )
+        return self._embed_rows(loader, batches, purpose=purpose)
 
-    Returns:
-        Embeddings of shape (utterances, dim), not normalised, and the speaker of each, shape (utterances,).
-    """
-    chosen = draw_per_speaker(manifest.speaker_labels, utterances_per_speaker, np.random.default_rng(seed))
-    embeddings = embed_crops(
-        model,
-        manifest,
-        chosen,
-        crop_seconds=crop_seconds,
-        seed=seed,
-        num_workers=num_workers,
-        device=device,
-        sharded=sharded,
-        purpose="centroids",
-    )
-    return embeddings, manifest.speaker_labels[chosen]
+    def centroids(
+        self, manifest: Manifest, *, utterances_per_speaker: int = 10, crop_seconds: float = 3.0, seed: int = 0
+    ) -> Float32Array:
+        """The mean embedding of each speaker, from crops of some utterances.
 
+        Args:
+            manifest: The utterances.
+            utterances_per_speaker: How many are drawn; all, if a speaker has fewer.
+            crop_seconds: Length of the crop of each.
+            seed: Decides the draw and the crops.
 
-def embed_crops(
-    model: SpeakerEncoder,
-    manifest: Manifest,
-    utterances: IntArray,
-    *,
-    crop_seconds: float = 3.0,
-    seed: int = 0,
-    num_workers: int = 0,
-    device: torch.device | str = "cpu",
-    sharded: bool = False,
-    purpose: str = "embedding",
-) -> Float32Array:
-    """Embed a random crop of each of some utterances.
+        Returns:
+            Unit-length centroids in the order of the manifest's speakers, shape (speakers, dim).
 
-    Args:
-        model: Waveforms to embeddings; put into evaluation mode meanwhile.
-        manifest: Holds the utterances.
-        utterances: Which of them, shape (utterances,).
-        crop_seconds: Length of the crop of each.
-        seed: Together with the place in ``utterances``, it decides a crop.
-        num_workers: Processes that decode.
-        device: Where the model is.
-        sharded: Whether the processes of a run, which all call this, share the work; each gets the whole result.
-        purpose: What the progress bar says.
+        Source:
+            Masztalski et al., Interspeech 2025: 10 utterances, crops of 3 s, the average of embeddings, normalised.
+        """
+        chosen = draw_per_speaker(manifest.speaker_labels, utterances_per_speaker, np.random.default_rng(seed))
+        embeddings = self.crops(manifest, chosen, crop_seconds=crop_seconds, seed=seed, purpose="centroids")
+        return centroids_of(embeddings, manifest.speaker_labels[chosen], len(manifest.speakers))
 
-    Returns:
-        Shape (utterances, dim), not normalised.
+    def _own_share(self, count: int) -> IntArray:
+        """Rows that this process embeds."""
+        if not self.sharded:
+            return np.arange(count)
+        if count < world_size():
+            raise ValueError(f"utterances must be at least one for each of {world_size()} processes, got {count}.")
+        return np.arange(rank(), count, world_size())
 
-    Raises:
-        ValueError: If sharded, and there are fewer utterances than processes.
-        FileNotFoundError: If a recording is gone.
-        AudioError: If a recording cannot be decoded.
-    """
-    per_batch = max(1, int(_BATCH_SECONDS / crop_seconds))
-    own = _own_share(len(utterances), sharded).tolist()
-    batches = [own[first : first + per_batch] for first in range(0, len(own), per_batch)]
-    requests = [[CropRequest(int(utterances[row]), (seed, row)) for row in batch] for batch in batches]
-    dataset = SpeakerCrops(manifest, crop_seconds=crop_seconds, sample_rate_hz=model.sample_rate_hz)
-    loader: DataLoader[tuple[Tensor, int]] = DataLoader(
-        dataset, batch_sampler=requests, collate_fn=_waveforms_only, num_workers=num_workers
-    )
-    return _embed_rows(model, loader, batches, device, purpose=purpose, sharded=sharded)
+    def _embed_rows(
+        self, loader: Iterable[tuple[Tensor, Tensor | None]], batches: Sequence[Sequence[int]], *, purpose: str
+    ) -> Float32Array:
+        """Embed a loader's batches and put the results into the rows that ``batches`` names."""
+        rows = np.array([row for batch in batches for row in batch], np.int64)
+        parts: list[Float32Array] = []
+        hidden = True if self.sharded and rank() > 0 else None
+        with (
+            evaluation_mode(self.model),
+            plain_worker_errors(),
+            tqdm(total=len(rows), desc=purpose, unit="utterance", leave=False, disable=hidden) as progress,
+        ):
+            for waveforms, lengths in loader:
+                lengths_there = None if lengths is None else lengths.to(self.device)
+                embeddings = self.model(waveforms.to(self.device), lengths_there)
+                progress.update(len(waveforms))
+                parts.append(embeddings.float().cpu().numpy())
+        embedded = np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
+        if self.sharded:
+            rows, embedded = gather_array(rows, self.device), gather_array(embedded, self.device)
+        in_order = np.empty_like(embedded)
+        in_order[rows] = embedded
+        return in_order
 
 
 def write_embeddings(path: Path, manifest: Manifest, embeddings: Float32Array) -> None:
@@ -213,45 +182,6 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
             yield
     finally:
         model.train(was_training)
-
-
-def _own_share(count: int, sharded: bool) -> IntArray:
-    """Rows that this process embeds."""
-    if not sharded:
-        return np.arange(count)
-    if count < world_size():
-        raise ValueError(f"utterances must be at least one for each of {world_size()} processes, got {count}.")
-    return np.arange(rank(), count, world_size())
-
-
-def _embed_rows(
-    model: SpeakerEncoder,
-    loader: Iterable[tuple[Tensor, Tensor | None]],
-    batches: Sequence[Sequence[int]],
-    device: torch.device | str,
-    *,
-    purpose: str,
-    sharded: bool,
-) -> Float32Array:
-    """Embed a loader's batches and put the results into the rows that ``batches`` names."""
-    rows = np.array([row for batch in batches for row in batch], np.int64)
-    parts: list[Float32Array] = []
-    hidden = True if sharded and rank() > 0 else None
-    with (
-        evaluation_mode(model),
-        plain_worker_errors(),
-        tqdm(total=len(rows), desc=purpose, unit="utterance", leave=False, disable=hidden) as progress,
-    ):
-        for waveforms, lengths in loader:
-            embeddings = model(waveforms.to(device), None if lengths is None else lengths.to(device))
-            progress.update(len(waveforms))
-            parts.append(embeddings.float().cpu().numpy())
-    embedded = np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
-    if sharded:
-        rows, embedded = gather_array(rows, device), gather_array(embedded, device)
-    in_order = np.empty_like(embedded)
-    in_order[rows] = embedded
-    return in_order
 
 
 def _waveforms_only(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, None]:

@@ -9,12 +9,10 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from chns.core import Float32Array, Float64Array, IntArray
 from chns.data.manifest import Manifest
-from chns.encoders import SpeakerEncoder
-from chns.evaluation.embedder import embed_utterances
+from chns.evaluation.embedder import Embedder
 from chns.evaluation.enrolment import Averaged, EnrolmentModels, score_enrolment
 from chns.evaluation.normalisation import CohortNormalisation, normalise
 from chns.evaluation.pairs import unit_embeddings
@@ -23,7 +21,7 @@ from chns.sampling.speaker_batches import centroids_of
 
 
 def score_trials(
-    model: SpeakerEncoder,
+    embedder: Embedder,
     manifest: Manifest,
     enrolment: IntArray,
     test: IntArray,
@@ -31,14 +29,11 @@ def score_trials(
     enrolment_models: EnrolmentModels | None = None,
     averaged: Averaged = "embeddings",
     normalisation: CohortNormalisation | None = None,
-    num_workers: int = 0,
-    device: torch.device | str = "cpu",
-    sharded: bool = False,
 ) -> Float32Array:
     """Cosine of the whole utterances of each trial; an utterance of several trials is embedded once.
 
     Args:
-        model: Waveforms to embeddings.
+        embedder: The model, where it is, and who decodes for it.
         manifest: Where the utterances are.
         enrolment: Row of each trial's enrolment utterance, or number of its enrolment model, shape (trials,).
         test: Row of each trial's test utterance, shape (trials,).
@@ -46,9 +41,6 @@ def score_trials(
         averaged: How those are put together; see `chns.evaluation.enrolment.score_enrolment`.
         normalisation: The cohort to embed as well, and what to do to the scores with it; by default they stay as they
             are.
-        num_workers: Processes that decode.
-        device: Where the model is.
-        sharded: Whether the processes of a run, which all call this, share the embedding.
 
     Returns:
         Scores, shape (trials,); in [-1, 1] unless they are normalised.
@@ -63,10 +55,9 @@ def score_trials(
     used, rows = np.unique(np.concatenate((utterances, test)), return_inverse=True)
     if normalisation is not None:
         normalisation.require_other_speakers(manifest, used)
-    embed = partial(embed_utterances, model, num_workers=num_workers, device=device, sharded=sharded)
-    embeddings, score = embed(manifest.take(used)), cosine_scores
+    embeddings, score = embedder.utterances(manifest.take(used)), cosine_scores
     if normalisation is not None:
-        cohort = _cohort(embed(normalisation.cohort), normalisation)
+        cohort = _cohort(embedder.utterances(normalisation.cohort), normalisation)
         embeddings = embeddings - cohort.mean
         score = partial(_normalised_scores, cohort=cohort.embeddings, normalisation=normalisation)
     utterance_rows, test_rows = rows[: len(utterances)], rows[len(utterances) :]
@@ -127,20 +118,12 @@ class MeasuredTrials(NamedTuple):
     quality: dict[str, Float64Array]
 
 
-def measure_trials(
-    model: SpeakerEncoder,
-    manifest: Manifest,
-    enrolment: IntArray,
-    test: IntArray,
-    *,
-    num_workers: int = 0,
-    device: torch.device | str = "cpu",
-) -> MeasuredTrials:
+def measure_trials(embedder: Embedder, manifest: Manifest, enrolment: IntArray, test: IntArray) -> MeasuredTrials:
     """Score trials as `chns.evaluation.verification.score_trials`, see there for the arguments, and measure quality."""
     used, rows = np.unique(np.stack((enrolment, test), axis=1), return_inverse=True)
     rows = rows.reshape(-1, 2)
     utterances = manifest.take(used)
-    embeddings = embed_utterances(model, utterances, num_workers=num_workers, device=device)
+    embeddings = embedder.utterances(utterances)
     magnitudes = np.linalg.norm(embeddings.astype(np.float64), axis=1)
     return MeasuredTrials(
         cosine_scores(embeddings, rows[:, 0], rows[:, 1]),

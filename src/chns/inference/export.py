@@ -61,7 +61,7 @@ def check_recordings(paths: Sequence[Path], model: SpeakerEncoder) -> list[Float
     return batches
 
 
-_MAX_SECONDS = 180.0  # as `chns.evaluation.embedder.embed_utterances`
+_MAX_SECONDS = 180.0  # as `chns.evaluation.embedder.Embedder.utterances`
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ import torch
 
 from chns.bundle.bundle import load_bundle
 from chns.core import Float64Array, ManifestError, RunFolderError, atomic_path, table_cell
+from chns.evaluation.embedder import Embedder
 from chns.evaluation.metrics import verification_metrics
 from chns.evaluation.scoring import read_scores
 from chns.evaluation.trials import Trials
@@ -206,13 +207,12 @@ def _training_speakers(
     return embed_training_speakers(
         bundle,
         training_manifest(settings, manifest=manifest),
+        embedder=Embedder(model=bundle.model, device=device, num_workers=num_workers),
         cache=run.path / "report" / CACHE_NAME,
         utterances_per_speaker=utterances_per_speaker,
         max_speakers=max_speakers,
         crop_seconds=settings.clusters.crop_seconds,
         seed=settings.seed,
-        num_workers=num_workers,
-        device=device,
     )
 
 

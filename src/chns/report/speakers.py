@@ -27,14 +27,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from chns.bundle.bundle import Bundle
 from chns.core import Float32Array, Float64Array, IntArray, ManifestError, atomic_path
 from chns.data.manifest import Manifest
-from chns.evaluation.embedder import embed_crops
+from chns.evaluation.embedder import Embedder
 from chns.evaluation.scoring import cosine_scores
 from chns.report.run_findings import BatchHardness, ClusterShapes, SpeakerMap
 from chns.sampling.batches import ClusterSpeakerBatches, NeighbourSpeakerBatches, RandomSpeakerBatches
@@ -83,26 +82,24 @@ def embed_training_speakers(
     bundle: Bundle,
     manifest: Manifest,
     *,
+    embedder: Embedder,
     cache: Path,
     utterances_per_speaker: int = 10,
     max_speakers: int = 10_000,
     crop_seconds: float = 3.0,
     seed: int = 0,
-    num_workers: int = 0,
-    device: torch.device | str = "cpu",
 ) -> TrainingSpeakers:
     """Embed a crop of some utterances of each training speaker, or read what was embedded before.
 
     Args:
-        bundle: The run's model, on the device.
+        bundle: What is known of the run's model.
         manifest: What it was trained on.
+        embedder: That model, where it is, and who decodes for it.
         cache: File to read from and to write to. One of other weights or utterances, or a damaged one, is replaced.
         utterances_per_speaker: How many are drawn; all, if a speaker has fewer.
         max_speakers: Most speakers; of more, so many are drawn.
         crop_seconds: Length of the crop of each utterance.
         seed: Decides the draws and the crops.
-        num_workers: Processes that decode.
-        device: Where the model is.
 
     Raises:
         ValueError: If a number is below 1.
@@ -127,15 +124,8 @@ def embed_training_speakers(
     key = _cache_key(bundle.digest, chosen, crop_seconds, seed)
     embeddings = _read_cache(cache, key, len(chosen))
     if embeddings is None:
-        embeddings = embed_crops(
-            bundle.model,
-            chosen,
-            np.arange(len(chosen)),
-            crop_seconds=crop_seconds,
-            seed=seed,
-            num_workers=num_workers,
-            device=device,
-            purpose="training speakers",
+        embeddings = embedder.crops(
+            chosen, np.arange(len(chosen)), crop_seconds=crop_seconds, seed=seed, purpose="training speakers"
         )
         _write_cache(cache, key, embeddings)
     return TrainingSpeakers(

@@ -31,6 +31,7 @@ from chns.core.distributed import any_process, average_buffers
 from chns.data.dataset import CropBatches, SpeakerCrops, plain_worker_errors
 from chns.data.manifest import Manifest
 from chns.encoders import SpeakerEncoder
+from chns.evaluation.embedder import Embedder
 from chns.evaluation.metrics import VerificationMetrics, verification_metrics
 from chns.evaluation.pairs import make_trials
 from chns.evaluation.trials import resolve
@@ -82,15 +83,8 @@ class Validation:
 
     def measure(self, model: SpeakerEncoder, device: torch.device) -> VerificationMetrics:
         """Embed the utterances and score the trials."""
-        scores = score_trials(
-            model,
-            self._manifest,
-            self._enrolment,
-            self._test,
-            num_workers=self._num_workers,
-            device=device,
-            sharded=True,
-        )
+        embedder = Embedder(model=model, device=device, num_workers=self._num_workers, sharded=True)
+        scores = score_trials(embedder, self._manifest, self._enrolment, self._test)
         return verification_metrics(scores, self._is_target)
 
 

@@ -14,7 +14,7 @@ from chns.core import Float32Array, IntArray
 from chns.core.distributed import from_first_process
 from chns.data.manifest import Manifest
 from chns.encoders import SpeakerEncoder
-from chns.evaluation.embedder import embed_crops
+from chns.evaluation.embedder import Embedder
 from chns.sampling.batches import RandomSpeakerBatches
 from chns.sampling.clusters import SpeakerClusters
 from chns.sampling.hard_batches import Grouping, HardBatches
@@ -141,15 +141,12 @@ class BatchPlan:
     def _embed(self, utterances: IntArray) -> Float32Array:
         assert self._now is not None
         epoch, model, device = self._now
-        embeddings = embed_crops(
-            model,
+        embedder = Embedder(model=model, device=device, num_workers=self._crops.num_workers, sharded=True)
+        embeddings = embedder.crops(
             self._manifest,
             utterances,
             crop_seconds=self._crops.crop_seconds,
             seed=self._seed + epoch,
-            num_workers=self._crops.num_workers,
-            device=device,
-            sharded=True,
             purpose="centroids",
         )
         if self._looks and self.num_same_person is None:

@@ -39,7 +39,7 @@ from chns.data.storage.packed import PackedRecording
 from chns.data.storage.ranges import KEPT_CONNECTIONS, Patience
 from chns.data.storage.remote import RemoteRecording, RemoteRoot
 from chns.encoders import EcapaTdnn, SpeakerEncoder
-from chns.evaluation.embedder import embed_utterances
+from chns.evaluation.embedder import Embedder
 from chns.features import LogMel
 from chns.sampling import BatchShape, RandomSpeakerBatches
 
@@ -253,7 +253,7 @@ def test_embeddings_and_whole_utterances_are_those_of_local_shards(server, packe
     torch.manual_seed(0)
     encoder = EcapaTdnn(num_mels=20, channels=16, aggregation_channels=32, res2net_scale=4, embedding_dim=8)
     model = SpeakerEncoder(LogMel(sample_rate_hz=RATE, num_mels=20), encoder)
-    np.testing.assert_array_equal(embed_utterances(model, far), embed_utterances(model, short))
+    np.testing.assert_array_equal(Embedder(model=model).utterances(far), Embedder(model=model).utterances(short))
     whole = {"max_seconds": 5.0, "sample_rate_hz": RATE, "min_samples": 400}
     for near, other in zip(
         WholeUtterances(short, **whole).__getitems__([0, 3]),
