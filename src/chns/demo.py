@@ -7,14 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from chns.bundle.bundle import load_model
-from chns.data.corpora.synthetic import prepare_synthetic
-from chns.data.manifest import Manifest
-from chns.evaluation.embedder import Embedder
-from chns.evaluation.metrics import VerificationMetrics, verification_metrics
-from chns.evaluation.pairs import make_trials
-from chns.evaluation.scoring import write_scores
-from chns.evaluation.trials import resolve, write_trials
-from chns.evaluation.verification import score_trials
+from chns.data import Manifest, prepare_synthetic
+from chns.evaluation import (
+    Embedder,
+    VerificationMetrics,
+    make_trials,
+    resolve,
+    score_trials,
+    verification_metrics,
+    write_scores,
+    write_trials,
+)
 from chns.training.run import train
 from chns.training.settings import (
     BatchKind,

@@ -13,9 +13,8 @@ from chns.cli.model_options import add_model_options, load_on_device
 if TYPE_CHECKING:
     from chns.bundle.bundle import Bundle
     from chns.core import BoolArray, IntArray
-    from chns.data.manifest import Manifest
-    from chns.evaluation.calibration import Calibration, Thresholds
-    from chns.evaluation.verification import MeasuredTrials
+    from chns.data import Manifest
+    from chns.evaluation import Calibration, MeasuredTrials, Thresholds
 
 _FEW_FALSE_ALARMS = 30
 
@@ -76,8 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     """Fit the calibration, write it into the bundle, and print what it does to the trials."""
-    from chns.evaluation.calibration import fit_calibration
-    from chns.evaluation.calibration_metrics import calibration_effect
+    from chns.evaluation import calibration_effect, fit_calibration
 
     _require_consistent(arguments)
     lists = _read_lists(arguments)
@@ -127,8 +125,8 @@ class _LabelledTrials(NamedTuple):
     @classmethod
     def read(cls, path: Path, manifest_path: Path, *, form: str) -> _LabelledTrials:
         from chns.core import TrialError
-        from chns.data.manifest import Manifest
-        from chns.evaluation.trials import read_trials, resolve
+        from chns.data import Manifest
+        from chns.evaluation import read_trials, resolve
 
         trials = read_trials(path, form=form)
         if trials.is_target is None:
@@ -137,8 +135,7 @@ class _LabelledTrials(NamedTuple):
         return cls(path, manifest, *resolve(trials, manifest), trials.is_target)
 
     def measure(self, bundle: Bundle, device: str, num_workers: int) -> MeasuredTrials:
-        from chns.evaluation.embedder import Embedder
-        from chns.evaluation.verification import measure_trials
+        from chns.evaluation import Embedder, measure_trials
 
         embedder = Embedder(model=bundle.model, device=device, num_workers=num_workers)
         return measure_trials(embedder, self.manifest, self.enrolment, self.test)
@@ -153,7 +150,7 @@ def _read_lists(arguments: argparse.Namespace) -> dict[str, _LabelledTrials]:
 
 
 def _measures(text: str) -> tuple[str, ...]:
-    from chns.evaluation.calibration import QUALITY_MEASURES
+    from chns.evaluation import QUALITY_MEASURES
 
     names = tuple(text.split(","))
     unknown = [name for name in names if name not in QUALITY_MEASURES]
@@ -172,7 +169,7 @@ def _require_consistent(arguments: argparse.Namespace) -> None:
 def _thresholds(
     arguments: argparse.Namespace, calibration: Calibration, measured: MeasuredTrials, is_target: BoolArray
 ) -> Thresholds:
-    from chns.evaluation.calibration import thresholds_for_costs, thresholds_for_false_alarm
+    from chns.evaluation import thresholds_for_costs, thresholds_for_false_alarm
 
     if arguments.false_alarm is not None:
         llrs = calibration.apply(*measured)

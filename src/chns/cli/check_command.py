@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from chns.cli import command_parser
 
 if TYPE_CHECKING:
+    from chns.data import Manifest
     from chns.data.check import Check
-    from chns.data.manifest import Manifest
 
 NEEDS_FIXING = 1
 
@@ -68,9 +68,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check, write the report and the corrected manifest, print what was found; the exit code tells if it was bad."""
+    from chns.data import Manifest, manifest_suffix
     from chns.data.check import Limits, check_manifest
-    from chns.data.manifest import Manifest
-    from chns.data.manifest_file import manifest_suffix
 
     report = arguments.report or arguments.manifest.with_name(f"{arguments.manifest.stem}.check.parquet")
     _require_outputs(arguments, report)

@@ -45,8 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     """Make centroids and clusters, write them, and print sizes, tightness and the closest pairs."""
-    from chns.data.manifest import Manifest
-    from chns.evaluation.embedder import Embedder
+    from chns.data import Manifest
+    from chns.evaluation import Embedder
     from chns.sampling.clusters import cluster_speakers
 
     manifest = Manifest.read(arguments.manifest, root=arguments.root)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from chns.cli import command_parser
 
 if TYPE_CHECKING:
-    from chns.data.manifest import Manifest
+    from chns.data import Manifest
 
 _FORMATS = ("kaldi", "lhotse", "wespeaker", "csv")
 _EXAMPLES = """  chns convert train.parquet --to kaldi --out data/train         with segments where there are parts
@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the manifest and print what was written."""
-    from chns.data.manifest import Manifest
+    from chns.data import Manifest
 
     manifest = Manifest.read(arguments.manifest)
     _writer(arguments.to)(manifest, arguments.out)
@@ -57,17 +57,17 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _writer(form: str) -> Callable[[Manifest, Path], None]:
     if form == "kaldi":
-        from chns.data.corpora.kaldi import write_kaldi
+        from chns.data import write_kaldi
 
         return write_kaldi
     if form == "lhotse":
-        from chns.data.corpora.lhotse import write_lhotse
+        from chns.data import write_lhotse
 
         return write_lhotse
     if form == "wespeaker":
-        from chns.data.corpora.wespeaker import write_wespeaker
+        from chns.data import write_wespeaker
 
         return write_wespeaker
-    from chns.data.corpora.csv_table import write_csv
+    from chns.data import write_csv
 
     return write_csv

@@ -28,8 +28,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     """Embed, write, and print what came out."""
-    from chns.data.manifest import Manifest
-    from chns.evaluation.embedder import Embedder, write_embeddings
+    from chns.data import Manifest
+    from chns.evaluation import Embedder, write_embeddings
 
     manifest = Manifest.read(arguments.manifest, root=arguments.root)
     bundle, device = load_on_device(arguments.model, arguments)

@@ -14,10 +14,8 @@ from chns.cli.model_options import add_model_options, add_root_option, load_on_d
 
 if TYPE_CHECKING:
     from chns.core import IntArray
-    from chns.data.manifest import Manifest
-    from chns.evaluation.enrolment import EnrolmentModels
-    from chns.evaluation.normalisation import CohortNormalisation, Kind
-    from chns.evaluation.trials import Trials
+    from chns.data import Manifest
+    from chns.evaluation import CohortNormalisation, EnrolmentModels, Kind, Trials
 
 _KINDS: tuple[Kind, ...] = ("z", "t", "s", "as")
 _TOP_K = 300
@@ -104,10 +102,8 @@ def _add_normalisation_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Embed the utterances of the trials, write their scores, and print the metrics if there are labels."""
-    from chns.data.manifest import Manifest
-    from chns.evaluation.metrics import verification_metrics
-    from chns.evaluation.scoring import write_scores
-    from chns.evaluation.trials import read_trials
+    from chns.data import Manifest
+    from chns.evaluation import read_trials, verification_metrics, write_scores
 
     _require_consistent(arguments)
     trials = read_trials(arguments.trials, form=arguments.format)
@@ -117,8 +113,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(sentence, file=sys.stderr)
     normalisation = _normalisation(arguments)
 
-    from chns.evaluation.embedder import Embedder
-    from chns.evaluation.verification import score_trials
+    from chns.evaluation import Embedder, score_trials
 
     bundle, device = load_on_device(arguments.model, arguments)
     scores = score_trials(
@@ -183,8 +178,7 @@ class _Rows(NamedTuple):
 
     @classmethod
     def of(cls, trials: Trials, manifest: Manifest, enrolment_map: Path | None) -> _Rows:
-        from chns.evaluation.enrolment import read_enrolment_map, resolve_enrolment
-        from chns.evaluation.trials import resolve
+        from chns.evaluation import read_enrolment_map, resolve, resolve_enrolment
 
         if enrolment_map is None:
             return cls(*resolve(trials, manifest), None)
@@ -193,7 +187,7 @@ class _Rows(NamedTuple):
 
     def contradictions(self, trials: Trials, manifest: Manifest) -> list[str]:
         """What the trials say against the manifest or themselves."""
-        from chns.evaluation.trials import contradictions, label_contradictions
+        from chns.evaluation import contradictions, label_contradictions
 
         labels = manifest.speaker_labels
         if self.models is None:
@@ -208,8 +202,8 @@ class _Rows(NamedTuple):
 
 
 def _normalisation(arguments: argparse.Namespace) -> CohortNormalisation | None:
-    from chns.data.manifest import Manifest
-    from chns.evaluation.normalisation import CohortNormalisation
+    from chns.data import Manifest
+    from chns.evaluation import CohortNormalisation
 
     if arguments.cohort is None:
         return None

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from chns.bundle.bundle import Bundle
     from chns.bundle.graph import Graph
     from chns.core import Float32Array
-    from chns.data.manifest import Manifest
-    from chns.evaluation.trials import Trials
+    from chns.data import Manifest
+    from chns.evaluation import Trials
 
 _EXAMPLES = """  chns export runs/chns/model --format onnx --out model.onnx --check a.wav b.wav
   chns export runs/chns/model --format torch-export --out model.pt2
@@ -135,8 +135,8 @@ def _export(
 
 def _labelled_trials(arguments: argparse.Namespace) -> tuple[Trials, Manifest] | None:
     """Read before anything is written, so that a mistake in them is known at once."""
-    from chns.data.manifest import Manifest
-    from chns.evaluation.trials import read_trials
+    from chns.data import Manifest
+    from chns.evaluation import read_trials
 
     if arguments.trials is None:
         return None
@@ -147,7 +147,7 @@ def _labelled_trials(arguments: argparse.Namespace) -> tuple[Trials, Manifest] |
 
 
 def _error_rates(bundle: Bundle, graphs: dict[str, Graph], trials: Trials, manifest: Manifest) -> dict[str, Any]:
-    from chns.evaluation.trials import resolve
+    from chns.evaluation import resolve
     from chns.inference.export import evaluate_graphs
 
     assert trials.is_target is not None

@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     """Merge, write, and print what came out."""
-    from chns.data.manifest import Manifest
+    from chns.data import Manifest
 
     prefixes = arguments.prefix
     if prefixes == []:

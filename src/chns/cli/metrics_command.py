@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 from chns.core import BoolArray, Float64Array
 
 if TYPE_CHECKING:
-    from chns.evaluation.intervals import Interval
-    from chns.evaluation.trials import Trials
+    from chns.evaluation import Interval, Trials
 import json
 from typing import TYPE_CHECKING, Protocol
 
@@ -58,7 +57,7 @@ class IntervalSection:
         return {self.key: {name: interval.to_json() for name, interval in self.intervals.items()}}
 
     def __str__(self) -> str:
-        from chns.evaluation.metrics import metric_line
+        from chns.evaluation import metric_line
 
         lines = [
             metric_line("EER", f"{interval:.3%}")
@@ -85,10 +84,8 @@ def interval_sections(
         if arguments.against is not None:
             raise ValueError(f"--against must come with --intervals, got {arguments.against} alone. Add the manifest.")
         return
-    from chns.data.manifest import Manifest
-    from chns.evaluation.intervals import paired_difference, speaker_intervals
-    from chns.evaluation.metrics import REPORTED_P_TARGETS
-    from chns.evaluation.trials import resolve
+    from chns.data import Manifest
+    from chns.evaluation import REPORTED_P_TARGETS, paired_difference, resolve, speaker_intervals
 
     p_targets = arguments.p_target or REPORTED_P_TARGETS
     manifest = Manifest.read(arguments.intervals)
@@ -110,7 +107,7 @@ def interval_sections(
 
 def _scores_of_same_trials(path: Path, trials: Trials) -> Float64Array:
     from chns.core import TrialError
-    from chns.evaluation.scoring import read_scores
+    from chns.evaluation import read_scores
 
     others, scores = read_scores(path)
     if len(others) != len(trials):
@@ -187,7 +184,7 @@ def build_parser() -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> None:
     """Read the scores, print the metrics, and write the DET curve if wished."""
     from chns.core import TrialError
-    from chns.evaluation.scoring import read_scores
+    from chns.evaluation import read_scores
 
     trials, scores = read_scores(arguments.scores)
     if trials.is_target is None:
@@ -204,14 +201,14 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         print(*sections, sep="\n")
     if arguments.det:
-        from chns.evaluation.metrics import det_curve, write_det_curve
+        from chns.evaluation import det_curve, write_det_curve
 
         write_det_curve(arguments.det, det_curve(scores, trials.is_target))
 
 
 def _sections(arguments: argparse.Namespace, scores: Float64Array, is_target: BoolArray) -> Iterator[_Section]:
     """What is printed, in this order."""
-    from chns.evaluation.metrics import REPORTED_P_TARGETS, verification_metrics
+    from chns.evaluation import REPORTED_P_TARGETS, verification_metrics
 
     p_targets = arguments.p_target or REPORTED_P_TARGETS
     yield verification_metrics(scores, is_target, p_targets=p_targets)
@@ -220,6 +217,6 @@ def _sections(arguments: argparse.Namespace, scores: Float64Array, is_target: Bo
 
         yield calibration_metrics(scores, is_target, p_targets=p_targets)
     if arguments.all:
-        from chns.evaluation.calibration_metrics import other_conventions
+        from chns.evaluation import other_conventions
 
         yield other_conventions(scores, is_target)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from chns.bundle.bundle import Bundle
+    from chns.data import Channel
     from chns.inference.verifier import Verifier
 import sys
 from collections.abc import Sequence
@@ -129,8 +130,6 @@ def embed_recordings(
     verifier: Verifier, files: Sequence[Path], *, channel: str | None = None
 ) -> tuple[list[Float32Array], dict[str, list[str]]]:
     """The embedding of each recording, and what is wrong with some; warnings go to standard error too."""
-    from chns.data.audio import as_channel
-
     vectors: list[Float32Array] = []
     warnings = {}
     for file in files:
@@ -140,3 +139,15 @@ def embed_recordings(
             warnings[str(file)] = list(embedding.quality.warnings)
             print(f"{file}: {'; '.join(embedding.quality.warnings)}", file=sys.stderr)
     return vectors, warnings
+
+
+def as_channel(text: str | None) -> Channel | None:
+    """What somebody typed, as a channel.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    from chns.data import channel_number
+
+    named: dict[str | None, Channel] = {"left": "left", "right": "right", "mix": "mix"}
+    return named[text] if text in named else channel_number(text)  # type: ignore[arg-type]

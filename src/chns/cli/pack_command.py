@@ -11,7 +11,7 @@ from chns.cli import command_parser
 from chns.core import IntArray
 
 if TYPE_CHECKING:
-    from chns.data.manifest import Manifest
+    from chns.data import Manifest
 
 _EXAMPLES = """  chns pack vox2.parquet --out /data/vox2-shards
   chns pack vox2.parquet --out /data/vox2-shards --format flac      AAC becomes FLAC, which decodes faster
@@ -57,8 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     """Pack, and print what came out."""
-    from chns.data.manifest import Manifest
-    from chns.data.packing import MANIFEST_NAME, pack_shards
+    from chns.data import Manifest, pack_shards
+    from chns.data.packing import MANIFEST_NAME
 
     if (arguments.order == "cluster") != (arguments.clusters is not None):
         raise ValueError("--order cluster and --clusters C.safetensors must be given together, got only one of them.")

@@ -14,23 +14,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from chns.data.corpora.scan import ScanResult
+    from chns.data import ScanResult
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from chns.data.corpora.scan import Candidate, ScanResult
+    from chns.data import Candidate, ScanResult
 if TYPE_CHECKING:
-    from chns.data.corpora.scan import ScanResult
-    from chns.data.manifest import Manifest
-    from chns.evaluation.trials import Trials
+    from chns.data import Manifest, ScanResult
+    from chns.evaluation import Trials
 import json
 from collections.abc import Sequence
 
 from chns.cli import command_parser
+from chns.cli.model_options import as_channel
 
 if TYPE_CHECKING:
-    from chns.data.corpora.scan import ScanResult
-    from chns.data.manifest import Manifest
+    from chns.data import Manifest, ScanResult
 
 _FORMATS = ("flac", "wav", "opus")
 
@@ -62,8 +61,7 @@ def convert(result: ScanResult, arguments: argparse.Namespace) -> tuple[ScanResu
         return result, {}
     from dataclasses import replace
 
-    from chns.data.conversion import convert_audio
-    from chns.data.corpora.scan import Rejected
+    from chns.data import Rejected, convert_audio
 
     conversion = convert_audio(result.manifest, arguments.converted, format=arguments.convert, jobs=arguments.jobs)
     rejected = [*result.rejected, *(Rejected(*failure) for failure in conversion.failures)]
@@ -138,11 +136,11 @@ def _add_columns(parser: argparse.ArgumentParser, names: tuple[str, ...], *, suf
 def scan_format(arguments: argparse.Namespace, settings: dict[str, Any]) -> ScanResult:
     """Scan what a command line with one of ``FORMATS`` names."""
     if arguments.corpus == "cnceleb":
-        from chns.data.corpora.cnceleb import prepare_cnceleb
+        from chns.data import prepare_cnceleb
 
         return prepare_cnceleb(arguments.source, subset=arguments.subset, **settings)
     if arguments.corpus == "hugging-face":
-        from chns.data.corpora.hugging_face import HuggingFaceColumns, prepare_hugging_face
+        from chns.data import HuggingFaceColumns, prepare_hugging_face
 
         names = HuggingFaceColumns(
             arguments.audio_column, arguments.speaker_column, arguments.utterance_column, arguments.session_column
@@ -151,7 +149,7 @@ def scan_format(arguments: argparse.Namespace, settings: dict[str, Any]) -> Scan
         return prepare_hugging_face(
             arguments.source, recordings=arguments.recordings or beside, names=names, **settings
         )
-    from chns.data.corpora.listed import scan_list
+    from chns.data import scan_list
 
     root = arguments.root or arguments.source.parent
     return scan_list(_candidates(arguments, root), root=root, **settings)
@@ -159,22 +157,22 @@ def scan_format(arguments: argparse.Namespace, settings: dict[str, Any]) -> Scan
 
 def _candidates(arguments: argparse.Namespace, root: Path) -> Iterator[Candidate]:
     if arguments.corpus == "wespeaker":
-        from chns.data.corpora.wespeaker import read_wespeaker
+        from chns.data import read_wespeaker
 
         return read_wespeaker(arguments.source, root=root)
     if arguments.corpus == "speechbrain":
-        from chns.data.corpora.speechbrain import read_speechbrain
+        from chns.data import read_speechbrain
 
         return read_speechbrain(arguments.source, root=root)
     if arguments.corpus == "nemo":
-        from chns.data.corpora.nemo import read_nemo
+        from chns.data import read_nemo
 
         return read_nemo(arguments.source, root=root)
     if arguments.corpus == "lhotse":
-        from chns.data.corpora.lhotse import read_lhotse
+        from chns.data import read_lhotse
 
         return read_lhotse(arguments.source, root=root, supervisions=arguments.supervisions)
-    from chns.data.corpora.csv_table import ColumnNames, read_csv
+    from chns.data import ColumnNames, read_csv
 
     names = ColumnNames(
         path=arguments.path_column,
@@ -216,14 +214,14 @@ def add_voxceleb_options(parser: argparse.ArgumentParser) -> None:
 
 def read_lists(arguments: argparse.Namespace) -> list[Trials]:
     """The trial lists, before anything that takes long."""
-    from chns.evaluation.trials import read_trials
+    from chns.evaluation import read_trials
 
     return [read_trials(path, form="voxceleb") for path in arguments.trials]
 
 
 def scan(arguments: argparse.Namespace, settings: dict[str, Any]) -> ScanResult:
     """Scan the corpus."""
-    from chns.data.corpora.voxceleb import prepare_voxceleb
+    from chns.data import prepare_voxceleb
 
     return prepare_voxceleb(
         arguments.source, unpack=arguments.unpack, md5=arguments.md5, speaker_tables=arguments.meta, **settings
@@ -232,7 +230,7 @@ def scan(arguments: argparse.Namespace, settings: dict[str, Any]) -> ScanResult:
 
 def completeness(manifest: Manifest, source_root: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """How much of the official corpus there is: for programs, and as lines for people."""
-    from chns.data.corpora.voxceleb import corpus_parts, set_of_folder
+    from chns.data import corpus_parts, set_of_folder
 
     parts = corpus_parts(manifest, default_set=set_of_folder(source_root))
     lines = [f"{part.name}: {part.completeness}" for part in parts]
@@ -241,7 +239,7 @@ def completeness(manifest: Manifest, source_root: Path) -> tuple[list[dict[str, 
 
 def check_trials(lists: list[Trials], manifest: Manifest, out: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """What each trial list lacks: for programs, and as lines for people; remaining trials go beside the manifest."""
-    from chns.evaluation.trials import trial_coverage
+    from chns.evaluation import trial_coverage
 
     found, lines = [], []
     for trials in lists:
@@ -341,7 +339,7 @@ def build_parser() -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> None:
     """Prepare a corpus and print what it holds."""
     if arguments.corpus == "synthetic":
-        from chns.data.corpora.synthetic import prepare_synthetic
+        from chns.data import prepare_synthetic
 
         manifest = prepare_synthetic(
             arguments.out,
@@ -354,8 +352,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
         _print({"manifest": str(arguments.out / "manifest.parquet"), **_summary(manifest)}, as_json=arguments.json)
         return
-    from chns.data.audio import as_channel
-    from chns.data.manifest_file import manifest_suffix
+    from chns.data import manifest_suffix
 
     manifest_suffix(arguments.out)  # a million files later would be late
     require_both_or_none(arguments)
@@ -384,16 +381,16 @@ def _scan(arguments: argparse.Namespace) -> ScanResult:
     if arguments.corpus == "voxceleb":
         return scan(arguments, settings)
     if arguments.corpus == "speech-commands":
-        from chns.data.corpora.any_folder import prepare_speech_commands
+        from chns.data import prepare_speech_commands
 
         return prepare_speech_commands(arguments.source, **settings)
     if arguments.corpus == "kaldi":
-        from chns.data.corpora.kaldi import prepare_kaldi
+        from chns.data import prepare_kaldi
 
         return prepare_kaldi(arguments.source, root=arguments.root, **settings)
     if arguments.corpus in FORMATS:
         return scan_format(arguments, settings)
-    from chns.data.corpora.any_folder import FIRST_LEVEL, prepare_folder
+    from chns.data import FIRST_LEVEL, prepare_folder
 
     return prepare_folder(arguments.source, speaker_pattern=arguments.speaker_pattern or FIRST_LEVEL, **settings)
 

@@ -12,7 +12,7 @@ from chns.cli import command_parser
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from chns.data.manifest import Manifest
+    from chns.data import Manifest
 
 _PADDING_SECONDS = 0.2
 
@@ -48,10 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     """Find speech, write the new manifest, and print how much there is."""
-    from chns.data.manifest import Manifest
-    from chns.data.manifest_file import manifest_suffix
-    from chns.data.resumable import forget
-    from chns.data.speech_activity import detect_speech, mark_speech, trim_to_speech
+    from chns.data import Manifest, detect_speech, forget, manifest_suffix, mark_speech, trim_to_speech
 
     if arguments.padding_seconds is not None and not arguments.trim:
         raise ValueError(f"--padding-seconds must come with --trim, got {arguments.padding_seconds:g} alone.")

@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     """Split, write both parts, and print what they hold."""
-    from chns.data.manifest import Manifest
+    from chns.data import Manifest
 
     if arguments.out[0].absolute() == arguments.out[1].absolute():
         raise ValueError(f"--out must be two different files, got {arguments.out[0]} twice.")

@@ -45,14 +45,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     """Make the trials, write them, and print how many there are."""
-    from chns.data.manifest import Manifest
-    from chns.evaluation.pairs import make_trials
-    from chns.evaluation.trials import write_trials
+    from chns.data import Manifest
+    from chns.evaluation import make_trials, write_trials
 
     manifest = Manifest.read(arguments.manifest)
     embeddings = None
     if arguments.hardest_under is not None:
-        from chns.evaluation.embedder import Embedder
+        from chns.evaluation import Embedder
 
         bundle, device = load_on_device(arguments.hardest_under, arguments)
         embeddings = Embedder(model=bundle.model, device=device, num_workers=arguments.workers).utterances(manifest)

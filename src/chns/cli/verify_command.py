@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chns.cli import command_parser
-from chns.cli.model_options import add_verifier_options, load_verifier
+from chns.cli.model_options import add_verifier_options, as_channel, load_verifier
 
 if TYPE_CHECKING:
     from chns.inference.verifier import Decision
@@ -49,8 +49,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print score, decision and warnings; the exit code tells the decision."""
-    from chns.data.audio import as_channel
-
     verifier = load_verifier(arguments)
     files = (arguments.first, arguments.second)
     channels = [as_channel(name) for name in arguments.channel or [None]]

@@ -25,7 +25,7 @@ from chns.comparison.run_evidence import ConditionMixing, TwinEvidence, conditio
 from chns.comparison.runs import Comparison, Length, PlannedRun, check_runs, plan_runs, train_runs
 from chns.comparison.verdict import Verdict, find_twins, judge
 from chns.core import Float64Array, atomic_path
-from chns.data.manifest import Manifest
+from chns.data import Manifest
 from chns.training.build import read_data
 from chns.training.folder import RunFolder
 

@@ -19,12 +19,19 @@ from chns.bundle.bundle import load_bundle
 from chns.comparison.runs import PlannedRun, TrialListSettings
 from chns.comparison.verdict import Change
 from chns.core import BoolArray, Float64Array, IntArray, TrialError
-from chns.data.manifest import Manifest
-from chns.evaluation.embedder import Embedder
-from chns.evaluation.intervals import BootstrapMetrics, Interval, bootstrap_metrics, mean_over_seeds
-from chns.evaluation.scoring import read_scores, write_scores
-from chns.evaluation.trials import Trials, read_trials, resolve
-from chns.evaluation.verification import score_trials
+from chns.data import Manifest
+from chns.evaluation import (
+    Embedder,
+    Interval,
+    Trials,
+    mean_over_seeds,
+    read_scores,
+    read_trials,
+    resolve,
+    score_trials,
+    write_scores,
+)
+from chns.evaluation.intervals import BootstrapMetrics, bootstrap_metrics
 from chns.training.build import named_by_user
 
 _log = logging.getLogger(__name__)

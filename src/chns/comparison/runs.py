@@ -28,7 +28,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentError
 
 from chns.core import ConfigError, RunFolderError, bounded_text, in_short
-from chns.data.manifest import Manifest
+from chns.data import Manifest
 from chns.training.build import make_loss, make_plan, read_data, starting_model
 from chns.training.folder import RunFolder
 from chns.training.run import train

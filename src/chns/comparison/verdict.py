@@ -14,7 +14,7 @@ from typing import Any, Literal
 from chns.comparison import advice
 from chns.comparison.rules import EXPLAIN_HELP, EXPLAIN_NO_HELP, Finding
 from chns.comparison.run_evidence import TwinEvidence
-from chns.evaluation.intervals import Interval
+from chns.evaluation import Interval
 from chns.training.folder import TrainSettings
 
 Direction = Literal["lower", "higher", "no measurable difference"]

@@ -1,1 +1,41 @@
 """Recordings: the table of utterances, decoding, crops, and corpus preparation."""
+
+from chns.core.front import lazily
+
+__getattr__, __all__ = lazily(
+    __name__,
+    {
+        "chns.data.audio": "Channel Waveform channel_number file_channels_differ proven_info read_audio write_audio",
+        "chns.data.augmentation.augmenter": "Augmenter",
+        "chns.data.augmentation.background": (
+            "Babble Background ColouredNoise Layer NoiseSource RecordingFolder TrainingUtterances"
+        ),
+        "chns.data.augmentation.codec": "Codec",
+        "chns.data.augmentation.level": "Gain",
+        "chns.data.augmentation.reverberation": (
+            "ResponseFolder ResponseSource Reverberation SimulatedRooms SyntheticDecay"
+        ),
+        "chns.data.augmentation.speed": "Speed with_speed_speakers",
+        "chns.data.conversion": "convert_audio",
+        "chns.data.corpora.any_folder": "FIRST_LEVEL prepare_folder prepare_speech_commands",
+        "chns.data.corpora.cnceleb": "prepare_cnceleb",
+        "chns.data.corpora.csv_table": "ColumnNames read_csv write_csv",
+        "chns.data.corpora.hugging_face": "HuggingFaceColumns prepare_hugging_face",
+        "chns.data.corpora.kaldi": "prepare_kaldi write_kaldi",
+        "chns.data.corpora.lhotse": "read_lhotse write_lhotse",
+        "chns.data.corpora.listed": "scan_list",
+        "chns.data.corpora.nemo": "read_nemo",
+        "chns.data.corpora.scan": "Candidate Rejected ScanResult",
+        "chns.data.corpora.speechbrain": "read_speechbrain",
+        "chns.data.corpora.synthetic": "prepare_synthetic",
+        "chns.data.corpora.voxceleb": "corpus_parts prepare_voxceleb set_of_folder",
+        "chns.data.corpora.wespeaker": "read_wespeaker write_wespeaker",
+        "chns.data.dataset": "CropBatches CropRequest SpeakerCrops WholeUtterances pad_waveforms plain_worker_errors",
+        "chns.data.manifest": "Manifest",
+        "chns.data.manifest_file": "manifest_suffix",
+        "chns.data.packing": "pack_shards",
+        "chns.data.quality": "LARGEST_SAMPLE Quality channels_differ joint_quality measure_quality",
+        "chns.data.resumable": "forget",
+        "chns.data.speech_activity": "detect_speech mark_speech trim_to_speech",
+    },
+)

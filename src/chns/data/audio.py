@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 import soxr
 
 from chns.core import AudioError, Float32Array, atomic_path
 from chns.data.aac import AAC_EXTENSIONS, AacStream, Mixed, one_channel, open_aac
 from chns.data.container import claim_of, with_data_size
+from chns.data.quality import channels_differ
 from chns.data.storage.packed import Recording
 from chns.data.storage.remote import Part
 
@@ -62,8 +62,6 @@ _MP3_UNCOUNTED_FRAMES = 6
 
 _COUNTED_FRAMES = 2**18
 _COMPARED_SECONDS, _COMPARED_BLOCK_SECONDS = 60.0, 5
-_SAME_CORRELATION = 0.8
-_SOUND_POWER = 1e-6
 
 
 class AudioInfo(NamedTuple):
@@ -125,34 +123,6 @@ def channel_number(channel: Channel | None) -> int | None:
     if number < 0:
         raise ValueError(f"channel must be left, right, mix or a number from 0, got {channel!r}.")
     return number
-
-
-def as_channel(text: str | None) -> Channel | None:
-    """What somebody typed, as a channel.
-
-    Raises:
-        ValueError: If it is none.
-    """
-    named: dict[str | None, Channel] = {"left": "left", "right": "right", "mix": "mix"}
-    return named[text] if text in named else channel_number(text)  # type: ignore[arg-type]
-
-
-def channels_differ(samples: npt.NDArray[np.generic]) -> bool:
-    """Whether two channels hold different sounds, so that their mean mixes them.
-
-    They do if both are above -60 dBFS and their correlation is below 0.8; opposite phases, which cancel, count too.
-
-    Args:
-        samples: Shape (samples, channels), floating point with full scale at 1.
-    """
-    centred = samples.astype(np.float64) - samples.mean(axis=0, dtype=np.float64)
-    powers = np.square(centred).mean(axis=0)
-    sounding = np.flatnonzero(powers > _SOUND_POWER)
-    if len(sounding) < 2:
-        return False
-    first, others = sounding[0], sounding[1:]
-    products = (centred[:, others] * centred[:, [first]]).mean(axis=0)
-    return bool((products < _SAME_CORRELATION * np.sqrt(powers[first] * powers[others])).any())
 
 
 def file_channels_differ(

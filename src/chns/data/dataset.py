@@ -11,7 +11,7 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -25,9 +25,6 @@ from chns.data.manifest import Manifest, Utterance
 from chns.data.storage.ranges import KEPT_CONNECTIONS
 from chns.data.storage.remote import RemoteRoot
 
-if TYPE_CHECKING:  # filters and codecs take half a second to import, and only a training augments
-    from chns.data.augmentation.augmenter import Augmenter
-
 _Item = TypeVar("_Item")
 _Read = TypeVar("_Read")
 
@@ -37,6 +34,16 @@ class CropRequest(NamedTuple):
 
     utterance: int
     seed: tuple[int, ...]
+
+
+class CropAugmenter(Protocol):
+    """What a crop goes through, such as `chns.data.augmentation.augmenter.Augmenter`."""
+
+    def speed_of(self, seed: Sequence[int]) -> float:
+        """How fast the crop with this seed is played."""
+
+    def __call__(self, waveform: Waveform, seed: Sequence[int]) -> tuple[Waveform, tuple[str, ...]]:
+        """The crop, shape (samples,), after all effects but the speed, and what was done, in words."""
 
 
 class SpeakerCrops(Dataset[tuple[Tensor, int]]):
@@ -59,7 +66,7 @@ class SpeakerCrops(Dataset[tuple[Tensor, int]]):
     """
 
     def __init__(
-        self, manifest: Manifest, *, crop_seconds: float, sample_rate_hz: int, augmenter: Augmenter | None = None
+        self, manifest: Manifest, *, crop_seconds: float, sample_rate_hz: int, augmenter: CropAugmenter | None = None
     ) -> None:
         self.manifest = manifest
         self.crop_seconds = crop_seconds

@@ -13,8 +13,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from chns.core import Float32Array
+
+_SOUND_POWER = 1e-6
+_SAME_CORRELATION = 0.8
 
 RELIABLE_SECONDS = 2.0
 SILENCE_DBFS = -60.0
@@ -108,6 +112,24 @@ def joint_quality(parts: Sequence[Quality]) -> Quality:
         clipped_share=mean([part.clipped_share for part in parts]),
         silent_share=mean([part.silent_share for part in parts]),
     )
+
+
+def channels_differ(samples: npt.NDArray[np.generic]) -> bool:
+    """Whether two channels hold different sounds, so that their mean mixes them.
+
+    They do if both are above -60 dBFS and their correlation is below 0.8; opposite phases, which cancel, count too.
+
+    Args:
+        samples: Shape (samples, channels), floating point with full scale at 1.
+    """
+    centred = samples.astype(np.float64) - samples.mean(axis=0, dtype=np.float64)
+    powers = np.square(centred).mean(axis=0)
+    sounding = np.flatnonzero(powers > _SOUND_POWER)
+    if len(sounding) < 2:
+        return False
+    first, others = sounding[0], sounding[1:]
+    products = (centred[:, others] * centred[:, [first]]).mean(axis=0)
+    return bool((products < _SAME_CORRELATION * np.sqrt(powers[first] * powers[others])).any())
 
 
 def _decibels(power: float) -> float:

@@ -17,8 +17,7 @@ from tqdm import tqdm
 
 from chns.core import Float32Array, Float64Array, IntArray, atomic_path
 from chns.core.distributed import gather_array, rank, world_size
-from chns.data.dataset import CropRequest, SpeakerCrops, WholeUtterances, pad_waveforms, plain_worker_errors
-from chns.data.manifest import Manifest
+from chns.data import CropRequest, Manifest, SpeakerCrops, WholeUtterances, pad_waveforms, plain_worker_errors
 from chns.encoders import SpeakerEncoder
 from chns.sampling.speaker_batches import centroids_of, draw_per_speaker
 

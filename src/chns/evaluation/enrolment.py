@@ -24,7 +24,7 @@ from chns.evaluation.pairs import unit_embeddings
 from chns.evaluation.trials import FieldLines, Trials, find_utterances
 
 if TYPE_CHECKING:
-    from chns.data.manifest import Manifest
+    from chns.data import Manifest
 
 Scorer = Callable[[Float32Array, IntArray, IntArray], Float32Array]
 Averaged = Literal["embeddings", "scores"]

@@ -25,7 +25,7 @@ from chns.evaluation.pairs import unit_embeddings
 from chns.evaluation.scoring import require_rows
 
 if TYPE_CHECKING:
-    from chns.data.manifest import Manifest
+    from chns.data import Manifest
 
 Kind = Literal["z", "t", "s", "as"]
 CohortOf = Literal["speakers", "utterances"]

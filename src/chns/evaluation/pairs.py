@@ -17,7 +17,7 @@ from chns.core import BoolArray, Float32Array, IntArray, ManifestError, TrialErr
 from chns.evaluation.trials import Trials
 
 if TYPE_CHECKING:
-    from chns.data.manifest import Manifest
+    from chns.data import Manifest
 
 Nontargets = Literal["random", "hardest"]
 

@@ -20,7 +20,7 @@ import numpy as np
 from chns.core import IntArray, TrialError
 
 if TYPE_CHECKING:
-    from chns.data.manifest import Manifest
+    from chns.data import Manifest
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy.typing as npt
 
 from chns.core import BoolArray, atomic_path
-from chns.data.manifest import Manifest
+from chns.data import Manifest
 
 _AUDIO_SUFFIX = re.compile(
     r"\.(wav|flac|ogg|oga|opus|mp3|m4a|mp4|aac|sph|nist|aif|aiff|aifc|au|snd|w64|caf|wv|wma|webm|pcm|raw)$",

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from chns.core import Float32Array, Float64Array, IntArray
-from chns.data.manifest import Manifest
+from chns.data import Manifest
 from chns.evaluation.embedder import Embedder
 from chns.evaluation.enrolment import Averaged, EnrolmentModels, score_enrolment
 from chns.evaluation.normalisation import CohortNormalisation, normalise

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chns.core import ModelFileError
-from chns.evaluation.calibration import Calibration, is_number
+from chns.evaluation import Calibration, is_number
 
 _OF_STRANGERS = 0.0  # mean cosine of directions that have nothing in common
 

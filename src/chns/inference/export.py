@@ -31,12 +31,9 @@ from chns.bundle.bundle_graph import LARGEST_DISTANCE, checked_distance, several
 from chns.bundle.graph import Graph, model_graph, onnx_graph, torch_export_graph
 from chns.bundle.onnx_file import OPSET, require_export_packages, write_waveform_graph
 from chns.core import AudioError, BoolArray, Float32Array, IntArray, atomic_path
-from chns.data.audio import read_audio
-from chns.data.dataset import WholeUtterances
-from chns.data.manifest import Manifest
+from chns.data import Manifest, WholeUtterances, read_audio
 from chns.encoders import SpeakerEncoder
-from chns.evaluation.metrics import VerificationMetrics, verification_metrics
-from chns.evaluation.scoring import cosine_scores
+from chns.evaluation import VerificationMetrics, cosine_scores, verification_metrics
 
 _LONGEST_SECONDS = 30.0
 

@@ -18,8 +18,8 @@ import numpy.typing as npt
 import soxr
 
 from chns.core import AudioError, Float32Array
-from chns.data.audio import MAX_RATE_HZ, MIN_RATE_HZ, proven_info, read_audio
-from chns.data.quality import LARGEST_SAMPLE, Quality, joint_quality, measure_quality
+from chns.data import LARGEST_SAMPLE, Quality, joint_quality, measure_quality, proven_info, read_audio
+from chns.data.audio import MAX_RATE_HZ, MIN_RATE_HZ
 
 __all__ = [
     "MIN_SECONDS",

@@ -20,7 +20,7 @@ import yaml
 from chns.bundle.bundle import BUNDLE_FILES, GRAPH_FILE, Bundle, bundle_folder, load_bundle, require_own_bundle
 from chns.bundle.download import SCHEME, explained_hub_errors, require_hub, require_repository
 from chns.core import ModelFileError, atomic_folder
-from chns.evaluation.calibration import is_number
+from chns.evaluation import is_number
 from chns.inference.decision_rule import DecisionRule
 
 _INTENDED_USE = """Comparing two recordings: the cosine of their embeddings says how likely one person speaks in both.

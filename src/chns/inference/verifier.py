@@ -25,7 +25,7 @@ import numpy.typing as npt
 from chns.bundle.bundle import Bundle, load_bundle
 from chns.bundle.bundle_graph import GraphBundle, load_graph_bundle
 from chns.core import AudioError, Float32Array, ModelFileError
-from chns.data.audio import Channel, channel_number, channels_differ, file_channels_differ
+from chns.data import Channel, channel_number, channels_differ, file_channels_differ
 from chns.inference.decision_rule import DecisionRule
 from chns.inference.listening import MIN_SECONDS, Quality, array_windows, file_windows, joint_quality, measure_quality
 

@@ -21,10 +21,7 @@ import torch
 
 from chns.bundle.bundle import load_bundle
 from chns.core import Float64Array, ManifestError, RunFolderError, atomic_path, table_cell
-from chns.evaluation.embedder import Embedder
-from chns.evaluation.metrics import verification_metrics
-from chns.evaluation.scoring import read_scores
-from chns.evaluation.trials import Trials
+from chns.evaluation import Embedder, Trials, read_scores, verification_metrics
 from chns.report.run_findings import RunFindings, ScoredTrials, SuspectedDuplicate
 from chns.report.speakers import (
     CACHE_NAME,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from chns.core import BoolArray, Float64Array
-from chns.evaluation.metrics import REPORTED_P_TARGETS, det_curve, detection_cost, error_rates
+from chns.evaluation import REPORTED_P_TARGETS, det_curve, detection_cost, error_rates
 from chns.report.drawing import INK, MUTED, PAPER, Figure, LegendEntry, RunStyle, draw, label_of
 from chns.report.run_findings import RunFindings, ScoredTrials
 

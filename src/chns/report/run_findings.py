@@ -16,8 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from chns.core import Float64Array, IntArray, RunFolderError, bounded_text
-from chns.evaluation.metrics import VerificationMetrics
-from chns.evaluation.trials import Trials
+from chns.evaluation import Trials, VerificationMetrics
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

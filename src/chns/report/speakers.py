@@ -32,9 +32,8 @@ from safetensors.numpy import save_file
 
 from chns.bundle.bundle import Bundle
 from chns.core import Float32Array, Float64Array, IntArray, ManifestError, atomic_path
-from chns.data.manifest import Manifest
-from chns.evaluation.embedder import Embedder
-from chns.evaluation.scoring import cosine_scores
+from chns.data import Manifest
+from chns.evaluation import Embedder, cosine_scores
 from chns.report.run_findings import BatchHardness, ClusterShapes, SpeakerMap
 from chns.sampling.batches import ClusterSpeakerBatches, NeighbourSpeakerBatches, RandomSpeakerBatches
 from chns.sampling.clusters import (

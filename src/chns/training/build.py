@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,28 +14,27 @@ from chns.bundle.bundle import OUR_FACTORIES, Architecture, load_bundle
 from chns.core import ConfigError
 from chns.core.distributed import rank, world_size
 from chns.core.factory import make
-from chns.data.augmentation.augmenter import Augmenter
-from chns.data.augmentation.background import (
+from chns.data import (
+    Augmenter,
     Babble,
     Background,
+    Codec,
     ColouredNoise,
+    Gain,
     Layer,
+    Manifest,
     NoiseSource,
     RecordingFolder,
-    TrainingUtterances,
-)
-from chns.data.augmentation.codec import Codec
-from chns.data.augmentation.level import Gain
-from chns.data.augmentation.reverberation import (
     ResponseFolder,
     ResponseSource,
     Reverberation,
     SimulatedRooms,
+    SpeakerCrops,
+    Speed,
     SyntheticDecay,
+    TrainingUtterances,
+    with_speed_speakers,
 )
-from chns.data.augmentation.speed import Speed, with_speed_speakers
-from chns.data.dataset import SpeakerCrops
-from chns.data.manifest import Manifest
 from chns.encoders import SpeakerEncoder
 from chns.features.spec_augment import SpecAugment
 from chns.sampling.hard_batches import ClusterGroups, NeighbourGroups
@@ -288,15 +286,6 @@ def augmented_crops(settings: TrainSettings, manifest: Manifest, *, sample_rate_
     return SpeakerCrops(
         manifest, crop_seconds=settings.data.crop_seconds, sample_rate_hz=sample_rate_hz, augmenter=augmenter
     )
-
-
-def described_augmentation(settings: AugmentationSettings) -> dict[str, dict[str, Any]]:
-    """The settings as a model tells them to others: of a folder, only its own name."""
-    sections: dict[str, dict[str, Any]] = asdict(settings)
-    for section in sections.values():
-        if section.get("folder") is not None:
-            section["folder"] = Path(section["folder"]).name
-    return sections
 
 
 def with_new_speakers(settings: TrainSettings, manifest: Manifest) -> Manifest:

@@ -28,14 +28,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from chns.core import NonFiniteError, atomic_path
 from chns.core.distributed import any_process, average_buffers
-from chns.data.dataset import CropBatches, SpeakerCrops, plain_worker_errors
-from chns.data.manifest import Manifest
+from chns.data import CropBatches, Manifest, SpeakerCrops, plain_worker_errors
 from chns.encoders import SpeakerEncoder
-from chns.evaluation.embedder import Embedder
-from chns.evaluation.metrics import VerificationMetrics, verification_metrics
-from chns.evaluation.pairs import make_trials
-from chns.evaluation.trials import resolve
-from chns.evaluation.verification import score_trials
+from chns.evaluation import Embedder, VerificationMetrics, make_trials, resolve, score_trials, verification_metrics
 from chns.sampling.schedule import EpochSignals
 from chns.training.log import Meter, MetricsLogger, RunLog
 from chns.training.plan import BatchPlan

@@ -12,9 +12,9 @@ import torch
 from chns.bundle.bundle import weights_digest
 from chns.core import Float32Array, IntArray
 from chns.core.distributed import from_first_process
-from chns.data.manifest import Manifest
+from chns.data import Manifest
 from chns.encoders import SpeakerEncoder
-from chns.evaluation.embedder import Embedder
+from chns.evaluation import Embedder
 from chns.sampling.batches import RandomSpeakerBatches
 from chns.sampling.clusters import SpeakerClusters
 from chns.sampling.hard_batches import Grouping, HardBatches

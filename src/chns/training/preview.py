@@ -15,9 +15,7 @@ import scipy.signal
 import torch
 
 from chns.core import ChnsError, atomic_path
-from chns.data.audio import Waveform, write_audio
-from chns.data.dataset import CropRequest, SpeakerCrops
-from chns.data.manifest import Manifest
+from chns.data import CropRequest, Manifest, SpeakerCrops, Waveform, write_audio
 from chns.features import LogMel
 from chns.training.build import augmented_crops, make_masking, with_new_speakers
 from chns.training.folder import TrainSettings

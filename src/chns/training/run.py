@@ -18,12 +18,11 @@ from chns.bundle.bundle import Architecture, load_bundle, require_own_bundle, sa
 from chns.bundle.bundle_graph import add_graph_if_possible
 from chns.core import ConfigError, atomic_path, in_short, locked_folder
 from chns.core.distributed import from_first_process, rank
-from chns.data.manifest import Manifest
+from chns.data import Manifest
 from chns.encoders import SpeakerEncoder
-from chns.evaluation.metrics import VerificationMetrics
+from chns.evaluation import VerificationMetrics
 from chns.training.build import (
     augmented_crops,
-    described_augmentation,
     make_logger,
     make_loss,
     make_masking,
@@ -38,7 +37,7 @@ from chns.training.build import (
 )
 from chns.training.folder import RunFolder, longer, with_whole_paths
 from chns.training.loop import Record, Training
-from chns.training.settings import TrainSettings
+from chns.training.settings import AugmentationSettings, TrainSettings
 
 _log = logging.getLogger(__name__)
 
@@ -181,6 +180,15 @@ class _Progress:
         if not self._best_path.is_file():
             return float("inf")
         return float(json.loads(self._best_path.read_text(encoding="utf-8"))["eer"])
+
+
+def described_augmentation(settings: AugmentationSettings) -> dict[str, dict[str, Any]]:
+    """The settings as a model tells them to others: of a folder, only its own name."""
+    sections: dict[str, dict[str, Any]] = asdict(settings)
+    for section in sections.values():
+        if section.get("folder") is not None:
+            section["folder"] = Path(section["folder"]).name
+    return sections
 
 
 def _launched(settings: TrainSettings) -> Fabric:

@@ -18,7 +18,6 @@ import scipy.fft
 from chns.core import AudioError
 from chns.data.audio import EXTENSIONS, Waveform, audio_info, read_audio
 from chns.data.augmentation.level import power_of, require_probability, require_range
-from chns.data.corpora.scan import find_recordings
 from chns.data.manifest import Manifest
 from chns.data.storage.packed import Recording
 
@@ -174,7 +173,8 @@ def recordings_in(folder: Path) -> list[str]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"augmentation folder must exist, got {folder}.")
-    names = find_recordings(folder)
+    recordings = (path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
+    names = sorted(path.relative_to(folder).as_posix() for path in recordings)
     if not names:
         raise AudioError(f"augmentation folder must hold recordings ({', '.join(EXTENSIONS)}), got none in {folder}.")
     return names
