@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from chns.core import ManifestError, TrialError
 from chns.data.manifest import Manifest
-from chns.evaluation.pairs import Pairs, make_trials, unit_embeddings
+from chns.evaluation.pairs import NumberedPairs, make_trials, unit_embeddings
 from chns.evaluation.trials import FORMS, Trials, read_trials, resolve, write_trials
 
 TRIALS = Trials(["a/1", "a/1", "b/1"], ["a/2", "b/1", "b/2"], np.array([True, False, True]))
@@ -321,8 +321,8 @@ def hardest_by_comparing_all(manifest, embeddings, count, same_column):
 @pytest.mark.parametrize("count", [1, 17, 96])
 @pytest.mark.parametrize("tile", [1, 3, 8192])
 def test_hardest_nontargets_are_those_of_highest_cosine_highest_first(monkeypatch, same_column, count, tile):
-    monkeypatch.setattr(Pairs, "_TILE_ROWS", tile)
-    monkeypatch.setattr(Pairs, "_TILE_COLUMNS", tile + 1)
+    monkeypatch.setattr(NumberedPairs, "_TILE_ROWS", tile)
+    monkeypatch.setattr(NumberedPairs, "_TILE_COLUMNS", tile + 1)
     manifest = corpus(6, 4)
     embeddings = np.random.default_rng(0).normal(size=(len(manifest), 5)).astype(np.float32)
     trials = make_trials(
@@ -337,7 +337,7 @@ def test_hardest_nontargets_are_those_of_highest_cosine_highest_first(monkeypatc
 )
 def test_numbered_pairs_are_all_that_share_a_group_but_not_a_block(rows):
     groups, blocks = np.array(rows, dtype=np.int64).T
-    pairs = Pairs(groups, blocks)
+    pairs = NumberedPairs(groups, blocks)
     numbered = list(zip(*(rows.tolist() for rows in pairs.rows(np.arange(len(pairs)))), strict=True))
     expected = {
         frozenset((a, b))

@@ -13,7 +13,7 @@ from chns.cli.model_options import add_model_options, resolve_device
 
 if TYPE_CHECKING:
     from chns.report.page import Report
-    from chns.report.run_findings import Comparison, RunFindings
+    from chns.report.run_findings import ComparedRuns, RunFindings
 
 _EXAMPLES = """  chns evaluate runs/chns/model vox1.parquet --trials veri_test2.txt --scores runs/chns/scores/vox1-o.txt
   chns report runs/supcon runs/chns --out report
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{report.page}: {len(findings)} run{'' if len(findings) == 1 else 's'}, {report.num_figures} figures")
 
 
-def _comparison_and_runs(given: Sequence[Path]) -> tuple[Comparison | None, Sequence[Path]]:
+def _comparison_and_runs(given: Sequence[Path]) -> tuple[ComparedRuns | None, Sequence[Path]]:
     """What was given as runs: a comparison, which brings its own, or runs."""
     from chns.report.run_findings import FILE_NAME, read_comparison
 

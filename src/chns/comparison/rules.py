@@ -36,7 +36,7 @@ SHORT_HARD_PHASE_STEPS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class Explanation:
     """What one rule found.
 
     Attributes:
@@ -50,7 +50,7 @@ class Finding:
     try_next: tuple[str, ...] = ()
 
 
-def easy_random_batches(evidence: TwinEvidence) -> Finding | None:
+def easy_random_batches(evidence: TwinEvidence) -> Explanation | None:
     """The loss of random batches ended at 5 % of that of guessing, or below: they had little left to teach."""
     guessing = evidence.guessing_loss
     if guessing is None:
@@ -61,10 +61,10 @@ def easy_random_batches(evidence: TwinEvidence) -> Finding | None:
     share = f"{100 * random / guessing:.0f} %"
     easy = f"Random batches had become easy: their loss ended at {random:.2f}, {share} of that of guessing"
     if hard > EASY_LOSS_SHARE * guessing:
-        return Finding(
+        return Explanation(
             rule="random_batches_easy", text=f"{easy}, while that of {evidence.hard_batches} was still {hard:.2f}."
         )
-    return Finding(
+    return Explanation(
         rule="everything_learnt",
         text=f"{easy}, and that of {evidence.hard_batches} at {hard:.2f}. What these recordings can teach is "
         "learnt, whatever the negatives.",
@@ -75,7 +75,7 @@ def easy_random_batches(evidence: TwinEvidence) -> Finding | None:
     )
 
 
-def random_batches_not_easy(evidence: TwinEvidence) -> Finding | None:
+def random_batches_not_easy(evidence: TwinEvidence) -> Explanation | None:
     """The loss of random batches ended above 5 % of that of guessing: they still taught, so harder ones need not."""
     guessing = evidence.guessing_loss
     if guessing is None:
@@ -84,7 +84,7 @@ def random_batches_not_easy(evidence: TwinEvidence) -> Finding | None:
     if not random > EASY_LOSS_SHARE * guessing:
         return None
     epochs = evidence.settings.train.epochs
-    return Finding(
+    return Explanation(
         rule="random_batches_not_easy",
         text=f"Random batches still taught at the end: their loss was {random:.2f}, {100 * random / guessing:.0f} % of "
         "that of guessing. Hard batches are for when random ones have become easy.",
@@ -92,7 +92,7 @@ def random_batches_not_easy(evidence: TwinEvidence) -> Finding | None:
     )
 
 
-def near_duplicates(evidence: TwinEvidence) -> Finding | None:
+def near_duplicates(evidence: TwinEvidence) -> Explanation | None:
     """A twentieth of the negatives of hard batches are closer than 0.9, or 1 % of the speakers have a double.
 
     Doubles do not count where those who may be one person never meet in a batch.
@@ -109,7 +109,7 @@ def near_duplicates(evidence: TwinEvidence) -> Finding | None:
             f"The closest twentieth of the different speakers in {evidence.hard_batches} have a cosine above "
             f"{similarity:.2f}"
         )
-    return Finding(
+    return Explanation(
         rule="near_duplicates",
         text=f"{seen}. If they are one person under two names, the loss pushes apart what belongs together.",
         try_next=(
@@ -120,12 +120,12 @@ def near_duplicates(evidence: TwinEvidence) -> Finding | None:
     )
 
 
-def few_utterances(evidence: TwinEvidence) -> Finding | None:
+def few_utterances(evidence: TwinEvidence) -> Explanation | None:
     """Half of the training speakers have fewer than 5 utterances: little of a voice beyond a few recordings of it."""
     number = evidence.utterances_per_speaker
     if number >= FEW_UTTERANCES:
         return None
-    return Finding(
+    return Explanation(
         rule="few_utterances",
         text=f"Half of the training speakers have {number:g} utterances or fewer. Hard negatives then teach to tell "
         "apart these recordings rather than these voices.",
@@ -133,12 +133,12 @@ def few_utterances(evidence: TwinEvidence) -> Finding | None:
     )
 
 
-def stuck_hard_loss(evidence: TwinEvidence) -> Finding | None:
+def stuck_hard_loss(evidence: TwinEvidence) -> Explanation | None:
     """In 200 steps or more of the full hard ratio the loss ended above 80 % of what it began with."""
     start, end = evidence.hardest("loss")
     if not (end > STUCK_LOSS_SHARE * start and evidence.hardest_steps >= SHORT_HARD_PHASE_STEPS):
         return None
-    return Finding(
+    return Explanation(
         rule="stuck_hard_loss",
         text=f"The loss of {evidence.hard_batches} did not come down: {start:.2f} when they had become as hard as they "
         f"would be, {end:.2f} when that ended. They may be too hard for this encoder.",
@@ -146,12 +146,12 @@ def stuck_hard_loss(evidence: TwinEvidence) -> Finding | None:
     )
 
 
-def risen_temperature(evidence: TwinEvidence) -> Finding | None:
+def risen_temperature(evidence: TwinEvidence) -> Explanation | None:
     """The learnt temperature ended at 1.25 times that of random batches, or above: the loss softened itself."""
     random, hard = (evidence.final("temperature", hard=hard) for hard in (False, True))
     if not hard >= RISEN_TEMPERATURE * random:
         return None
-    return Finding(
+    return Explanation(
         rule="risen_temperature",
         text=f"The learnt temperature ended at {hard:.3f}, {hard / random:.2f} times that of random batches "
         f"({random:.3f}): the loss became more lenient instead of telling the hard speakers apart.",
@@ -159,7 +159,7 @@ def risen_temperature(evidence: TwinEvidence) -> Finding | None:
     )
 
 
-def hardly_harder(evidence: TwinEvidence) -> Finding | None:
+def hardly_harder(evidence: TwinEvidence) -> Explanation | None:
     """Neither negatives' similarity (p95, + 0.02) nor loss (x 1.2) nor easy anchors (- 0.02) tell of harder batches.
 
     One of the three is enough to call them harder, and the mean similarity is not asked: in a large batch of small
@@ -175,7 +175,7 @@ def hardly_harder(evidence: TwinEvidence) -> Finding | None:
     measured = f"p95 of the similarity of different speakers {rise:+.2f}, loss {ratio:.2f} times theirs"
     if not math.isnan(easy_random - easy_hard):
         measured += f", easy anchors {100 * easy_hard:.0f} % instead of {100 * easy_random:.0f} %"
-    return Finding(
+    return Explanation(
         rule="hardly_harder",
         text=f"{evidence.hard_batches.capitalize()} were hardly harder than random ones: {measured}. "
         f"{advice.size_of_groups(evidence)}",
@@ -183,12 +183,12 @@ def hardly_harder(evidence: TwinEvidence) -> Finding | None:
     )
 
 
-def separated_conditions(evidence: TwinEvidence) -> Finding | None:
+def separated_conditions(evidence: TwinEvidence) -> Explanation | None:
     """Clusters are at least half of the way from chance to holding one recording condition each."""
     mixing = evidence.conditions
     if mixing is None or mixing.separation < SEPARATED_CONDITIONS:
         return None
-    return Finding(
+    return Explanation(
         rule="separated_conditions",
         text=f"Clusters separate the corpora: {100 * mixing.within:.0f} % of the pairs of speakers in a cluster are of "
         f"one corpus, {100 * mixing.chance:.0f} % of all pairs. The hard speakers of a batch then share a recording "
@@ -201,7 +201,7 @@ def separated_conditions(evidence: TwinEvidence) -> Finding | None:
     )
 
 
-def short_hard_phase(evidence: TwinEvidence) -> Finding | None:
+def short_hard_phase(evidence: TwinEvidence) -> Explanation | None:
     """The hard phase has fewer than 200 steps, or less than a quarter of all."""
     steps, total = evidence.hard_steps, evidence.all_steps
     if steps >= SHORT_HARD_PHASE_STEPS and steps >= SHORT_HARD_PHASE_SHARE * total:
@@ -209,14 +209,14 @@ def short_hard_phase(evidence: TwinEvidence) -> Finding | None:
     text = f"The hard phase was short: {steps:,.0f} of {total:,.0f} steps."
     if evidence.is_adaptive:
         text += " It begins when random batches are easy; decisions.txt in the run's folder says what happened when."
-    return Finding(
+    return Explanation(
         rule="short_hard_phase",
         text=text,
         try_next=(f"train: {{epochs: {2 * evidence.settings.train.epochs}}}", *advice.earlier_start(evidence)),
     )
 
 
-Rule = Callable[[TwinEvidence], Finding | None]
+Rule = Callable[[TwinEvidence], Explanation | None]
 
 EXPLAIN_HELP: tuple[Rule, ...] = (easy_random_batches,)
 EXPLAIN_NO_HELP: tuple[Rule, ...] = (

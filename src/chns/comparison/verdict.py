@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from chns.comparison import advice
-from chns.comparison.rules import EXPLAIN_HELP, EXPLAIN_NO_HELP, Finding
+from chns.comparison.rules import EXPLAIN_HELP, EXPLAIN_NO_HELP, Explanation
 from chns.comparison.run_evidence import TwinEvidence
 from chns.evaluation import Interval
 from chns.training.folder import TrainSettings
@@ -121,7 +121,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield f"{prefix}{name}", value
 
 
-Effect = Literal["helped", "hurt", "mixed", "none"]
+Direction = Literal["helped", "hurt", "mixed", "none"]
 
 _FEW_SEEDS = 3
 
@@ -143,10 +143,10 @@ class Verdict:
 
     strategy: str
     twin: Twin
-    effect: Effect
+    effect: Direction
     changes: tuple[Change, ...]
     num_seeds: int
-    findings: tuple[Finding, ...]
+    findings: tuple[Explanation, ...]
     next_steps: tuple[str, ...]
 
     @property
@@ -243,7 +243,7 @@ def _counts(changes: Sequence[Change]) -> tuple[int, int]:
     return directions.count("lower"), directions.count("higher")
 
 
-def _effect(changes: Sequence[Change]) -> Effect:
+def _effect(changes: Sequence[Change]) -> Direction:
     lower, higher = _counts(changes)
     if lower and higher:
         return "mixed"
@@ -252,7 +252,9 @@ def _effect(changes: Sequence[Change]) -> Effect:
     return "hurt" if higher else "none"
 
 
-def _next_steps(effect: Effect, findings: Sequence[Finding], num_seeds: int, evidence: TwinEvidence) -> tuple[str, ...]:
+def _next_steps(
+    effect: Direction, findings: Sequence[Explanation], num_seeds: int, evidence: TwinEvidence
+) -> tuple[str, ...]:
     steps = [step for finding in findings for step in finding.try_next]
     if num_seeds < _FEW_SEEDS:
         steps.insert(0, f"seeds: {list(range(_FEW_SEEDS))}")

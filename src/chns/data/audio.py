@@ -34,7 +34,7 @@ from chns.data.aac import AAC_EXTENSIONS, AacStream, Mixed, one_channel, open_aa
 from chns.data.container import claim_of, with_data_size
 from chns.data.quality import channels_differ
 from chns.data.storage.packed import Recording
-from chns.data.storage.remote import Part
+from chns.data.storage.remote import FilePart
 
 EXTENSIONS = (
     *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
@@ -300,7 +300,7 @@ def _with_header(content: BinaryIO, header: bytes) -> BinaryIO:
         content.seek(position)
         return content.readinto(buffer)  # type: ignore[attr-defined,no-any-return]
 
-    return io.BufferedReader(Part(fill, length, on_close=lambda: None))
+    return io.BufferedReader(FilePart(fill, length, on_close=lambda: None))
 
 
 def _require_readable(path: Path) -> None:

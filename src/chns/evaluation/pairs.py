@@ -83,7 +83,7 @@ def _draw_targets(
     manifest: Manifest, per_speaker: int | None, *, cross_session: bool, rng: np.random.Generator
 ) -> tuple[IntArray, IntArray]:
     blocks = _codes(manifest, "session") if cross_session else np.arange(len(manifest))
-    pairs = Pairs(manifest.speaker_labels, blocks)
+    pairs = NumberedPairs(manifest.speaker_labels, blocks)
     if len(pairs) == 0:
         apart = " of different sessions" if cross_session else ""
         raise TrialError(
@@ -108,7 +108,7 @@ def _draw_nontargets(
     rng: np.random.Generator,
 ) -> tuple[IntArray, IntArray]:
     groups = np.zeros(len(manifest), np.int64) if same_column is None else _codes(manifest, same_column)
-    pairs = Pairs(groups, manifest.speaker_labels)
+    pairs = NumberedPairs(groups, manifest.speaker_labels)
     if count > len(pairs):
         agreeing = "" if same_column is None else f" and equal {same_column}"
         raise TrialError(
@@ -132,7 +132,7 @@ def _codes(manifest: Manifest, column: str) -> IntArray:
     return codes
 
 
-class Pairs:
+class NumberedPairs:
     """All unordered pairs of rows that agree in their group and differ in their block, numbered from 0, never stored.
 
     Rows are sorted by group and block, so the partners of a row that come after it are one stretch: from the end of

@@ -42,7 +42,7 @@ from chns.report.curve_figures import (
     training_figure,
 )
 from chns.report.drawing import COLOURS, NUM_CLUSTER_COLOURS, Figure, RunStyle, require_libraries, run_styles
-from chns.report.run_findings import Comparison, RunFindings, SpeakerMap, SuspectedDuplicate
+from chns.report.run_findings import ComparedRuns, RunFindings, SpeakerMap, SuspectedDuplicate
 from chns.report.speaker_figures import (
     hardness_figure,
     hardness_limits,
@@ -209,7 +209,7 @@ class Report:
     num_duplicates: int
 
 
-def write_report(folder: Path | str, runs: Sequence[RunFindings], *, comparison: Comparison | None = None) -> Report:
+def write_report(folder: Path | str, runs: Sequence[RunFindings], *, comparison: ComparedRuns | None = None) -> Report:
     """Write ``report.html``, ``figures/`` and ``suspected_duplicates.csv``.
 
     Args:
@@ -268,7 +268,7 @@ def _title(names: Sequence[str]) -> str:
     return f"What {names[0]} came to" if len(names) == 1 else f"What {len(names)} runs came to"
 
 
-def _navigation(comparison: Comparison | None) -> list[tuple[str, str]]:
+def _navigation(comparison: ComparedRuns | None) -> list[tuple[str, str]]:
     return [
         ("runs", "Runs"),
         *([("comparison", "Comparison")] if comparison else []),

@@ -207,7 +207,7 @@ class VerdictWords:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class ComparedRuns:
     """A comparison, ready for the page.
 
     Attributes:
@@ -227,7 +227,7 @@ class Comparison:
     runs: Sequence[Path]
 
 
-def read_comparison(folder: Path) -> Comparison:
+def read_comparison(folder: Path) -> ComparedRuns:
     """Read the result of a comparison.
 
     Args:
@@ -244,7 +244,7 @@ def read_comparison(folder: Path) -> Comparison:
         content = json.loads(bounded_text(path, most_bytes=_MOST_BYTES))
         trainings = [f"{strategy}/seed-{seed}" for strategy in content["strategies"] for seed in content["seeds"]]
         inside = {one.parent.relative_to(folder).as_posix() for one in folder.glob("*/seed-*/config.yaml")}
-        return Comparison(
+        return ComparedRuns(
             baseline=str(content["baseline"]),
             seeds=[int(seed) for seed in content["seeds"]],
             steps=int(content["steps"]),

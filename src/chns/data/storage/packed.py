@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
 
 from chns.core import AudioError
-from chns.data.storage.remote import HEADER_BYTES, Part, RemoteRecording, is_header_of
+from chns.data.storage.remote import HEADER_BYTES, FilePart, RemoteRecording, is_header_of
 
 _SHARD_END = ".tar/"
 _READ_WHOLE_BYTES = 2**20
@@ -88,7 +88,9 @@ class PackedRecording:
             os.close(descriptor)
             return io.BytesIO(content[HEADER_BYTES:])
         fill = partial(_read_at, descriptor, self.byte_offset)
-        return io.BufferedReader(Part(fill, self.byte_length, on_close=partial(os.close, descriptor)), _BUFFER_BYTES)
+        return io.BufferedReader(
+            FilePart(fill, self.byte_length, on_close=partial(os.close, descriptor)), _BUFFER_BYTES
+        )
 
 
 def split_path(path: str) -> tuple[str, str]:

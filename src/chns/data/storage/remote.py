@@ -30,7 +30,7 @@ from chns.core import AudioError, ChnsError
 from chns.data.storage.ranges import Patience, driver_range, http_range
 
 
-class Part(io.RawIOBase):
+class FilePart(io.RawIOBase):
     """A file that lies inside another one.
 
     Args:
@@ -258,7 +258,7 @@ class RemoteRecording:
         if is_read_whole:
             return io.BytesIO(content[HEADER_BYTES:])
         blocks = _Blocks(self)
-        return io.BufferedReader(Part(blocks.fill, self.byte_length, on_close=blocks.finish), _BLOCK_BYTES)
+        return io.BufferedReader(FilePart(blocks.fill, self.byte_length, on_close=blocks.finish), _BLOCK_BYTES)
 
     def fetch(self, position: int, length: int) -> bytes:
         """Bytes from a position that is counted from the recording's first byte.
