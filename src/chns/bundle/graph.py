@@ -1,8 +1,4 @@
-"""Run a model as a function from arrays to arrays: the trained one, or a graph exported from it.
-
-Nothing is imported before it is needed, so that a graph in ONNX runs without torch.
-
-Read an ONNX graph that comes from a stranger, and run it in bounded memory.
+"""A model as a function from arrays to arrays, also where it is a graph that comes from a stranger.
 
 What onnxruntime would do at the graph's word is ruled out before it sees the graph: reading other files (external
 data), expanding a few bytes into gigabytes (sparse tensors), calling operators beyond the standard ones (custom

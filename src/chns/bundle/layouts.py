@@ -1,16 +1,8 @@
-"""Match another toolkit's tensors with the names and shapes of an encoder of ours.
-
-Read the tensors of another toolkit's checkpoint, which comes from a stranger.
+"""Other toolkits' checkpoints as model bundles: SpeechBrain's and WeSpeaker's layouts.
 
 Only torch's zip format is read, mapped into memory and by torch's restricted unpickler, so nothing of the file is run.
 Sizes are checked before a tensor is touched: a few bytes can describe a tensor of terabytes, and a compressed archive
 can unfold to them.
-
-SpeechBrain's ECAPA-TDNN, the file ``embedding_model.ckpt`` of its speaker recognisers.
-
-WeSpeaker's ECAPA-TDNN and ResNet, the files ``avg_model.pt`` of its recipes.
-
-From another toolkit's checkpoint to a model bundle.
 """
 
 from __future__ import annotations

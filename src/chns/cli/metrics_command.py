@@ -1,7 +1,4 @@
-"""Options of ``chns metrics`` that say how sure its numbers are, and whether two systems differ.
-
-``chns metrics``: error rates of a score file.
-"""
+"""``chns metrics``: error rates of a score file, how sure they are, and whether two systems differ."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Options of every command that runs a model.
-
-Options of the commands that use a voiceprint store.
-"""
+"""Options of the commands that run a model or use a voiceprint store."""
 
 from __future__ import annotations
 

@@ -1,11 +1,4 @@
-"""``--convert``: what every ``chns prepare`` can do with the recordings that it found.
-
-``chns prepare`` for CN-Celeb and for the formats of other tools.
-
-What ``chns prepare voxceleb`` has beyond the other corpora: archives, speakers' tables, counts and trial lists.
-
-``chns prepare``: from a folder of recordings to a manifest.
-"""
+"""``chns prepare``: from a folder of recordings to a manifest."""
 
 from __future__ import annotations
 

@@ -1,11 +1,4 @@
-"""What a comparison knows of two strategies besides their error rates: logs, training data, clusters.
-
-What a comparison came to, as one object and as JSON.
-
-A comparison for people: Markdown that also reads well in a terminal.
-
-A comparison from its settings to its table: check, train, score, evaluate, judge, write.
-"""
+"""A comparison from its settings to its table: check, train, score, evaluate, judge, write."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""The trial lists of a comparison, and the scores of its runs on them.
-
-Error rates of strategies: means over seeds, and intervals of them and of their differences.
-
-All systems of a trial list are evaluated on the same resamples of its speakers, so every difference is paired.
-"""
+"""Scores and error rates of a comparison: means over seeds, and intervals of them and of their differences."""
 
 from __future__ import annotations
 

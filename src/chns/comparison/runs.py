@@ -1,8 +1,4 @@
-"""What is compared: strategies, seeds and trial lists, as one YAML file states them.
-
-Which runs a comparison consists of, and whether comparing them is fair: checked before any of them trains.
-
-Train the runs of a comparison: one after the other in this process, or several beside each other in their own.
+"""The runs of a comparison: what its YAML file states, whether comparing is fair, and training them.
 
 A run's own process is a `chns train` of the same settings on its share of the cores, so a run is the same however it
 was started, up to the order of additions, which the number of threads changes. Worker processes of `multiprocessing`

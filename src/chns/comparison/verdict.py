@@ -1,9 +1,4 @@
-"""One error rate of two strategies, and how sure their difference is.
-
-Which strategies differ in nothing but their batches, so that a difference between them is the batches' doing.
-
-Whether hard sampling helped, in words that the numbers bear out.
-"""
+"""Whether hard sampling helped, in words that the numbers bear out."""
 
 from __future__ import annotations
 
@@ -121,7 +116,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield f"{prefix}{name}", value
 
 
-Direction = Literal["helped", "hurt", "mixed", "none"]
+Judgement = Literal["helped", "hurt", "mixed", "none"]
 
 _FEW_SEEDS = 3
 
@@ -143,7 +138,7 @@ class Verdict:
 
     strategy: str
     twin: Twin
-    effect: Direction
+    effect: Judgement
     changes: tuple[Change, ...]
     num_seeds: int
     findings: tuple[Explanation, ...]
@@ -243,7 +238,7 @@ def _counts(changes: Sequence[Change]) -> tuple[int, int]:
     return directions.count("lower"), directions.count("higher")
 
 
-def _effect(changes: Sequence[Change]) -> Direction:
+def _effect(changes: Sequence[Change]) -> Judgement:
     lower, higher = _counts(changes)
     if lower and higher:
         return "mixed"
@@ -253,7 +248,7 @@ def _effect(changes: Sequence[Change]) -> Direction:
 
 
 def _next_steps(
-    effect: Direction, findings: Sequence[Explanation], num_seeds: int, evidence: TwinEvidence
+    effect: Judgement, findings: Sequence[Explanation], num_seeds: int, evidence: TwinEvidence
 ) -> tuple[str, ...]:
     steps = [step for finding in findings for step in finding.try_next]
     if num_seeds < _FEW_SEEDS:

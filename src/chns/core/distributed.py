@@ -1,6 +1,4 @@
-"""What the processes of a run exchange; with one process, each of these does nothing or the obvious.
-
-Losses over the embeddings of all processes, with the gradients that one process would compute.
+"""What the processes of a run exchange, and the gradients that one process would compute.
 
 Negatives must come from the whole batch, not from the slice that a device holds. Every process gathers all embeddings
 and computes the same loss; gradients flow back to its own slice only. Data-parallel training then *averages* the

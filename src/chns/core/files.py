@@ -1,9 +1,7 @@
-"""Write files so that a reader sees the old one or the new one, never half of either, and nothing else is lost.
+"""Files that are whole or not there, and text from strangers that is bounded.
 
 A folder is replaced only if everything in it is what its writer writes. What a killed process leaves has a name that
 says whose it is (``.NAME.chns-tmp-PROCESS-RANDOM``), and goes when a process next writes into that folder.
-
-Text from strangers: YAML of bounded size, numbers, and what may stand on a screen or in a table.
 
 A configuration of 500 bytes can unfold to terabytes through aliases of aliases, and a number can hold the screen's own
 commands. Everything that is read as YAML or as a number, and every name that is shown, passes through here.

@@ -1,9 +1,4 @@
-"""What the rows of a manifest must hold when its root is a URL.
-
-What makes a table a manifest: its columns, their types and the rules for their values.
-
-Manifest files: Parquet for programs, CSV with the same column names for people.
-"""
+"""Manifest files, Parquet or CSV, and the rules that make a table a manifest."""
 
 from __future__ import annotations
 

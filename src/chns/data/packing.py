@@ -9,8 +9,6 @@ Resumable: a shard gets its name when it is whole, and a run goes on with those 
 have changed. Measured on one core that others used too: 300 to 500 MB/s as they are (FLAC, WAV), and from Opus to FLAC
 450 times as fast as the speech.
 
-Write one shard: a plain tar file, which `tar` and WebDataset read, and an index of what lies where.
-
 The index is a Parquet file beside the shard and is written last. It says what the shard was made from, so a shard that
 has one is whole, and it is left alone if the same recordings, unchanged, would go into it again. The bytes of a shard
 depend on the recordings and their names alone: times, owners and rights are left out.

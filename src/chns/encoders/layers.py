@@ -1,10 +1,8 @@
-"""Keep padding out of an utterance's embedding.
+"""What encoders share: padding kept out of an embedding, and pooling over time.
 
 A convolution near the end of an utterance reads what follows: zeros where the tensor ends, but, in a padded batch,
 whatever the layers before made of the padding. Setting padding to zero before every convolution that looks sideways
 makes both cases the same.
-
-Pooling over time: from a sequence of any length to one vector, mostly with learnt weights for its frames.
 """
 
 from __future__ import annotations

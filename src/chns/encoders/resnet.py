@@ -1,8 +1,4 @@
-"""ResNet with the channels and the pooling of WeSpeaker's published models.
-
-Shapes below: B utterances, C channels, F frequency bands, T frames.
-
-Thin ResNet-34 with squeeze-and-excitation: a quarter of the usual channels.
+"""ResNets: WeSpeaker's, and the thin one with squeeze-and-excitation of the CHNS paper.
 
 Shapes below: B utterances, C channels, F frequency bands, T frames.
 """

@@ -1,12 +1,10 @@
-"""The detection cost function: what errors cost at an operating point, and which threshold is best there.
+"""Error rates of a verification system: EER, minDCF, detection costs and DET curves.
 
 An operating point is how often trials are targets (p_target) and what the two kinds of error cost. A system that
 ignores the speech pays the cheaper of accepting everything and rejecting everything; costs are divided by that.
 
 Source:
     The normalised detection cost function of the NIST speaker recognition evaluations.
-
-Error rates of a verification system: EER and minDCF.
 
 A trial is accepted if its score is at or above the threshold. Of each threshold two things matter: the share of
 target trials that it rejects (miss) and of non-target trials that it accepts (false alarm). Both follow from one sort
@@ -15,8 +13,6 @@ take 0.1 s on one core. Comparing every score with every threshold, as is also d
 number of trials.
 
 scipy is imported only for the convex hull: it takes half a second, and every command that verifies imports this module.
-
-DET curves: miss against false-alarm rate on probit axes, where normally distributed scores make straight lines.
 
 A list of 580,000 trials has nearly as many thresholds; a figure needs some hundred. They are taken evenly along the
 curve as it is drawn, so that every point left out is near one that is kept: within 0.02 probits with 1,000 points.

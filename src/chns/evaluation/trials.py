@@ -1,11 +1,4 @@
-"""Find utterances by the names that lists give them, which are not always the manifest's.
-
-Trial lists: which utterances are compared, and whether one speaker is behind both.
-
-Read and write the lists that the field has, and find their utterances in a manifest.
-
-How much of a trial list can be scored with a manifest, and which of the official VoxCeleb1 lists it is.
-"""
+"""Trial lists: which utterances are compared, whether one speaker is behind both, and what a manifest has of them."""
 
 from __future__ import annotations
 

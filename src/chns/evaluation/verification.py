@@ -1,7 +1,4 @@
-"""Score trials with a model. Kept apart from `chns.evaluation.scoring`, which does not import torch.
-
-Scores of trials together with the quality of their recordings, for calibration.
-"""
+"""Score trials with a model, also together with the quality of their recordings."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What features of a padded batch have in common: its shape, which frames count, and the utterance's mean.
-
-Log-mel features as a torch module, so that they are part of the exported model.
+"""Log-mel features, and what all features of a padded batch have in common.
 
 Windowing, removal of the frame's mean, pre-emphasis and the Fourier transform are all linear, so they are folded into
 one matrix: a frame costs one product with a 400 x 512 matrix, exports to any runtime, and needs no complex numbers.

@@ -1,13 +1,7 @@
-"""Recordings of the user that an exported model is compared on.
-
-What an export costs: error rates and speed of several graphs on the same trials.
-
-Write a trained model as one graph from waveform to embedding, for runtimes that do not have this package.
+"""Write a trained model as one graph from waveform to embedding, and measure what that costs.
 
 The features are inside, so nothing can be computed differently elsewhere; batch and length are free. A file appears
 only if what it computes was checked: it is loaded again and must agree with the model on speech of several lengths.
-
-Weights of an ONNX file as 8-bit integers.
 
 Convolutions and matrix products get 8-bit weights; what flows between them is quantised anew for every input
 ("dynamic"), so no calibration data is needed. Weights are unsigned: with signed ones ONNX Runtime's integer convolution

@@ -1,9 +1,4 @@
-"""The README of a published model, made from what its bundle knows and what its publisher says.
-
-Publish a model bundle on the Hugging Face Hub; `chns.bundle.bundle.load_bundle` reads it from there.
-
-A repository holds the bundle's files and a generated README, and nothing else of the folder.
-"""
+"""Publish a model bundle on the Hugging Face Hub, with a README made from what it knows."""
 
 from __future__ import annotations
 

@@ -1,11 +1,7 @@
-"""What the contrastive losses share: the temperature, and which pairs of a batch are of one speaker.
+"""Contrastive losses: supervised (SupCon) and hard supervised (H-SCL), and what they share.
 
 Only similarities are a matrix of all pairs with a gradient; what concerns positive pairs works on their list, which is
 short.
-
-Supervised contrastive loss.
-
-Hard supervised contrastive loss.
 """
 
 from __future__ import annotations

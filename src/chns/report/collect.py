@@ -1,11 +1,7 @@
-"""Training speakers who may be one person under two names, as a list to listen to.
+"""From the folders of runs to findings: everything that the report shows, computed.
 
 Such a pair is each other's hardest negative, and clustering finds exactly these. `chns.sampling.same_person` has the
 rule by which they are suspected, and what it finds and misses.
-
-A run's score files: error rates, and the trials that it gets most wrong.
-
-From the folders of runs to findings: everything that the report shows, computed.
 """
 
 from __future__ import annotations

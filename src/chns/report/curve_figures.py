@@ -1,7 +1,4 @@
-"""Figures of errors on trials: DET curves, and histograms of the scores that they come from.
-
-Figures of how training went: one quantity of the log each, all runs in one.
-"""
+"""Figures of errors on trials and of how training went."""
 
 from __future__ import annotations
 

@@ -1,16 +1,12 @@
-"""Colours and line styles of the report, for a white page and for a dark one.
+"""How figures are drawn: once, in the colours of the report, for PNG, SVG and the page.
 
 A run looks the same in all figures. Runs of one strategy, such as seeds, share a colour and differ in their dashes, so
 that fifteen runs of five strategies read as five groups. The hues are near those of Okabe and Ito 2008, "Color
 universal design", which people with colour deficiencies can tell apart; light ones are darkened to a contrast of 3:1
 with white.
 
-An SVG file of matplotlib's, made fit for standing inside a page with others like it.
-
 Ids are unique in a page, where matplotlib numbers each figure's parts from 1; colours become the page's variables, and
 fonts the page's font. Coordinates are cut to a hundredth of a point, which halves the size.
-
-A figure is drawn once and read in three places: as PNG, as SVG, and inside the page, in the page's own colours.
 
 matplotlib draws with the colours of a white page. Inside the page they are replaced by the CSS variables of the same
 colours, so a figure follows the reader from light to dark. Names of runs and trial lists come from strangers: they are

@@ -1,14 +1,8 @@
-"""The maps of the training speakers as the page's script reads them.
+"""The report: one HTML file that needs no network, and beside it its figures and the suspected duplicates.
 
 Coordinates are whole numbers up to 2,000, finer than a screen; runs of one corpus share one list of names. 6,000
 speakers take 60 kB of names, and 75 kB a run: an ``<svg>`` with a titled circle for each would take six times as much,
 and be slow to point at.
-
-The first sentences of the report: what was looked at, which run errs least, and what to look at next.
-
-Why a section of the report is empty, for each run that has nothing to show in it.
-
-The report: one HTML file that needs no network, and beside it its figures and the suspected duplicates.
 
 The page forbids itself every connection (Content-Security-Policy) and every script but its own, which it names by its
 digest: a speaker or a file whose name is a piece of HTML stays a name. Fifteen runs on two trial lists with 6,000

@@ -1,9 +1,4 @@
-"""What the report shows, as plain data: computed by the modules of this package, drawn by `figures` and `page`.
-
-Arrays and names only, so that drawing is tested without training, and computing without drawing.
-
-What a comparison of strategies came to, read from the ``comparison.json`` that ``chns compare`` leaves.
-"""
+"""What the report shows, as plain data."""
 
 from __future__ import annotations
 

@@ -1,15 +1,11 @@
-"""Some utterances of the training speakers, embedded with a run's model: what most of a report is computed from.
+"""Training speakers under a run's model: embedded, as points of a map, and as they meet in batches.
 
 Embedding is the slow step, so its result is kept in the run's folder and used again while weights and utterances
 are the same. Its size is bounded: some utterances a speaker, and of a very large corpus some speakers, drawn at random.
 
-Training speakers as points of a plane, and their clusters under the model as it is now.
-
 The plane is that of the two principal components: a linear view, the same whenever it is made, whose loss is one number
 (``explained``). t-SNE and UMAP separate groups more nicely, but the gaps and sizes that they show are partly made by
 them, they differ from run to run, and they would be another dependency. 10,000 speakers x 192 dimensions take 0.1 s.
-
-How alike the different speakers of a batch sound: random batches against hard ones, under one model.
 
 Both kinds are composed by the samplers that train, from the embedded utterances. Pairs and anchors are drawn, not
 listed, so memory hardly depends on the size of a batch: 200,000 pairs x 192 dimensions take half a second.

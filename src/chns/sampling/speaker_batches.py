@@ -1,7 +1,4 @@
-"""Groups of integers in flat arrays, draws from them, and the array types of this room.
-
-What the batch samplers share: the shape of a batch, position, ranks, turns, and the draw of utterances.
-"""
+"""What the batch samplers share: the shape of a batch, position, ranks, turns, and draws from groups."""
 
 from __future__ import annotations
 

@@ -1,11 +1,9 @@
-"""Find the voiceprints that are most like an embedding, exactly.
+"""The rows of a voiceprint store, and the search among them.
 
 Up to 100,000 voiceprints by a NumPy product, above by faiss's ``IndexFlatIP``, which is exact too and keeps only the
 best scores: 12 ms instead of 20 ms at 300,000 x 192 on one core. An HNSW graph would answer in under a millisecond,
 but misses neighbours, takes 12 s to build for 50,000, and would have to be kept in a file of its own to be of use to a
 command, from which a deleted person must vanish too.
-
-The rows of a voiceprint store, and what they mean. Every method runs inside a transaction of the caller's.
 
 What is read is not trusted: a value of another type or length, an embedding that is not of unit length or a person
 without utterances is an error that names the file.

@@ -1,13 +1,9 @@
-"""What may be put into a voiceprint store.
-
-Voiceprints of enrolled people in one SQLite file.
+"""Voiceprints of enrolled people in one SQLite file.
 
 Every utterance's embedding is kept; a voiceprint is their normalised mean, computed when it is needed. What was
 enrolled when the call returns is on the disk, whatever is killed or loses power afterwards, and a deleted person leaves
 no bytes in the store's files. Any number of processes may use a store at once, on a local disk: SQLite's write-ahead
 log does not work over a network.
-
-What it costs, and why it is so: ``docs/decisions/0007-voiceprint-store.md``.
 """
 
 from __future__ import annotations

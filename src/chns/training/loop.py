@@ -1,6 +1,4 @@
-"""Error rates on speakers that are not trained on.
-
-The training loop: random warm-up, then centroids, clusters and the hard phase, in one run that can be resumed.
+"""The training loop: random warm-up, then groups and the hard phase, in one run that can be resumed.
 
 Everything random is a function of the seed and the position in the run, and the position is saved with the weights, so
 a run that was killed and goes on ends with the same weights as one left alone (on the same kind of device). With

@@ -1,9 +1,7 @@
-"""Where background sounds come from: folders of recordings, the training utterances, or a formula.
+"""A sound under the voice, noise, music or babble, and where such sounds come from.
 
 A folder is listed once. Of a recording only the part that is needed is decoded, and its header is read when it is
 drawn, not beforehand: 60,000 headers would take 5 s on a local disk and minutes on a network's, for 0.1 ms a draw.
-
-A sound under the voice - noise, music or babble - at a signal-to-noise ratio.
 """
 
 from __future__ import annotations

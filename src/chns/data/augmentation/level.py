@@ -1,7 +1,4 @@
-"""Rules that settings of several effects share.
-
-How loud a waveform is: its power, its peak, and gain as an augmentation.
-"""
+"""How loud a waveform is, gain as an augmentation, and rules that several effects share."""
 
 from __future__ import annotations
 

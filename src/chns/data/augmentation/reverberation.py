@@ -1,7 +1,4 @@
-"""Room impulse responses: measured ones in a folder, simulated rooms, or the simplest model that sounds like a room.
-
-A room around the voice: convolution with a room impulse response, in place and at the same level.
-"""
+"""A room around the voice, by impulse responses that are measured, simulated or made from noise."""
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
-"""Check a corpus: decode every utterance, judge, report, correct the manifest. Audio is only read.
+"""Check a corpus: decode every utterance, judge, count, report, correct the manifest.
 
 Measured on one core, shared with other work: 8,473 real recordings in 36 s of processor time. VoxCeleb2 excerpts as
 FLAC: 280 a second, 1,800 times real time. Opus, where decoding is most of it: 120 a second of speechocean762, 490 times
 real time, and 420 a second of Speech Commands.
-
-Findings, counted by kind.
 """
 
 from __future__ import annotations

@@ -1,12 +1,8 @@
-"""The kinds of findings: what each means, and what becomes of the utterances.
+"""What a check finds: kinds, thresholds, copies, and speakers with too little.
 
 ``drop`` is for what cannot be trained on or teaches something wrong, ``correct`` for a manifest that is wrong about
 good audio, ``keep`` for what deserves a look. Nothing of the last is certain to harm; whoever knows their corpus can
 have it dropped as well.
-
-Utterances with the same samples, by the digests of what was decoded.
-
-From measures to findings: thresholds, copies, speakers with too little.
 
 The thresholds are conservative: what they call bad is bad, and much that is mediocre passes. What they cannot see:
 copies with other samples (encoded with loss, cut otherwise, louder), damage inside a WAV or Vorbis file that

@@ -1,7 +1,4 @@
-"""A CSV file with one line an utterance and any names for its columns.
-
-A manifest as a CSV file that may lie anywhere: its paths are absolute.
-"""
+"""A CSV file with one line an utterance, both ways."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
-"""Rows of a data set in one of the layouts of Hugging Face ``datasets``.
+"""Data sets in the layouts of Hugging Face ``datasets`` on the local disk.
 
 Nothing is downloaded, no script of a data set is run, and the library's cache, a second copy of everything, is not
 filled: rows are read batch by batch with Arrow, and ``datasets`` only tells what their columns mean.
-
-Data sets in the layouts of Hugging Face ``datasets`` on the local disk.
 
 A manifest names files, so audio that is embedded in a table is written out once; a run that was stopped goes on where
 it was.

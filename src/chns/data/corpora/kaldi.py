@@ -1,12 +1,10 @@
-"""A Kaldi data directory: ``wav.scp`` and ``utt2spk``, and ``segments`` where utterances are parts of recordings.
+"""A Kaldi data directory, both ways.
 
 Files ``utt2NAME`` beside them become columns of the manifest, such as ``utt2session``.
 A data directory may come from a stranger, so a shell command in ``wav.scp`` is never run, and no path leaves the root.
 The one command that such lists are full of, ``sph2pipe -f wav -p -c CHANNEL FILE |``, is not run but understood: the
 file is read here, and the channel, counted from 1, is that of the utterance. ``segments`` may name a channel in a fifth
 field, counted from 0.
-
-A manifest as a Kaldi data directory: ``wav.scp``, ``utt2spk``, ``spk2utt``, and ``segments`` if there are parts.
 
 Further columns go into files ``utt2NAME``, which ``chns prepare kaldi`` reads back.
 """

@@ -1,10 +1,8 @@
-"""Lhotse's manifests: a CutSet, or recordings and supervisions, as ``.jsonl`` or ``.jsonl.gz``.
+"""Lhotse's manifests, both ways.
 
 Lhotse's own readers build objects without checking them and unpack without a limit, and importing them takes 4 s. A
 manifest from a stranger is therefore read as the plain JSON that it is; ``chns.data.corpora.lhotse`` writes
 with Lhotse.
-
-A manifest as Lhotse's recordings, supervisions and cuts.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""An utterance that is a part of a longer recording, as lists state it.
-
-From files to a manifest: find recordings, prove their lengths, keep the good ones, report the others.
+"""From files to a manifest: find recordings, prove their lengths, keep the good ones, report the others.
 
 A header alone costs about 0.08 ms when the file is cached (Opus, 1 s long) and is not believed: see `proven_info` for
 what the proof costs. Threads, which share one interpreter lock,

@@ -1,10 +1,4 @@
-"""What speakers of the synthetic corpus say.
-
-Voices of the synthetic corpus: points in the cube of the engine's settings, each speaker near its family's.
-
-How synthetic speech is recorded: noise in the background, a microphone, a level.
-
-A speaker-verification corpus made by eSpeak NG: small to install, quick to make, with known hard negatives.
+"""A speaker-verification corpus made by eSpeak NG: small to install, quick to make, with known hard negatives.
 
 A voice is a point in the unit cube; each coordinate is mapped to the range of one setting of the engine (pitch,
 formant frequencies, breath, ...). A family is a random point; its members lie around it at ``family_spread``, so

@@ -1,7 +1,4 @@
-"""WeSpeaker's raw list: a line ``{"key": UTTERANCE, "spk": SPEAKER, "wav": PATH}`` an utterance.
-
-A manifest as WeSpeaker's raw list.
-"""
+"""WeSpeaker's raw list, both ways."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Part of a file from a web server, which is not trusted: no answer is read further than what was asked for.
+"""Part of a file from a web server or from object storage.
 
 Through urllib3, which has no dependencies, checks certificates and keeps connections open. fsspec's own driver for HTTP
 (``cat_file``, with aiohttp and seven more packages) reads the whole answer before it looks at the status, so that a
@@ -8,8 +8,6 @@ shards come from is for the user to say.
 urllib3's time limits are those of single reads, so a server that sends a byte of a header, another ``100 Continue`` or
 a digit of a chunk's size now and then would hold a worker for ever. So a timer cuts the connection when the time for
 the whole exchange is over.
-
-Part of a file from object storage (``s3://``, ``gs://``, ...), through fsspec and the driver that it names.
 
 Credentials and endpoints are the driver's: its environment variables, its files, or fsspec's own configuration. So are
 time limits and repeated attempts. A driver reads an answer to its end, and only then can its length be looked at: it

@@ -1,13 +1,7 @@
-"""Part of something larger, as a file to read and seek in.
-
-The tar header before a recording: what it must say of it, and how much it can.
-
-The URL below which packed shards lie, and parts of them from there.
+"""Recordings in packed shards below a URL.
 
 A manifest may come from a stranger, so only a user names such a root: none is read from a file, and a manifest's paths
 are appended to it as names, whatever they look like.
-
-A recording in a shard in object storage, fetched by range requests.
 
 Most recordings cost one request, which brings the tar header too; as in a local shard, the header must name the
 recording. A request takes tens of milliseconds whatever it brings, so a recording is fetched whole up to 4 MiB (two
