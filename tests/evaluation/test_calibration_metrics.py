@@ -191,7 +191,7 @@ def test_other_conventions_are_those_of_the_same_rates():
         ([1.0, 2.0], [True, True], "both targets and non-targets, got 2 targets and 0"),
         ([1.0, np.nan], [True, False], "llrs must not be NaN, got nan for trial 1"),
         ([1.0, 2.0, 3.0], [True, False], r"llrs and is_target must have one shape \(trials,\), got \(3,\), \(2,\)"),
-        ([1.0, 2.0], [1, 0], "type bool, got int64"),
+        ([1.0, 2.0], [2, 0], "type bool, or integers 0 and 1, got int64"),
     ],
 )
 def test_unusable_ratios_are_refused(llrs, is_target, message):

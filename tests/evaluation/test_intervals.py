@@ -270,7 +270,7 @@ SCORES = np.array([[0.9, 0.8, 0.2, 0.1]])
         ({"scores": np.where(SCORES > 0.8, np.nan, SCORES)}, "scores must be finite, got nan for trial 0"),
         ({"is_target": LABELS[:3]}, r"one shape \(trials,\), got \(3,\), \(4,\), \(4,\)"),
         ({"enrolment_speakers": FIRST[:3]}, r"one shape \(trials,\), got \(4,\), \(3,\), \(4,\)"),
-        ({"is_target": LABELS.astype(int)}, "is_target must be of type bool, got int64"),
+        ({"is_target": LABELS.astype(int) + 1}, "is_target must be of type bool, or integers 0 and 1, got int64"),
         ({"test_speakers": SECOND.astype(str)}, "both be integers or both strings, got int64 and <U"),
         ({"enrolment_speakers": FIRST / 1, "test_speakers": SECOND / 1}, "got float64 and float64"),
         ({"is_target": ~LABELS}, "true where both speakers are the same, got False for trial 0 of speakers 0 and 0"),

@@ -311,7 +311,7 @@ def test_importing_the_metrics_imports_no_scipy():
         ([np.inf, 1.0], [True, False], "scores must be finite, got inf for trial 0"),
         ([1.0, 2.0, 3.0], [True, False], r"one shape \(trials,\), got \(3,\), \(2,\)"),
         ([[1.0], [2.0]], [[True], [False]], "one shape"),
-        ([1.0, 2.0], [1, 0], "type bool, got int64"),
+        ([1.0, 2.0], [2, 0], "type bool, or integers 0 and 1, got int64"),
     ],
 )
 def test_unusable_trials_are_refused(scores, is_target, message):
