@@ -8,7 +8,7 @@ from pathlib import Path
 
 from chns.checkpoint import Bundle, load_bundle, save_bundle
 from chns.errors import ConfigError, ModelFileError
-from chns.importing import speechbrain, wespeaker
+from chns.importing import speechbrain, three_d_speaker, wespeaker
 from chns.importing.mapping import Foreign, Weights, our_weights
 from chns.importing.weights_file import read_weights
 
@@ -16,6 +16,7 @@ TOOLKITS: dict[str, Callable[[Weights], Foreign]] = {
     "speechbrain": speechbrain.ecapa_tdnn,
     "wespeaker-ecapa": wespeaker.ecapa_tdnn,
     "wespeaker-resnet34": wespeaker.resnet,
+    "3d-speaker-cam++": three_d_speaker.cam_plus_plus,
 }
 
 
