@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from speech_material import SAMPLE_RATE_HZ
-from torch import Tensor
+from torch import Tensor, nn
 
 from chns.data.audio import read_audio
 from chns.data.augmentation.noise_sources import coloured_noise, recordings_in
@@ -18,11 +18,13 @@ from chns.data.augmentation.noise_sources import coloured_noise, recordings_in
 _RESPONSE_SAMPLES = SAMPLE_RATE_HZ // 2
 _NOISE_SAMPLES = 5 * SAMPLE_RATE_HZ
 _COLOURED = 100
-_FILTERED_SHARE = 0.35
+_FILTERED_SHARE = 0.5
 _BAND_SHARE = 0.35
-_NOISY_SHARE = 0.4
+_NOISY_SHARE = 0.65
 _BABBLE_SHARE = 0.35
-_MIN_SNR_DB, _MAX_SNR_DB = 3.0, 20.0
+_MIN_SNR_DB, _MAX_SNR_DB = 0.0, 22.0
+_LEVELLED_SHARE = 0.4
+_LEVELLED_SAMPLES = 800
 
 
 class Surroundings:
@@ -52,6 +54,9 @@ class Surroundings:
         noisy = torch.rand(len(crops)) < _NOISY_SHARE
         if noisy.any():
             heard[noisy] += self._background(heard, noisy)
+        levelled = torch.rand(len(crops)) < _LEVELLED_SHARE
+        if levelled.any():
+            heard[levelled] = _levelled(heard[levelled])
         return heard
 
     def _filtered(self, crops: Tensor) -> Tensor:
@@ -83,6 +88,16 @@ class Surroundings:
 
 def _level(waveforms: Tensor) -> Tensor:
     return waveforms.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-5)
+
+
+def _levelled(crops: Tensor) -> Tensor:
+    """As broadcasters and telephones do: what is soft is raised, by a share of what it is softer."""
+    blocks = nn.functional.avg_pool1d(crops.abs()[:, None], _LEVELLED_SAMPLES, ceil_mode=True)
+    smooth = nn.functional.avg_pool1d(blocks, 3, stride=1, padding=1, count_include_pad=False)
+    loudness = nn.functional.interpolate(smooth, crops.shape[1], mode="linear", align_corners=False)[:, 0]
+    floor = 0.02 * loudness.amax(dim=1, keepdim=True) + 1e-6
+    share = torch.empty(len(crops), 1).uniform_(0.2, 0.8)
+    return crops * (loudness + floor) ** -share
 
 
 def _bands(count: int, bins: int, size: int) -> Tensor:

@@ -25,7 +25,7 @@ from chns.data.augmentation.reverberation import Reverberation
 from chns.data.augmentation.room_responses import ResponseFolder
 from chns.encoders import SpeakerEncoder
 
-CLIP_SECONDS = 3.0
+CLIP_SECONDS = 2.0
 PAIRS_PER_SHARD = 1_024
 _TEACHER_BATCH = 64
 
@@ -51,9 +51,9 @@ def make_shard(number: int, out: Path, material: Material, augmenter: Augmenter,
     for pair in range(PAIRS_PER_SHARD):
         for place, clip in enumerate(material.pair(rng)):
             row = 2 * pair + place
-            clip, _ = augmenter(clip, (16, number, row))
-            heard.append(clip)
-            clips[row] = as_int16(without_clipping(codec(clip, rng)[0]))
+            surrounded, _ = augmenter(clip, (16, number, row))
+            heard.append(surrounded)
+            clips[row] = as_int16(without_clipping(codec(surrounded, rng)[0]))
         if len(heard) >= _TEACHER_BATCH:
             targets.append(embeddings_of(teacher, np.stack(heard)))
             heard.clear()

@@ -30,7 +30,7 @@ ARCHITECTURE = Architecture(encoder="chns.encoders.ecapa_tdnn_mobile", feature_s
 _PAIRS = 32
 _PAIRS_AT_A_PLACE = 4
 _WARM_UP = 0.03
-_SHORTEST_SECONDS, _LONGEST_SECONDS = 1.0, 3.0
+_SHORTEST_SECONDS, _LONGEST_SECONDS = 1.0, 2.0
 _COMPARED_CLIPS = 200
 _LOG_STEPS = 200
 
@@ -63,7 +63,7 @@ class Cache:
 
     def batch(self, pairs: int, samples: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Crops of shape (2 * pairs, samples), pairs side by side, and the teacher's embeddings of their clips."""
-        shards = list(self._shards.values())
+        shards = [shard for shard in self._shards.values() if shard[0].shape[1] >= samples]
         crops = np.empty((2 * pairs, samples), np.int16)
         targets = []
         for first in range(0, 2 * pairs, 2 * _PAIRS_AT_A_PLACE):

@@ -44,6 +44,11 @@ def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
     return (x * mask).sum(dim=2, keepdim=True) / mask.sum(dim=2, keepdim=True)
 
 
+def repeated(x: Tensor, times: int) -> Tensor:
+    """Each frame so many times in a row: (batch, channels, frames) -> (batch, channels, times * frames)."""
+    return x[..., None].expand(-1, -1, -1, times).flatten(2)
+
+
 def mirrored(x: Tensor, mask: Tensor | None, reach: int) -> Tensor:
     """Prolong each utterance by mirroring it at its first and its own last frame, so that padding does not matter.
 
