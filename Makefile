@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-slow lint check format clean
+.PHONY: help demo test test-slow lint check check-lowest check-newest format clean
 
 help:
 	@echo "make demo       the whole job on synthetic speech, a few minutes"
@@ -11,6 +11,8 @@ help:
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make lint       style, types and import rules"
 	@echo "make check      lint, then test: what continuous integration runs"
+	@echo "make check-lowest   tests of using a model and sampling, without torch, with the lowest versions stated"
+	@echo "make check-newest   the same with the newest versions there are"
 	@echo "make format     format and fix what the linter can"
 
 demo: .venv/installed
@@ -30,18 +32,31 @@ lint: .venv/installed-dev
 
 check: lint test
 
+# An environment of the base installation alone and of pytest; the model that it uses is made in the other one.
+check-lowest: .venv/installed-dev
+	rm -rf .venv-base
+	$(PYTHON) -m venv .venv-base
+	.venv-base/bin/python -m pip --disable-pip-version-check --quiet install --constraint constraints-lowest.txt . "hypothesis>=6.100" "pytest>=8.3"
+	OMP_NUM_THREADS=1 $(BIN)/python tests/base_installation.py .venv-base/bin/python
+
+check-newest: .venv/installed-dev
+	rm -rf .venv-base
+	$(PYTHON) -m venv .venv-base
+	.venv-base/bin/python -m pip --disable-pip-version-check --quiet install --upgrade . "hypothesis>=6.100" "pytest>=8.3"
+	OMP_NUM_THREADS=1 $(BIN)/python tests/base_installation.py .venv-base/bin/python
+
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-base runs
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(PIP) install --constraint constraints.txt --editable ".[synthetic]"
+	$(PIP) install --constraint constraints.txt --editable ".[train,synthetic,report]"
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(PIP) install --constraint constraints.txt --editable ".[synthetic,dev]"
+	$(PIP) install --constraint constraints.txt --editable ".[dev]"
 	touch $@

@@ -21,8 +21,8 @@ from report import Ratio, parser, publish, take_turns
 from chns.data.audio import audio_info, read_audio, write_audio
 from chns.data.check import check_manifest
 from chns.data.conversion import FORMATS, convert_audio
+from chns.data.corpora.any_folder import prepare_folder
 from chns.data.manifest import Manifest
-from chns.data.prepare.folder import prepare_folder
 
 RATE_HZ, CROP_SECONDS, SECONDS = 16_000, 3.0, 10.0
 SUFFIXES = (".wav", ".flac", ".m4a", ".mp3", ".opus")

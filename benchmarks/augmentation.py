@@ -17,11 +17,11 @@ from jsonargparse import ArgumentParser
 from loader import manifest_of, recordings
 from report import Ratio, parser, publish, take_turns
 
-from chns.augmented_crops import augmented_crops
-from chns.config import TrainSettings
 from chns.data.audio import write_audio
 from chns.data.dataset import CropRequest, SpeakerCrops
 from chns.data.manifest import Manifest
+from chns.training.build import augmented_crops
+from chns.training.settings import TrainSettings
 
 RATE_HZ, CROP_SECONDS = 16_000, 3.0
 OVERLAY = Path(__file__).parents[1] / "configs" / "augmented.yaml"

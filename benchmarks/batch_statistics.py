@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _NormBase
 
-from chns.checkpoint import load_model
+from chns.bundle.bundle import load_model
 from chns.data.dataset import CropRequest, SpeakerCrops
 from chns.data.manifest import Manifest
 from chns.encoders import SpeakerEncoder

@@ -1,12 +1,12 @@
 """What the parts of the hard phase cost: a step's share, and the seconds between two epochs.
 
-- **every step**: the share of easy anchors of a batch, and the moving centroids' update, in milliseconds and as a share
-  of the mobile ECAPA-TDNN's step on the same batch (`--step-segments` are trained, and the time is scaled).
-- **between epochs**: their drift, and the search for speakers who may be one person under two names, in seconds. The
+- **every step**: the share of easy anchors of a batch, in milliseconds and as a share of the mobile ECAPA-TDNN's step
+  on the same batch (`--step-segments` are trained, and the time is scaled).
+- **when the hard phase begins**: the search for speakers who may be one person under two names, in seconds. The
   search's embeddings are made up: three of each speaker, speakers in groups of similar ones.
 
-MB are the memory that each of them holds or, in passing, needs beyond what is there: moving centroids two tables of all
-speakers, the others the peak of the resident set over what it was before. Reads Linux's /proc.
+MB are the memory that each of them needs in passing: the peak of the resident set over what it was before. Reads
+Linux's /proc.
 
     python benchmarks/hard_phase.py [--speakers 6000 1000000] [--out hard_phase.json]
 """
@@ -21,9 +21,8 @@ from report import Ratio, parser, publish, seconds_of, take_turns
 from chns.encoders import SpeakerEncoder, ecapa_tdnn_mobile
 from chns.features import LogMel
 from chns.losses import SupConLoss
-from chns.meter import easy_anchor_share
-from chns.moving_centroids import MovingCentroids
 from chns.sampling.same_person import persons_of, suspected_pairs
+from chns.training.log import easy_anchor_share
 
 RATE_HZ, SECONDS = 16_000, 3.0
 
@@ -81,25 +80,14 @@ def main() -> None:
         labels = torch.from_numpy(rng.choice(speakers, arguments.speakers_per_batch, replace=False)).repeat_interleave(
             2
         )
-        moving = MovingCentroids(speakers)
-
-        def follow(moving: MovingCentroids = moving, labels: torch.Tensor = labels) -> None:
-            moving.update(embeddings, labels)
-            moving.mark_grouped()
-
-        tables = megabytes_more(follow)
-        calls = {
-            "easy anchors": lambda labels=labels: easy_anchor_share(embeddings, labels),
-            "moving centroids": lambda labels=labels, moving=moving: moving.update(embeddings, labels),
-        }
+        calls = {"easy anchors": lambda labels=labels: easy_anchor_share(embeddings, labels)}
         timings = take_turns(calls, repeats=arguments.repeats)
         row = {f"{name}, ms a step": 1e3 * timing.median for name, timing in timings.items()}
-        row |= {"easy anchors, MB": megabytes_more(calls["easy anchors"]), "moving centroids, MB": tables}
-        row |= {"drift, s": seconds_of(moving.drift), "drift, MB": megabytes_more(moving.drift)}
+        row |= {"easy anchors, MB": megabytes_more(calls["easy anchors"])}
         row |= cost_of_doubles(speakers, arguments.dim, rng)
         rows[f"{speakers:,} speakers"] = row
         each_step = sum(timing.median for timing in timings.values())
-        ratios.append(Ratio(f"{speakers:,} speakers: both / a training step", each_step / step, at_most=0.03))
+        ratios.append(Ratio(f"{speakers:,} speakers: easy anchors / a training step", each_step / step, at_most=0.03))
     title = f"{arguments.speakers_per_batch} x 2 segments, {arguments.dim} dimensions; a step of it takes {step:.2f} s"
     publish(arguments.out, title, rows, ratios, segments=segments)
 

@@ -24,16 +24,14 @@ import numpy as np
 import torch
 from report import Ratio, Timing, parser, peer, publish, seconds_of, take_turns
 
-from chns.checkpoint import Architecture, Bundle, load_bundle, save_bundle
+from chns.bundle.bundle import Architecture, Bundle, load_bundle, save_bundle
+from chns.bundle.bundle_graph import built_in_signal
+from chns.bundle.graph import Graph, model_graph, onnx_graph
+from chns.core.errors import ChnsError
 from chns.data.audio import write_audio
 from chns.data.manifest import Manifest
-from chns.errors import ChnsError
 from chns.evaluation.trials import read_trials, resolve
-from chns.inference.check_speech import built_in_signal
-from chns.inference.export import export_model
-from chns.inference.graph import Graph, model_graph, onnx_graph
-from chns.inference.graph_evaluation import evaluate_graphs
-from chns.inference.quantise import export_int8
+from chns.inference.export import evaluate_graphs, export_int8, export_model
 from chns.inference.streaming import StreamingVerifier
 from chns.inference.verifier import Verifier
 

@@ -25,9 +25,9 @@ from chns.data.manifest import Manifest
 from chns.encoders import SpeakerEncoder, ecapa_tdnn_mobile
 from chns.features import LogMel
 from chns.losses import SupConLoss
-from chns.meter import Meter
-from chns.sampling import RandomSpeakerBatches
-from chns.training_step import TrainingStep
+from chns.sampling import BatchShape, RandomSpeakerBatches
+from chns.training.log import Meter
+from chns.training.step import TrainingStep
 
 RATE_HZ, CROP_SECONDS = 16_000, 3.0
 LONGEST_SECONDS = 20.0
@@ -79,7 +79,7 @@ def training(crops: SpeakerCrops, *, speakers: int, steps: int, num_workers: int
     optimizer = torch.optim.Adam([*model.parameters(), *loss.parameters()], fused=True)
     wrapped, optimizer = fabric.setup(model, optimizer)
     step = TrainingStep(fabric, wrapped, loss, chunk_size=None, seed=0)
-    batches = RandomSpeakerBatches(crops.manifest.speaker_labels, speakers_per_batch=speakers, steps_per_epoch=steps)
+    batches = RandomSpeakerBatches(crops.manifest.speaker_labels, BatchShape(speakers, steps_per_epoch=steps))
     loader = DataLoader(crops, batch_sampler=CropBatches(batches, seed=0, epoch=0), num_workers=num_workers)
     meter = Meter()
     for number, (waveforms, labels) in enumerate(loader):

@@ -22,7 +22,7 @@ from report import Ratio, parser, publish, seconds_of
 from chns.encoders import SpeakerEncoder, ecapa_tdnn_mobile
 from chns.features import LogMel
 from chns.losses import SupConLoss
-from chns.training_step import StepResult, TrainingStep
+from chns.training.step import StepResult, TrainingStep
 
 RATE_HZ = 16_000
 CALIBRATION_SEGMENTS = 16

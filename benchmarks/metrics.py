@@ -13,8 +13,7 @@ import torch
 from report import Ratio, milliseconds, parser, peer, publish, take_turns
 
 from chns.evaluation.calibration_metrics import actual_dcf, cllr, min_cllr
-from chns.evaluation.det import det_curve
-from chns.evaluation.metrics import REPORTED_P_TARGETS, error_rates, min_dcf, verification_metrics
+from chns.evaluation.metrics import REPORTED_P_TARGETS, det_curve, error_rates, min_dcf, verification_metrics
 
 OURS, SCIKIT, TORCHMETRICS = "chns verification_metrics", "scikit-learn roc_curve", "torchmetrics binary_roc"
 TARGET_SECONDS = 0.3

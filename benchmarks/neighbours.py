@@ -28,6 +28,7 @@ from process_memory import resident_megabytes
 from report import Ratio, parser, publish, seconds_of, take_turns
 
 from chns.sampling import (
+    BatchShape,
     ClusterSpeakerBatches,
     NeighbourSpeakerBatches,
     RandomSpeakerBatches,
@@ -96,15 +97,11 @@ def samplers_of(num_speakers: int, clusters: SpeakerClusters, neighbours: Speake
     """The ways to compose a batch."""
     labels = np.repeat(np.arange(num_speakers), UTTERANCES_EACH)
     return {
-        "random": RandomSpeakerBatches(labels, speakers_per_batch=SPEAKERS_PER_BATCH),
-        "clusters, random": ClusterSpeakerBatches(labels, clusters, speakers_per_batch=SPEAKERS_PER_BATCH),
-        "clusters, nearest": ClusterSpeakerBatches(
-            labels, clusters, speakers_per_batch=SPEAKERS_PER_BATCH, pooling="nearest"
-        ),
-        "clusters, even": ClusterSpeakerBatches(
-            labels, clusters, speakers_per_batch=SPEAKERS_PER_BATCH, pooling="even"
-        ),
-        "neighbours": NeighbourSpeakerBatches(labels, neighbours, speakers_per_batch=SPEAKERS_PER_BATCH),
+        "random": RandomSpeakerBatches(labels, BatchShape(SPEAKERS_PER_BATCH)),
+        "clusters, random": ClusterSpeakerBatches(labels, clusters, BatchShape(SPEAKERS_PER_BATCH)),
+        "clusters, nearest": ClusterSpeakerBatches(labels, clusters, BatchShape(SPEAKERS_PER_BATCH), pooling="nearest"),
+        "clusters, even": ClusterSpeakerBatches(labels, clusters, BatchShape(SPEAKERS_PER_BATCH), pooling="even"),
+        "neighbours": NeighbourSpeakerBatches(labels, neighbours, BatchShape(SPEAKERS_PER_BATCH)),
     }
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from report import Ratio, Timing, parser, peer, publish, seconds_of, take_turns
 
 from chns.sampling import (
+    BatchShape,
     ClusterSpeakerBatches,
     NeighbourSpeakerBatches,
     RandomSpeakerBatches,
@@ -51,13 +52,13 @@ def neighbours_of(num_speakers: int) -> SpeakerNeighbours:
 def our_samplers(num_speakers: int) -> dict[str, Callable[[], object]]:
     """Calls that draw one batch."""
     labels, clusters, neighbours = labels_of(num_speakers), clusters_of(num_speakers), neighbours_of(num_speakers)
-    shape = {"speakers_per_batch": SPEAKERS_PER_BATCH, "steps_per_epoch": 10**9}
+    shape = BatchShape(SPEAKERS_PER_BATCH, steps_per_epoch=10**9)
     return {
-        "random": iter(RandomSpeakerBatches(labels, **shape)).__next__,
-        "random pooling": iter(ClusterSpeakerBatches(labels, clusters, **shape)).__next__,
-        "nearest pooling": iter(ClusterSpeakerBatches(labels, clusters, pooling="nearest", **shape)).__next__,
-        "even pooling": iter(ClusterSpeakerBatches(labels, clusters, pooling="even", **shape)).__next__,
-        "neighbours": iter(NeighbourSpeakerBatches(labels, neighbours, **shape)).__next__,
+        "random": iter(RandomSpeakerBatches(labels, shape)).__next__,
+        "random pooling": iter(ClusterSpeakerBatches(labels, clusters, shape)).__next__,
+        "nearest pooling": iter(ClusterSpeakerBatches(labels, clusters, shape, pooling="nearest")).__next__,
+        "even pooling": iter(ClusterSpeakerBatches(labels, clusters, shape, pooling="even")).__next__,
+        "neighbours": iter(NeighbourSpeakerBatches(labels, neighbours, shape)).__next__,
     }
 
 

@@ -22,11 +22,11 @@ import torch
 from lightning_fabric import Fabric
 from report import Ratio, parser, publish
 
-from chns.distributed import rank
+from chns.core.distributed import rank
 from chns.encoders import SpeakerEncoder, ecapa_tdnn_mobile
 from chns.features import LogMel
 from chns.losses import SupConLoss
-from chns.training_step import TrainingStep
+from chns.training.step import TrainingStep
 
 RATE_HZ = 16_000
 

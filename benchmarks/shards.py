@@ -29,8 +29,8 @@ from shard_formats import Reader, formats
 from chns.data.audio import Waveform, audio_info, read_audio, write_audio
 from chns.data.dataset import CropRequest, SpeakerCrops
 from chns.data.manifest import Manifest
-from chns.data.shards.pack import pack_shards
-from chns.sampling import ClusterSpeakerBatches, RandomSpeakerBatches, SpeakerClusters
+from chns.data.packing import pack_shards
+from chns.sampling import BatchShape, ClusterSpeakerBatches, RandomSpeakerBatches, SpeakerClusters
 
 IntArray = npt.NDArray[np.int64]
 Rows = dict[str, dict[str, float]]
@@ -65,9 +65,9 @@ def sizes_in_bytes(count: int, rng: np.random.Generator) -> IntArray:
 
 def batches_of(labels: IntArray, clusters: SpeakerClusters, *, speakers: int, count: int) -> dict[str, list[list[int]]]:
     """Utterances of random and of hard batches."""
-    settings = {"speakers_per_batch": speakers, "steps_per_epoch": count}
-    hard = ClusterSpeakerBatches(labels, clusters, hard_ratio=1.0, **settings)
-    return {"random": list(RandomSpeakerBatches(labels, **settings)), "hard": list(hard)}
+    shape = BatchShape(speakers, steps_per_epoch=count)
+    hard = ClusterSpeakerBatches(labels, clusters, shape, hard_ratio=1.0)
+    return {"random": list(RandomSpeakerBatches(labels, shape)), "hard": list(hard)}
 
 
 def even_clusters(num_speakers: int, num_clusters: int) -> SpeakerClusters:

@@ -16,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 from report import publish
 
-from chns.checkpoint import load_model
+from chns.bundle.bundle import load_model
 from chns.data.manifest import Manifest
-from chns.embedding import draw_per_speaker, embed_crops
+from chns.evaluation.embedder import embed_crops
+from chns.sampling.flat_groups import draw_per_speaker
 from chns.sampling.same_person import persons_of, suspected_pairs
 
 

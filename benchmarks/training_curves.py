@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from chns.files import atomic_path
-from chns.report.drawing import STYLE, label_of
-from chns.report.palette import MUTED, RUN_COLOURS
-from chns.run_folder import RunFolder
+from chns.core.files import atomic_path
+from chns.report.drawing import MUTED, RUN_COLOURS, STYLE, label_of
+from chns.training.folder import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from chns.inference.store import VoiceprintStore
-from chns.inference.store_content import Utterances
+from chns.store.content import Utterances
+from chns.store.voiceprints import VoiceprintStore
 
 KEY = b"a key for a benchmark only"
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from chns.checkpoint import Architecture, save_bundle
+from chns.bundle.bundle import Architecture, save_bundle
 from chns.data.manifest import Manifest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"

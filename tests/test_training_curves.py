@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from chns.run_log import RunLog
+from chns.training.log import RunLog
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "training_curves.py"
 TITLES = ("Training loss", "Hard ratio", "Most similar negatives of a batch", "Validation EER")

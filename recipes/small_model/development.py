@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from speech_material import SAMPLE_RATE_HZ, as_int16
 
-from chns.checkpoint import load_model
+from chns.bundle.bundle import load_model
 from chns.data.audio import read_audio
-from chns.embedding import evaluation_mode
 from chns.encoders import SpeakerEncoder
+from chns.evaluation.embedder import evaluation_mode
 from chns.evaluation.metrics import verification_metrics
 
 

@@ -13,7 +13,7 @@ from speech_material import SAMPLE_RATE_HZ
 from torch import Tensor, nn
 
 from chns.data.audio import read_audio
-from chns.data.augmentation.noise_sources import coloured_noise, recordings_in
+from chns.data.augmentation.background import coloured_noise, recordings_in
 
 _RESPONSE_SAMPLES = SAMPLE_RATE_HZ // 2
 _NOISE_SAMPLES = 5 * SAMPLE_RATE_HZ

@@ -15,14 +15,12 @@ import numpy as np
 import torch
 from speech_material import SAMPLE_RATE_HZ, Material, as_int16, corpora_below, decode, held_out
 
-from chns.checkpoint import load_model
+from chns.bundle.bundle import load_model
 from chns.data.augmentation.augmenter import Augmenter
-from chns.data.augmentation.background import Background, Layer
+from chns.data.augmentation.background import Background, ColouredNoise, Layer, RecordingFolder
 from chns.data.augmentation.codec import CODECS, Codec
 from chns.data.augmentation.level import without_clipping
-from chns.data.augmentation.noise_sources import ColouredNoise, RecordingFolder
-from chns.data.augmentation.reverberation import Reverberation
-from chns.data.augmentation.room_responses import ResponseFolder
+from chns.data.augmentation.reverberation import ResponseFolder, Reverberation
 from chns.encoders import SpeakerEncoder
 
 CLIP_SECONDS = 2.0

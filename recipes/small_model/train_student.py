@@ -21,7 +21,7 @@ from speech_material import SAMPLE_RATE_HZ
 from surround import Surroundings
 from torch import Tensor, nn
 
-from chns.checkpoint import Architecture, save_bundle
+from chns.bundle.bundle import Architecture, save_bundle
 from chns.encoders import SpeakerEncoder
 from chns.features.spec_augment import SpecAugment
 from chns.losses import DistillationLoss, SupConLoss

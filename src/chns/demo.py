@@ -8,8 +8,16 @@ from pathlib import Path
 
 import torch
 
-from chns.checkpoint import load_model
-from chns.config import (
+from chns.bundle.bundle import load_model
+from chns.data.corpora.synthetic import prepare_synthetic
+from chns.data.manifest import Manifest
+from chns.evaluation.metrics import VerificationMetrics, verification_metrics
+from chns.evaluation.pairs import make_trials
+from chns.evaluation.scoring import write_scores
+from chns.evaluation.trials import resolve, write_trials
+from chns.evaluation.verification import score_trials
+from chns.training.run import train
+from chns.training.settings import (
     BatchKind,
     BatchSettings,
     ClusterSettings,
@@ -19,14 +27,6 @@ from chns.config import (
     TrainingSettings,
     TrainSettings,
 )
-from chns.data.manifest import Manifest
-from chns.data.prepare.synthetic import prepare_synthetic
-from chns.evaluation.metrics import VerificationMetrics, verification_metrics
-from chns.evaluation.pairs import make_trials
-from chns.evaluation.scoring import write_scores
-from chns.evaluation.trials import resolve, write_trials
-from chns.evaluation.verification import score_trials
-from chns.experiment import train
 
 _log = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from chns.checkpoint import Architecture, add_metrics, load_bundle, save_bundle
+from chns.bundle.bundle import Architecture, add_metrics, load_bundle, save_bundle
 from chns.cli import main
+from chns.core.errors import ModelFileError
 from chns.data.manifest import Manifest
-from chns.errors import ModelFileError
 from chns.evaluation.calibration import Calibration
 from chns.evaluation.scoring import read_scores
 from chns.inference.verifier import Verifier
@@ -62,7 +62,7 @@ def test_the_calibration_is_put_into_the_bundle_and_nothing_else_changes(capsys,
     assert stated["score_threshold"] == pytest.approx((stated["threshold"] - stated["offset"]) / stated["scale"])
     places = ("p_target", "c_miss", "c_fa", "trials", "target_trials", "nontarget_trials")
     assert [stated[name] for name in places] == [0.05, 1.0, 1.0, "dev.txt", 100, 200]
-    assert sorted(path.name for path in model.iterdir()) == ["model.json", "model.safetensors"]
+    assert sorted(path.name for path in model.iterdir()) == ["config.json", "model.safetensors"]
 
 
 def test_calibrating_again_replaces_the_calibration(capsys, model, halves):
@@ -174,14 +174,14 @@ def test_what_is_wrong_is_said_in_one_line_and_the_bundle_stays_as_it_is(capsys,
     (halves / "unlabelled.txt").write_text("".join(f"{one} {other}\n" for one, other, _ in pairs))
     inverted = {"target": "nontarget", "nontarget": "target"}
     (halves / "inverted.txt").write_text("".join(f"{one} {other} {inverted[label]}\n" for one, other, label in pairs))
-    description = (model / "model.json").read_bytes()
+    description = (model / "config.json").read_bytes()
     trials = [] if "--trials" in words else ["--trials", str(halves / "dev.txt")]
     words = [word.format(halves=halves) for word in words]
     assert main(["calibrate", str(model), str(halves / "dev.parquet"), *trials, "--workers", "0", *words]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("chns: error: ")
     assert message in error
-    assert (model / "model.json").read_bytes() == description
+    assert (model / "config.json").read_bytes() == description
 
 
 @pytest.mark.parametrize("quality", ["loudness", "duration,duration", ""])
@@ -194,7 +194,7 @@ def test_a_quality_measure_that_there_is_not_is_refused(capsys, model, halves, q
 def test_metrics_are_not_added_to_a_model_that_was_replaced_meanwhile(model):
     with pytest.raises(ModelFileError, match="weights must be those that were measured, got others in"):
         add_metrics(model, {"calibration": {}}, digest="0" * 64)
-    with pytest.raises(FileNotFoundError, match=r"model must be a folder with model\.json"):
+    with pytest.raises(FileNotFoundError, match=r"model must be a folder with config\.json"):
         add_metrics(model / "nowhere", {}, digest="0" * 64)
     assert not (model / "nowhere").exists()
 
@@ -204,4 +204,4 @@ def test_metrics_that_cannot_be_written_leave_the_bundle_whole(model):
     with pytest.raises(TypeError, match="not JSON serializable"):
         add_metrics(model, {"calibration": {1, 2}}, digest=bundle.digest)
     assert load_bundle(model).metrics == bundle.metrics
-    assert sorted(path.name for path in model.iterdir()) == ["model.json", "model.safetensors"]
+    assert sorted(path.name for path in model.iterdir()) == ["config.json", "model.safetensors"]

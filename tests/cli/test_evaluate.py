@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from chns.checkpoint import Architecture, load_model, save_bundle
+from chns.bundle.bundle import Architecture, load_model, save_bundle
 from chns.cli import main
 from chns.data.manifest import Manifest
-from chns.embedding import embed_utterances
+from chns.evaluation.embedder import embed_utterances
 
 TRIALS = [(a, b) for a in ("s00/0", "s01/1", "s02/2") for b in ("s00/3", "s01/4", "s02/0")]
 MAP = "s00-model s00/0 s00/1 s00/2\ns01-model s01/1\ns02-model s02/1 s02/2\n"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from chns.checkpoint import Architecture, save_bundle
+from chns.bundle.bundle import Architecture, save_bundle
 from chns.cli import main
 from chns.data.audio import write_audio
 from chns.inference.export import FORMS
@@ -41,17 +41,17 @@ def recording(tmp_path):
     return tmp_path / "speech.wav"
 
 
-def test_torchscript_is_checked_on_the_recordings_given(model, recording, tmp_path, capsys):
-    words = ["export", str(model), "--format", "torchscript", "--out", str(tmp_path / "m.pt")]
+def test_torch_export_is_checked_on_the_recordings_given(model, recording, tmp_path, capsys):
+    words = ["export", str(model), "--format", "torch-export", "--out", str(tmp_path / "m.pt2")]
     assert main([*words, "--check", str(recording), "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["checked_on"] == [str(recording)]
-    assert summary["files"]["torchscript"]["distance"] < 1e-4
-    assert summary["files"]["torchscript"]["num_bytes"] == (tmp_path / "m.pt").stat().st_size
+    assert summary["files"]["torch-export"]["distance"] < 1e-4
+    assert summary["files"]["torch-export"]["num_bytes"] == (tmp_path / "m.pt2").stat().st_size
     assert main(words) == 0
     printed = capsys.readouterr().out
     assert "checked on: built-in synthetic signal" in printed
-    assert "m.pt: torchscript, " in printed
+    assert "m.pt2: torch-export, " in printed
 
 
 def test_onnx_and_int8_are_written_side_by_side_and_their_error_rates_compared(model, hum_manifest, tmp_path, capsys):
@@ -80,9 +80,9 @@ def test_the_sherpa_form_says_how_far_its_features_are_from_the_models(model, tm
 
 
 def test_a_graph_that_fails_the_check_leaves_no_file_and_exits_with_2(model, tmp_path, monkeypatch, capsys):
-    wrong = FORMS["torchscript"]._replace(load=lambda _: lambda waveforms: np.ones((len(waveforms), 8), np.float32))
-    monkeypatch.setitem(FORMS, "torchscript", wrong)
-    assert main(["export", str(model), "--format", "torchscript", "--out", str(tmp_path / "m.pt")]) == 2
+    wrong = FORMS["torch-export"]._replace(load=lambda _: lambda waveforms: np.ones((len(waveforms), 8), np.float32))
+    monkeypatch.setitem(FORMS, "torch-export", wrong)
+    assert main(["export", str(model), "--format", "torch-export", "--out", str(tmp_path / "m.pt2")]) == 2
     assert "cosine distance of the exported graph to the model must be below 0.0001" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -91,15 +91,18 @@ def test_a_graph_that_fails_the_check_leaves_no_file_and_exits_with_2(model, tmp
     ("words", "message"),
     [
         (
-            ("--format", "torchscript", "--out", "m.pt", "--int8"),
+            ("--format", "torch-export", "--out", "m.pt2", "--int8"),
             "--int8 must go with an ONNX format, got --format tor",
         ),
         (
             ("--format", "onnx", "--out", "m.onnx", "--trials", "t.txt"),
             "--trials and --manifest must be given together",
         ),
-        (("--format", "torchscript", "--out", "m.pt", "--check", "none.wav"), "recording must be a file, got none.wav"),
-        (("--format", "torchscript", "--out", "m.onnx"), "name of the exported file must end in .pt, got m.onnx"),
+        (
+            ("--format", "torch-export", "--out", "m.pt2", "--check", "none.wav"),
+            "recording must be a file, got none.wav",
+        ),
+        (("--format", "torch-export", "--out", "m.onnx"), "name of the exported file must end in .pt2, got m.onnx"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(model, tmp_path, monkeypatch, capsys, words, message):
@@ -113,7 +116,7 @@ def test_what_is_wrong_is_said_in_one_line(model, tmp_path, monkeypatch, capsys,
 
 def test_trials_without_labels_are_refused_before_anything_is_written(model, hum_manifest, tmp_path, capsys):
     (tmp_path / "trials.txt").write_text("s00/0 s00/1\n")
-    words = ["--format", "torchscript", "--out", str(tmp_path / "m.pt"), "--manifest", str(hum_manifest)]
+    words = ["--format", "torch-export", "--out", str(tmp_path / "m.pt2"), "--manifest", str(hum_manifest)]
     assert main(["export", str(model), *words, "--trials", str(tmp_path / "trials.txt")]) == 2
     assert "--trials must have labels to compare error rates" in capsys.readouterr().err
-    assert not (tmp_path / "m.pt").exists()
+    assert not (tmp_path / "m.pt2").exists()

@@ -6,14 +6,14 @@ import pytest
 import torch
 from foreign_models import speechbrain_state, wespeaker_resnet_state
 
-from chns.checkpoint import load_bundle
+from chns.bundle.bundle import load_bundle
+from chns.bundle.layouts import TOOLKITS
 from chns.cli import main
-from chns.cli.train import build_parser
-from chns.config import ObjectSettings, TrainingSettings, TrainSettings
-from chns.errors import ConfigError, ModelFileError
-from chns.importing import TOOLKITS
+from chns.cli.train_command import build_parser
+from chns.core.errors import ConfigError, ModelFileError
 from chns.sampling import SpeakerClusters
-from chns.starting_model import starting_model
+from chns.training.build import starting_model
+from chns.training.settings import ObjectSettings, TrainingSettings, TrainSettings
 
 SHORT = ["--data.num_workers", "0", "--data.crop_seconds", "0.5", "--batches.speakers_per_batch", "4",
          "--batches.steps_per_epoch", "2", "--train.epochs", "1", "--train.device", "cpu"]  # fmt: skip
@@ -35,7 +35,7 @@ def run(*words):
 def test_the_command_knows_every_toolkit():
     from importlib import import_module
 
-    action = next(a for a in import_module("chns.cli.import").build_parser()._actions if a.dest == "toolkit")
+    action = next(a for a in import_module("chns.cli.import_command").build_parser()._actions if a.dest == "toolkit")
     assert list(action.choices) == list(TOOLKITS)
 
 
@@ -104,7 +104,7 @@ def test_the_starting_model_may_be_named_in_full(imported):
 def test_a_missing_starting_model_is_an_error(hum_manifest, tmp_path, capsys):
     words = ("--train.start_from", tmp_path / "none", *SHORT)
     assert run("train", "--data.train", hum_manifest, "--out", tmp_path / "run", *words) == 2
-    assert "model must be a folder with model.json" in capsys.readouterr().err
+    assert "model must be a folder with config.json" in capsys.readouterr().err
     assert build_parser().get_defaults().train.start_from is None
 
 

@@ -65,16 +65,41 @@ def test_an_unknown_command_is_refused(capsys):
     assert "verfiy" in capsys.readouterr().err
 
 
-def test_debug_shows_the_trace():
-    with pytest.raises(FileNotFoundError, match=r"manifest must be a file, got none\.parquet"):
-        main(["split", "none.parquet", "--held-out", "1", "--out", "a.parquet", "b.parquet", "--debug"])
+def test_debug_shows_the_trace(capsys):
+    assert main(["split", "none.parquet", "--held-out", "1", "--out", "a.parquet", "b.parquet", "--debug"]) == 2
+    printed = capsys.readouterr().err
+    assert "Traceback" in printed
+    assert printed.splitlines()[-1].startswith("chns: error: manifest must be a file, got none.parquet")
+
+
+def test_an_error_of_no_kind_that_is_foreseen_shows_its_trace_and_is_no_answer_of_verify(monkeypatch, capsys):
+    def fail(arguments):
+        raise RuntimeError("surprise")
+
+    monkeypatch.setattr("chns.cli.verify_command.run", fail)
+    assert main(["verify", "model", "a.wav", "b.wav"]) == 2
+    printed = capsys.readouterr().err
+    assert "Traceback" in printed
+    assert printed.splitlines()[-1] == "chns: error: surprise"
+
+
+def test_a_missing_extra_is_named_in_one_line(monkeypatch, capsys):
+    def fail(arguments):
+        raise ModuleNotFoundError("No module named 'pyarrow.parquet'", name="pyarrow.parquet")
+
+    monkeypatch.setattr("chns.cli.verify_command.run", fail)
+    assert main(["verify", "model", "a.wav", "b.wav"]) == 2
+    assert capsys.readouterr().err == (
+        "chns: error: pyarrow must be installed for `chns verify`, got no such package. "
+        "Run `pip install 'chns[train]'`.\n"
+    )
 
 
 def test_ctrl_c_ends_without_a_trace(monkeypatch, capsys):
     def interrupt(arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("chns.cli.metrics.run", interrupt)
+    monkeypatch.setattr("chns.cli.metrics_command.run", interrupt)
     assert main(["metrics", "scores.txt"]) == 130
     assert capsys.readouterr().err.strip().endswith("chns: stopped")
 

@@ -57,7 +57,7 @@ def test_json_adds_the_intervals_of_the_manifests_speakers(folder, capsys):
     assert run(folder, "--against", str(folder / "worse.txt"), "--json") == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["intervals"] == as_json(speaker_intervals(better, *columns))
-    assert printed["difference"] == as_json(paired_difference(known["worse"], better, *columns))
+    assert printed["difference"] == as_json(paired_difference((known["worse"], better), *columns))
     assert printed["difference"]["eer"]["high"] < 0
     assert printed["eer"] == printed["intervals"]["eer"]["estimate"]
 

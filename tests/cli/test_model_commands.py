@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from chns.checkpoint import Architecture, load_bundle, save_bundle
+from chns.bundle.bundle import Architecture, load_bundle, save_bundle
 from chns.cli import main
 from chns.data.manifest import Manifest
 from chns.sampling import SpeakerClusters
@@ -111,7 +111,7 @@ def test_the_hardest_trials_under_a_model_score_higher_than_random_ones(model, h
     ("words", "message"),
     [
         (("evaluate", "{model}", "{manifest}", "--trials", "none.txt", "--scores", "s.txt"), "none.txt"),
-        (("embed", "nowhere", "{manifest}", "--out", "e.parquet"), "model must be a folder with model.json"),
+        (("embed", "nowhere", "{manifest}", "--out", "e.parquet"), "model must be a folder with config.json"),
         (("embed", "{model}", "none.parquet", "--out", "e.parquet"), "manifest must be a file, got none.parquet"),
         (("embed", "{model}", "{manifest}", "--out", "e.parquet", "--device", "abacus"), "--device must be one that"),
         (

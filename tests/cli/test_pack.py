@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from chns.cli import main
 from chns.data.manifest import Manifest
-from chns.meter import Meter
 from chns.sampling import SpeakerClusters
+from chns.training.log import Meter
 
 
 def run(capsys, *words):

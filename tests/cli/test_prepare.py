@@ -116,8 +116,8 @@ def test_a_bad_name_for_the_manifest_is_refused_before_the_scan(tmp_path, refuse
 
 
 def test_the_minimum_of_the_command_is_that_of_the_library():
-    from chns.cli.prepare import build_parser
-    from chns.data.prepare.scan import MIN_DURATION_SECONDS
+    from chns.cli.prepare_command import build_parser
+    from chns.data.corpora.scan import MIN_DURATION_SECONDS
 
     arguments = build_parser().parse_args(["folder", "x", "--out", "m.parquet"])
     assert arguments.min_seconds == MIN_DURATION_SECONDS
@@ -131,9 +131,9 @@ def test_synthetic_speech_gets_the_settings(tmp_path, run, monkeypatch):
         manifest_at(tmp_path / "m.parquet", "a/1", "a/2")
         return Manifest.read(tmp_path / "m.parquet")
 
-    module = ModuleType("chns.data.prepare.synthetic")
+    module = ModuleType("chns.data.corpora.synthetic")
     module.prepare_synthetic = prepare_synthetic
-    monkeypatch.setitem(sys.modules, "chns.data.prepare.synthetic", module)
+    monkeypatch.setitem(sys.modules, "chns.data.corpora.synthetic", module)
     words = [
         "--speakers",
         8,

@@ -207,7 +207,7 @@ def test_any_corpus_can_be_converted_and_failures_are_reported(tmp_path, capsys)
 
 
 def test_the_formats_of_the_command_are_those_of_the_library():
-    from chns.cli.conversion_options import _FORMATS
+    from chns.cli.prepare_command import _FORMATS
     from chns.data.conversion import FORMATS
 
     assert set(_FORMATS) == set(FORMATS)

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from chns.checkpoint import Architecture, load_bundle, save_bundle
+from chns.bundle.bundle import Architecture, load_bundle, save_bundle
 from chns.cli import main
-from chns.inference.store import VoiceprintStore
+from chns.store.voiceprints import VoiceprintStore
 
 KEY = "a key of the kind that nobody guesses"
 
@@ -112,6 +112,26 @@ def test_identify_finds_who_is_enrolled_and_its_exit_code_says_so(model, store, 
     assert "nobody (threshold" in capsys.readouterr().out
 
 
+def test_identify_by_exemplars_with_a_margin_and_a_threshold_from_the_store(model, store, recordings, capsys):
+    words = ("identify", model, store, recordings / "s01" / "0.flac")
+    answer = run_json(capsys, *words, "--threshold", "-1", "--score-by", "max", "--top", "1")
+    assert (answer["score_by"], len(answer["matches"])) == ("max", 1)
+    assert answer["lead"] > 0
+    ahead = ("--threshold", "-1", "--score-by", "max", "--margin")
+    assert run_json(capsys, *words, *ahead, answer["lead"])["identified"] == answer["identified"]
+    assert run_json(capsys, *words, *ahead, answer["lead"] + 1e-6, code=1)["identified"] is None
+    known = run_json(capsys, *words, "--false-positive-rate", "0.5", "--score-by", "max")
+    with VoiceprintStore.open_existing(store) as opened:
+        assert known["threshold"] == opened.open_set_threshold(0.5, score_by="max")
+    refused = {
+        ("--threshold", "0", "--false-positive-rate", "0.5"): "must not be given together",
+        ("--threshold", "0", "--margin", "-1"): "--top must be at least 1 and --margin 0",
+        ("--threshold", "0", "--score-by", "median"): "score_by must be voiceprint, mean, max or top-K",
+    }
+    for options, message in refused.items():
+        assert message in error_of(capsys, *words, *options)
+
+
 def test_a_recording_that_was_enrolled_alone_is_identified_with_a_cosine_of_one(model, store, recordings, capsys):
     assert run("enrol", model, store, "s05", recordings / "s05" / "0.flac") == 0
     answer = run_json(capsys, "identify", model, store, recordings / "s05" / "0.flac", "--threshold", "0.999")
@@ -202,7 +222,7 @@ def test_another_model_is_refused_with_the_way_out(store, recordings, tmp_path, 
         (("enrol", "{model}", "{store}", "s00", "{flac}"), "name must be new, got 's00'"),
         (("enrol", "{model}", "{store}", "new", "{flac}", "none.wav"), "recording must be a file, got none.wav"),
         (("enrol", "{model}", "{store}", "a\nb", "{flac}"), "name must be 1 to 200 printable characters"),
-        (("enrol", "nowhere", "{store}", "new", "{flac}"), "model must be a folder with model.json"),
+        (("enrol", "nowhere", "{store}", "new", "{flac}"), "model must be a folder with config.json"),
         (("enrol", "{model}", "{store}", "new", "{flac}", "--device", "abacus"), "device must be one that"),
         (("identify", "{model}", "none.store", "{flac}", "--threshold", "0"), "store must be a file, got"),
         (("identify", "{model}", "{store}", "{flac}", "--threshold", "0", "--top", "0"), "top must be at least 1"),

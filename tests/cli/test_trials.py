@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from chns.cli import embed, evaluate, main
-from chns.cli import trials as trials_command
+from chns.cli import embed_command as embed
+from chns.cli import evaluate_command as evaluate
+from chns.cli import main, trials_command
 from chns.data.manifest import Manifest
 from chns.evaluation.trials import FORMS, read_trials
 

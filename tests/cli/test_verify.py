@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from chns.checkpoint import Architecture, save_bundle
+from chns.bundle.bundle import Architecture, save_bundle
 from chns.cli import main
 from chns.data.audio import write_audio
 
@@ -87,7 +87,7 @@ def test_the_help_states_the_exit_codes(capsys):
     [
         (["{model}", "{noise}", "missing.wav"], "recording must be a file, got missing.wav"),
         (["{model}", "{noise}", "{silent}"], "recording must hold sound, got silence"),
-        (["nowhere", "{noise}", "{hum}"], "model must be a folder with model.json"),
+        (["nowhere", "{noise}", "{hum}"], "model must be a folder with config.json"),
         (["{model}", "{noise}", "{hum}", "--threshold", "7"], "threshold must be a cosine, between -1 and 1, got 7.0"),
         (["{model}", "{noise}", "{hum}", "--device", "abacus"], "device must be one that this machine has"),
         (["{unsure}", "{noise}", "{hum}"], "threshold must be given for a model without one"),

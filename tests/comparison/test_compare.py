@@ -1,5 +1,6 @@
 """A whole comparison: trained, scored, evaluated, written; stopped, gone on with, and never repeated."""
 
+import copy
 import json
 import os
 import signal
@@ -8,18 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chns.checkpoint import load_model
-from chns.comparison.compare import compare, prepare
-from chns.comparison.settings import read_comparison
-from chns.comparison.trial_lists import read_trial_lists, scored, stored_scores
+from chns.bundle.bundle import load_model
+from chns.comparison.compare import compare, prepare, twin_evidence
+from chns.comparison.comparison_settings import read_comparison
+from chns.comparison.results import read_trial_lists, scored, stored_scores
+from chns.comparison.rules import near_duplicates
+from chns.comparison.runs import plan_runs
+from chns.core.errors import ConfigError, TrialError
 from chns.data.manifest import Manifest
-from chns.errors import ConfigError, TrialError
 from chns.evaluation.metrics import verification_metrics
 from chns.evaluation.pairs import make_trials
 from chns.evaluation.scoring import read_scores
 from chns.evaluation.trials import write_trials
 from chns.evaluation.verification import score_trials
-from chns.meter import Meter
+from chns.training.folder import RunFolder
+from chns.training.log import Meter
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +105,7 @@ def test_the_table_has_a_row_a_strategy_for_each_list_and_a_verdict(finished):
 def test_what_is_finished_is_not_repeated(finished, monkeypatch):
     out, comparison, outcome = finished
     before = files_of(out)
-    monkeypatch.setattr("chns.comparison.training.train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("chns.comparison.runs.train", lambda *_: pytest.fail("trained again"))
     again = compare(comparison, out)
     assert files_of(out) == before
     assert again.to_json() == outcome.to_json()
@@ -195,7 +199,7 @@ def test_a_run_in_a_process_of_its_own_is_the_same(tmp_path, tiny, write_yaml, f
     ],
 )
 def test_nothing_trains_before_all_is_checked(tmp_path, tiny, write_yaml, monkeypatch, changes, error, message):
-    monkeypatch.setattr("chns.comparison.training.train", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr("chns.comparison.runs.train", lambda *_: pytest.fail("trained"))
     base = tiny["base"]
     if "base" in changes:
         base = {**base, "data": {**base["data"], **changes["base"]["data"]}}
@@ -240,3 +244,31 @@ def test_a_folder_of_other_settings_is_refused_before_anything_trains(finished, 
         match=r"clusters\.hard_ratio of chns, seed 0 must be 1\.0 as when the run was begun, got 0\.5 .*chns",
     ):
         prepare(read_comparison(write_yaml({**tiny, "strategies": strategies})), out)
+
+
+def test_speakers_who_may_be_one_person_reach_the_verdict_from_the_folder_of_a_real_run(
+    tmp_path, tiny, write_yaml, corpus
+):
+    """Each of 14 speakers under two names: a hard run looks when it groups, writes it down, and the verdict says so."""
+    manifest = Manifest.read(corpus / "train.parquet")
+    rows = [manifest[number]._asdict() for number in range(len(manifest))]
+    doubled = [
+        {**row, "utterance": f"{name}/{row['name']}", "speaker": f"{name}-{row['speaker']}",
+         "path": str(row["path"].relative_to(manifest.root))}
+        for name in ("one", "two")
+        for row in rows
+    ]  # fmt: skip
+    Manifest.from_rows(doubled, root=manifest.root).write(tmp_path / "doubled.parquet")
+    settings = copy.deepcopy(tiny)
+    settings["base"]["data"]["train"] = str(tmp_path / "doubled.parquet")
+    settings["seeds"] = [0]
+    comparison = read_comparison(write_yaml(settings))
+    compare(comparison, tmp_path / "out")
+    random, hard = plan_runs(comparison, tmp_path / "out")
+    found = RunFolder.open(hard.folder).num_same_person()
+    assert found is not None
+    assert found >= 1
+    assert RunFolder.open(random.folder).num_same_person() is None
+    finding = near_duplicates(twin_evidence([random], [hard]))
+    assert f"{found:,} pairs of the 28 training speakers may each be one person" in finding.text
+    assert "clusters: {separate_same_person: true}" in finding.try_next

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from chns.comparison.evidence import corpora_of
-from chns.comparison.results import METRICS, evaluate
-from chns.comparison.trial_lists import TrialList
+from chns.comparison.compare import corpora_of
+from chns.comparison.results import METRICS, TrialList, evaluate
 from chns.data.manifest import Manifest
 from chns.evaluation.metrics import verification_metrics
 from chns.evaluation.trials import Trials

@@ -5,9 +5,9 @@ import copy
 import pytest
 import yaml
 
-from chns.comparison.settings import ComparisonSettings, checked, paper_strategies, read_comparison
-from chns.config import BatchSettings, ObjectSettings, TrainSettings
-from chns.errors import ConfigError
+from chns.comparison.comparison_settings import ComparisonSettings, checked, paper_strategies, read_comparison
+from chns.core.errors import ConfigError
+from chns.training.settings import BatchSettings, ObjectSettings, TrainSettings
 
 LISTS = {"trial_lists": {"easy": {"manifest": "m.parquet", "trials": "t.txt"}}}
 

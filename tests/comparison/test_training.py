@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from chns.comparison import training
-from chns.comparison.plan import PlannedRun
-from chns.comparison.training import train_runs
-from chns.config import TrainSettings
-from chns.errors import ConfigError, RunFolderError
+from chns.comparison import runs as training
+from chns.comparison.runs import PlannedRun, train_runs
+from chns.core.errors import ConfigError, RunFolderError
+from chns.training.settings import TrainSettings
 
 FINISH = """
 import json, os, pathlib, sys, time

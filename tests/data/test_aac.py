@@ -11,8 +11,8 @@ import pytest
 import soundfile
 from aac_files import write_aac, write_surround
 
+from chns.core.errors import AudioError, ChnsError
 from chns.data.audio import audio_info, read_audio
-from chns.errors import AudioError, ChnsError
 
 RATES = [8_000, 16_000, 22_050, 44_100, 48_000]
 SUFFIXES = [".m4a", ".mp4", ".aac"]

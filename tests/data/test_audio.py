@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from chns.core.errors import AudioError
 from chns.data.audio import AudioInfo, audio_info, read_audio, write_audio
-from chns.errors import AudioError
 
 FORMATS = {
     "pcm8.wav": ("WAV", "PCM_U8"),

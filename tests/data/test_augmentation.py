@@ -6,23 +6,27 @@ import torch
 from lightning_fabric import Fabric
 from torch.utils.data import DataLoader
 
-from chns.checkpoint import Architecture
+from chns.bundle.bundle import Architecture
+from chns.core.errors import ManifestError
 from chns.data.audio import write_audio
 from chns.data.augmentation.augmenter import Augmenter
-from chns.data.augmentation.background import Background, Layer
+from chns.data.augmentation.background import (
+    Babble,
+    Background,
+    ColouredNoise,
+    Layer,
+    RecordingFolder,
+    TrainingUtterances,
+)
 from chns.data.augmentation.codec import Codec
 from chns.data.augmentation.level import Gain
-from chns.data.augmentation.noise_sources import Babble, ColouredNoise, RecordingFolder, TrainingUtterances
-from chns.data.augmentation.reverberation import Reverberation
-from chns.data.augmentation.room_responses import ResponseFolder, SyntheticDecay
+from chns.data.augmentation.reverberation import ResponseFolder, Reverberation, SyntheticDecay
 from chns.data.augmentation.speed import SPEED_COLUMN, Speed, speed_factors, with_speed_speakers
 from chns.data.dataset import CropBatches, CropRequest, SpeakerCrops, WholeUtterances
-from chns.data.manifest import Manifest
-from chns.data.manifest_columns import with_columns
-from chns.errors import ManifestError
+from chns.data.manifest import Manifest, with_columns
 from chns.features.spec_augment import SpecAugment
 from chns.losses import SupConLoss
-from chns.training_step import TrainingStep
+from chns.training.step import TrainingStep
 
 RATE_HZ = 16_000
 

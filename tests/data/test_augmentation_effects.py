@@ -6,15 +6,27 @@ import numpy as np
 import pytest
 import scipy.signal
 
+from chns.core.errors import AudioError, ChnsError
 from chns.data.audio import write_audio
-from chns.data.augmentation.background import Background, Layer, mix_at_snr
+from chns.data.augmentation.background import (
+    Babble,
+    Background,
+    ColouredNoise,
+    Layer,
+    RecordingFolder,
+    coloured_noise,
+    mix_at_snr,
+)
 from chns.data.augmentation.codec import CODECS, Codec
 from chns.data.augmentation.level import Gain, power_of, without_clipping
-from chns.data.augmentation.noise_sources import Babble, ColouredNoise, RecordingFolder, coloured_noise
-from chns.data.augmentation.reverberation import Reverberation, reverberate
-from chns.data.augmentation.room_responses import ResponseFolder, SimulatedRooms, SyntheticDecay
+from chns.data.augmentation.reverberation import (
+    ResponseFolder,
+    Reverberation,
+    SimulatedRooms,
+    SyntheticDecay,
+    reverberate,
+)
 from chns.data.augmentation.speed import Speed, change_speed
-from chns.errors import AudioError, ChnsError
 
 RATE_HZ = 16_000
 

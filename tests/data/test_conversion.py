@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import soundfile
 
+from chns.core.errors import FolderInUseError, ManifestError
+from chns.core.files import locked_folder
 from chns.data import conversion
 from chns.data.audio import audio_info, read_audio, write_audio
 from chns.data.conversion import convert_audio
-from chns.data.folder_lock import locked_folder
+from chns.data.corpora.any_folder import prepare_folder
 from chns.data.manifest import Manifest
-from chns.data.prepare.folder import prepare_folder
-from chns.errors import ManifestError
 
 
 def record(path: Path, *, rate: int = 16_000, frames: int = 16_000, channels: int = 1) -> None:
@@ -171,7 +171,7 @@ def test_two_processes_cannot_write_one_folder(corpus, tmp_path):
     with (
         locked_folder(tmp_path / "out"),
         pytest.raises(
-            ManifestError, match=r"folder must be written by one process at a time, got another one in .*out"
+            FolderInUseError, match=r"folder must be written by one process at a time, got another one in .*out"
         ),
     ):
         convert_audio(manifest, tmp_path / "out", format="flac")

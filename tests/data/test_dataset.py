@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from chns.core.errors import AudioError
 from chns.data.audio import read_audio, write_audio
 from chns.data.dataset import CropBatches, CropRequest, SpeakerCrops, WholeUtterances, pad_waveforms
 from chns.data.manifest import Manifest
-from chns.errors import AudioError
 
 
 @pytest.fixture

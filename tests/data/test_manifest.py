@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from chns.core.errors import ManifestError
 from chns.data.manifest import Manifest, relative_name
 from chns.data.manifest_file import manifest_suffix
-from chns.errors import ManifestError
 
 
 def row(name: str = "a/1", **changes: object) -> dict[str, object]:
@@ -52,7 +52,7 @@ def test_speakers_are_numbered_by_sorted_name_whatever_the_order_of_rows():
 
 def test_an_utterance_has_the_path_joined_to_the_root():
     utterance = manifest_of(row("a/1"), row("b/2", offset_seconds=0.25))[1]
-    assert utterance == ("b/2", "b", Path("/audio/b/2.wav"), 0.25, 1.5, 16_000)
+    assert utterance == ("b/2", "b", Path("/audio/b/2.wav"), 0.25, 1.5, 16_000, None)
 
 
 def test_iteration_ends_at_the_last_utterance():
@@ -315,7 +315,7 @@ def test_columns_come_in_any_order_with_a_byte_order_mark_quotes_and_windows_lin
     text = '\ufeff"speaker",utterance,"path",sample_rate_hz,duration_seconds,offset_seconds,"a, ""b"""\r\n'
     path = csv_of(tmp_path, text + '0001,u1,"x, y.wav",16000,1.5,0,"007, ""c"""\r\n')
     manifest = Manifest.read(path)
-    assert manifest[0] == ("u1", "0001", tmp_path / "x, y.wav", 0.0, 1.5, 16_000)
+    assert manifest[0] == ("u1", "0001", tmp_path / "x, y.wav", 0.0, 1.5, 16_000, None)
     assert manifest.column('a, "b"') == ['007, "c"']
 
 
@@ -325,7 +325,7 @@ def test_columns_come_in_any_order_with_a_byte_order_mark_quotes_and_windows_lin
         (["u1,a,a.wav,0,1,16000", "u2,a,a.wav,0,nan,16000"], r"duration_seconds must be .* got nan in .*m\.csv:3"),
         (["u1,a,a.wav,0,1,16000", "u2,a,a.wav,0,x,16000"], r"duration_seconds must be .* got 'x' in .*m\.csv:3"),
         (["u1,a,a.wav,0,1,16000.5"], r"sample_rate_hz must be of type int32, got '16000\.5' in .*m\.csv:2"),
-        (["u1,a,a.wav,0,1,16000", "", "u2,a,../a.wav,0,1,16000"], r"must not be empty, got None in .*m\.csv:3"),
+        (["u1,a,a.wav,0,1,16000", "", "u2,a,../a.wav,0,1,16000"], r"path must be relative .*m\.csv:4"),
         (["u1,a,a.wav,0,1,16000", "u1,a,a.wav,0,1,16000"], r"utterance must be unique, got 'u1' again in .*m\.csv:3"),
         (["u1,a,a.wav,0,1,16000", "u2,a,a.wav,0,1"], r"manifest must be UTF-8 CSV .*m\.csv .*Row #3: Expected 6"),
         (['u1,"a\nb",a.wav,0,1,16000', "u2,a,../a.wav,0,1,16000"], r"speaker must hold no line break .*m\.csv:2"),

@@ -7,12 +7,12 @@ import pytest
 import soxr
 from made_corpus import RATE, MadeCorpus
 
+from chns.core.errors import ChnsError, ManifestError
 from chns.data import speech_activity, windows
 from chns.data.audio import read_audio
-from chns.data.prepare.voxceleb import prepare_voxceleb
+from chns.data.corpora.voxceleb import prepare_voxceleb
 from chns.data.resumable import forget
 from chns.data.speech_activity import detect_speech, mark_speech, measure_speech, speech_segments, trim_to_speech
-from chns.errors import ChnsError, ManifestError
 
 CHUNK = 512 / RATE
 

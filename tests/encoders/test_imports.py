@@ -4,13 +4,19 @@ import pytest
 import torch
 
 from chns.encoders import EcapaTdnn, ResNet, resnet34
-from chns.encoders.masking import mirrored
-from chns.encoders.pooling import StatisticsPooling
+from chns.encoders.ecapa_tdnn import EcapaVariant
+from chns.encoders.layers import StatisticsPooling, mirrored
 
 ENCODERS = {
-    "mirrored": lambda: EcapaTdnn(channels=32, aggregation_channels=48, embedding_dim=16, padding="reflect"),
-    "plain head": lambda: EcapaTdnn(channels=32, aggregation_channels=48, embedding_dim=16, plain_head=True),
-    "no context": lambda: EcapaTdnn(channels=32, aggregation_channels=48, embedding_dim=16, global_context=False),
+    "mirrored": lambda: EcapaTdnn(
+        channels=32, aggregation_channels=48, embedding_dim=16, variant=EcapaVariant(padding="reflect")
+    ),
+    "plain head": lambda: EcapaTdnn(
+        channels=32, aggregation_channels=48, embedding_dim=16, variant={"plain_head": True}
+    ),
+    "no context": lambda: EcapaTdnn(
+        channels=32, aggregation_channels=48, embedding_dim=16, variant={"global_context": False}
+    ),
     "resnet": lambda: ResNet(channels=(8, 8, 16, 16), blocks=(1, 2, 1, 1), embedding_dim=16),
 }
 
@@ -80,4 +86,4 @@ def test_resnet34_has_the_published_number_of_parameters():
 )
 def test_settings_that_make_no_sense_are_errors(settings, message):
     with pytest.raises(ValueError, match=message):
-        EcapaTdnn(channels=32, aggregation_channels=48, **settings)
+        EcapaTdnn(channels=32, aggregation_channels=48, variant=settings)

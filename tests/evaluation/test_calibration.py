@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from chns.errors import ModelFileError
+from chns.core.errors import ModelFileError
 from chns.evaluation.calibration import Calibration, QualityTerm, fit_calibration
 from chns.evaluation.calibration_metrics import cllr, min_cllr
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from chns.evaluation.calibration import fit_calibration
-from chns.evaluation.calibration_effect import calibration_effect
-from chns.evaluation.calibration_metrics import actual_dcf, cllr, min_cllr
+from chns.evaluation.calibration_metrics import actual_dcf, calibration_effect, cllr, min_cllr
 from chns.evaluation.metrics import equal_error_rate, min_dcf
 
 

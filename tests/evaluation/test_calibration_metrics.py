@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 
-from chns.evaluation.calibration_metrics import actual_dcf, calibration_metrics, cllr, min_cllr
-from chns.evaluation.conventions import other_conventions
+from chns.evaluation.calibration_metrics import actual_dcf, calibration_metrics, cllr, min_cllr, other_conventions
 from chns.evaluation.metrics import error_rates, min_dcf
 
 

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import det_curve as det_curve_of_scikit_learn
 
-from chns.evaluation.det import DetCurve, det_curve, write_det_curve
-from chns.evaluation.metrics import error_rates
+from chns.evaluation.metrics import DetCurve, det_curve, error_rates, write_det_curve
 
 
 def normal_trials(num_trials, seed=0):

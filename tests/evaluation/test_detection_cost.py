@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from chns.evaluation.detection_cost import bayes_threshold, detection_cost
+from chns.evaluation.metrics import bayes_threshold, detection_cost
 
 
 def test_accepting_or_rejecting_everything_costs_1_at_best():

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chns.core.errors import TrialError
 from chns.data.manifest import Manifest
-from chns.errors import TrialError
 from chns.evaluation.enrolment import EnrolmentModels, read_enrolment_map, resolve_enrolment, score_enrolment
 from chns.evaluation.normalisation import normalise
 from chns.evaluation.scoring import cosine_scores

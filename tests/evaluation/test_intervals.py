@@ -164,7 +164,7 @@ def test_ninety_five_percent_intervals_cover_ninety_five_percent():
 def test_a_paired_difference_is_narrower_than_that_of_separate_draws(trials):
     scores, *rest = trials
     better = scores + 0.2 * rest[0] + 0.3 * np.random.default_rng(5).normal(size=len(scores))
-    paired = paired_difference(scores, better, *rest, num_resamples=300)
+    paired = paired_difference((scores, better), *rest, num_resamples=300)
     assert tuple(paired) == METRICS
     separate = [
         bootstrap_metrics([some], *rest, num_resamples=300, seed=seed) for seed, some in enumerate((scores, better))
@@ -180,12 +180,12 @@ def test_a_paired_difference_is_narrower_than_that_of_separate_draws(trials):
 def test_a_difference_is_b_minus_a_and_a_better_system_excludes_zero(trials):
     scores, *rest = trials
     better = scores + 0.5 * rest[0]
-    improvement = paired_difference(scores, better, *rest, num_resamples=200)["eer"]
-    worsening = paired_difference(better, scores, *rest, num_resamples=200)["eer"]
+    improvement = paired_difference((scores, better), *rest, num_resamples=200)["eer"]
+    worsening = paired_difference((better, scores), *rest, num_resamples=200)["eer"]
     assert improvement.high < 0 < worsening.low
     assert improvement.excludes_zero
     assert worsening.excludes_zero
-    nothing = paired_difference(scores, 2 * scores + 1, *rest, num_resamples=200)["eer"]
+    nothing = paired_difference((scores, 2 * scores + 1), *rest, num_resamples=200)["eer"]
     assert (nothing.estimate, nothing.low, nothing.high) == (0, 0, 0)
     assert not nothing.excludes_zero
 
@@ -295,8 +295,8 @@ def test_a_single_speaker_and_a_single_kind_of_trial_are_refused():
 
 
 def test_systems_with_other_trials_have_no_paired_difference():
-    with pytest.raises(ValueError, match=r"scores_a and scores_b must be of the same trials, got \(4,\) and \(3,\)"):
-        paired_difference(SCORES[0], SCORES[0, :3], LABELS, FIRST, SECOND)
+    with pytest.raises(ValueError, match=r"scores must be of the same trials, got shapes \(4,\) and \(3,\)"):
+        paired_difference((SCORES[0], SCORES[0, :3]), LABELS, FIRST, SECOND)
 
 
 @pytest.mark.parametrize("level", [0, 1, 95, math.nan])
@@ -304,7 +304,7 @@ def test_a_level_is_between_0_and_1(level):
     calls = [
         lambda: interval(0.0, [0.0], level=level),
         lambda: speaker_intervals(SCORES[0], LABELS, FIRST, SECOND, level=level),
-        lambda: paired_difference(SCORES[0], SCORES[0], LABELS, FIRST, SECOND, level=level),
+        lambda: paired_difference((SCORES[0], SCORES[0]), LABELS, FIRST, SECOND, level=level),
         lambda: mean_over_seeds([0.0, 1.0], [[0.0, 1.0], [1.0, 0.0]], level=level),
     ]
     for call in calls:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chns.core.errors import ManifestError
 from chns.data.manifest import Manifest
-from chns.errors import ManifestError
 from chns.evaluation import normalisation
 from chns.evaluation.normalisation import KINDS, CohortNormalisation, normalise
 from chns.evaluation.scoring import cosine_scores

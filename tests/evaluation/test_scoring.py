@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chns.errors import TrialError
+from chns.core.errors import TrialError
 from chns.evaluation import scoring
 from chns.evaluation.scoring import cosine_scores, read_scores, write_scores
 from chns.evaluation.trials import Trials

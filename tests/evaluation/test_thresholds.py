@@ -5,8 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chns.evaluation.calibration import fit_calibration
-from chns.evaluation.thresholds import false_alarm_threshold, thresholds_for_costs, thresholds_for_false_alarm
+from chns.evaluation.calibration import (
+    false_alarm_threshold,
+    fit_calibration,
+    thresholds_for_costs,
+    thresholds_for_false_alarm,
+)
 
 
 def test_costs_give_the_bayes_threshold_and_its_score():

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from chns.data.manifest import Manifest
-from chns.evaluation.trial_coverage import trial_coverage
-from chns.evaluation.trials import Trials, read_trials
+from chns.evaluation.trials import Trials, read_trials, trial_coverage
 
 
 @pytest.fixture

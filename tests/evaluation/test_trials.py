@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chns.core.errors import ManifestError, TrialError
 from chns.data.manifest import Manifest
-from chns.errors import ManifestError, TrialError
 from chns.evaluation.pairs import Pairs, make_trials, unit_embeddings
 from chns.evaluation.trials import FORMS, Trials, read_trials, resolve, write_trials
 

@@ -28,12 +28,26 @@ def write_aac(
 
 def write_surround(path: Path) -> Path:
     """Write a second of silence in eight channels."""
-    container = {".m4a": "ipod", ".mp4": "mp4", ".aac": "adts"}[path.suffix]
     # Interleaved samples: PyAV cannot handle eight planes.
     frame = av.AudioFrame.from_ndarray(np.zeros((1, 8 * 16_000), np.float32), format="flt", layout="7.1")
     frame.sample_rate, frame.pts = 16_000, 0
+    if path.suffix == ".aac":  # FFmpeg's muxer of this format writes eight channels no more since PyAV 19
+        encoder = av.CodecContext.create("aac", "w")
+        encoder.sample_rate, encoder.layout, encoder.format = 16_000, "7.1", "fltp"
+        frames = av.AudioResampler(format="fltp", layout="7.1", frame_size=1_024).resample(frame)
+        packets = [bytes(packet) for part in (*frames[:-1], None) for packet in encoder.encode(part)]
+        path.write_bytes(b"".join(_adts_header(len(packet)) + packet for packet in packets))
+        return path
+    container = {".m4a": "ipod", ".mp4": "mp4"}[path.suffix]
     with av.open(str(path), "w", format=container) as file:
         stream = file.add_stream("aac", rate=16_000, layout="7.1")
         for part in (frame, None):
             file.mux(stream.encode(part))
     return path
+
+
+def _adts_header(packet_bytes: int) -> bytes:
+    """Of a frame of AAC LC, 16 kHz, in channel configuration 7, which is 7.1."""
+    fields = [(0xFFF, 12), (0, 3), (1, 1), (1, 2), (8, 4), (0, 1), (7, 3), (0, 4), (packet_bytes + 7, 13), (0x7FF, 11)]
+    bits = "".join(f"{value:0{width}b}" for value, width in [*fields, (0, 2)])
+    return int(bits, 2).to_bytes(7, "big")

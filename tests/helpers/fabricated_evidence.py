@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from chns.config import BatchSettings, ClusterSettings, TrainingSettings, TrainSettings
+from chns.comparison.run_evidence import TwinEvidence
+from chns.comparison.verdict import Change, Twin, judge
 from chns.evaluation.intervals import Interval
-from chns.verdict import Change, Twin, TwinEvidence, judge
+from chns.training.settings import BatchSettings, ClusterSettings, TrainingSettings, TrainSettings
 
 SETTINGS = TrainSettings(
     batches=BatchSettings(kind="clustered", speakers_per_batch=32),

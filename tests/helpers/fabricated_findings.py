@@ -5,8 +5,15 @@ from pathlib import Path
 import numpy as np
 
 from chns.evaluation.trials import Trials
-from chns.report.findings import BatchHardness, ClusterShapes, RunFindings, ScoredTrials, SpeakerMap, SuspectedDuplicate
-from chns.report.scored_trials import judged_trials
+from chns.report.collect import judged_trials
+from chns.report.run_findings import (
+    BatchHardness,
+    ClusterShapes,
+    RunFindings,
+    ScoredTrials,
+    SpeakerMap,
+    SuspectedDuplicate,
+)
 
 STRATEGIES = {
     "supcon": "SupCon, random batches",

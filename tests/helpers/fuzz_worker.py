@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from chns.checkpoint import Architecture, load_bundle, save_bundle
+from chns.bundle.bundle import Architecture, load_bundle, save_bundle
+from chns.core.errors import ChnsError
 from chns.data.audio import write_audio
-from chns.errors import ChnsError
-from chns.inference.model_card import Publication, model_card
+from chns.inference.publish import Publication, model_card
 from chns.inference.verifier import Verifier
 
 TINY = Architecture(

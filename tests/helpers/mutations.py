@@ -17,7 +17,7 @@ HOSTILE_VALUES = (
     None, True, -1, 0, 1, 2, 3, 1_000, 10**6, 10**9, 10**30, -0.5, 1e-9, 1e308, float("nan"), float("inf"), "", "x",
     "x" * 10_000, "\ud800", "\0", "../../x", [], {}, [[]], [0], [-1], [10**9], [3] * 50_000, {"": None}, "reflect",
     "os.system", "chns.cli.main", "chns.encoders.ThinResNet", "chns.encoders.ResNet",
-    "chns.encoders.ecapa_tdnn_mobile", "chns.features.DecibelMel", "chns.features.utterance_mean.without_padding",
+    "chns.encoders.ecapa_tdnn_mobile", "chns.features.DecibelMel", "chns.features.log_mel.without_padding",
 )  # fmt: skip
 
 
@@ -26,7 +26,7 @@ ENCODER_SETTINGS = (
     "global_context", "plain_head", "num_mels", "blocks", "channels", "pooling",
 )  # fmt: skip
 FEATURE_SETTINGS = (
-    "num_mels", "sample_rate_hz", "frame_seconds", "hop_seconds", "low_hz", "high_hz", "preemphasis", "window",
+    "num_mels", "sample_rate_hz", "frame_seconds", "hop_seconds", "low_hz", "high_hz", "window",
     "subtract_mean", "range_db",
 )  # fmt: skip
 LIKELY_VALUES = (
@@ -101,7 +101,7 @@ def _damage_weights(rng, folder):
 
 def _swap_values(rng, folder):
     """Values of the description become others, of another type or out of range."""
-    path = folder / "model.json"
+    path = folder / "config.json"
     description = json.loads(path.read_text())
     done = []
     for _ in range(rng.integers(1, 4)):
@@ -115,7 +115,7 @@ def _swap_values(rng, folder):
 
 def _add_settings(rng, folder):
     """The encoder or the features get one or two of their settings, with values out of range or merely unusual."""
-    path = folder / "model.json"
+    path = folder / "config.json"
     description = json.loads(path.read_text())
     part, names = [("encoder_settings", ENCODER_SETTINGS), ("feature_settings", FEATURE_SETTINGS)][rng.integers(2)]
     values = LIKELY_VALUES if rng.random() < 0.7 else HOSTILE_VALUES
@@ -145,7 +145,7 @@ def _digest(tensors):
 
 def _change_tensors(rng, folder):
     """Other weights with the right digest: somebody made them on purpose."""
-    path, described = folder / "model.safetensors", folder / "model.json"
+    path, described = folder / "model.safetensors", folder / "config.json"
     tensors = load(path.read_bytes())
     name = sorted(tensors)[rng.integers(len(tensors))]
     changes = {
@@ -188,7 +188,7 @@ def _edit_header(rng, folder):
 
 def _change_text(rng, folder):
     """The description is no JSON, or JSON that is hard to read or to print."""
-    path = folder / "model.json"
+    path = folder / "config.json"
     text = path.read_text()
     deep = int(rng.integers(100, 3_000))
     texts = [
@@ -206,7 +206,7 @@ def _change_text(rng, folder):
 
 def _replace_file(rng, folder):
     """Something else has the name of one of the files."""
-    path = folder / ("model.json" if rng.random() < 0.5 else "model.safetensors")
+    path = folder / ("config.json" if rng.random() < 0.5 else "model.safetensors")
     content = path.read_bytes()
     path.unlink()
     ways = ("nothing", "folder", "fifo", "device", "endless", "loop", "outside", "zip", "pickle", "torch", "empty")

@@ -8,23 +8,22 @@ import onnx
 import pytest
 import torch
 
-from chns.checkpoint import Architecture
+from chns.bundle import onnx_file
+from chns.bundle.bundle import Architecture
+from chns.bundle.bundle_graph import ExportError, built_in_signal
+from chns.bundle.graph import largest_distance, model_graph, onnx_graph
+from chns.bundle.layouts import import_model
+from chns.bundle.onnx_file import OPSET
+from chns.core.errors import AudioError, ChnsError, ConfigError
 from chns.data.audio import read_audio, write_audio
 from chns.data.manifest import Manifest
 from chns.encoders import SpeakerEncoder
-from chns.errors import AudioError, ChnsError, ConfigError
 from chns.evaluation.metrics import verification_metrics
 from chns.evaluation.verification import score_trials
 from chns.features import LogMel
-from chns.importing import import_model
-from chns.inference import export, onnx_file
-from chns.inference.check_speech import built_in_signal, check_recordings
-from chns.inference.export import FORMS, ExportError, export_model
+from chns.inference import export
+from chns.inference.export import FORMS, check_recordings, evaluate_graphs, export_int8, export_model
 from chns.inference.export_sherpa import SherpaEncoder, export_for_sherpa, sherpa_features, sherpa_graph
-from chns.inference.graph import largest_distance, model_graph, onnx_graph
-from chns.inference.graph_evaluation import evaluate_graphs
-from chns.inference.onnx_file import OPSET
-from chns.inference.quantise import export_int8
 
 SMALL = Architecture(
     encoder="chns.encoders.EcapaTdnn",
@@ -37,7 +36,7 @@ SMALL = Architecture(
         "embedding_dim": 16,
     },
 )
-SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "torch-export": ".pt2"}
+SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
 SHAPES = [(1, 8_000), (3, 24_123), (1, 560), (2, 16_000)]
 
 
@@ -73,13 +72,15 @@ def noise(shape, seed=0):
     return (0.1 * np.random.default_rng(seed).normal(size=shape)).astype(np.float32)
 
 
-@pytest.mark.parametrize("form", ["torchscript", "torch-export"])
-def test_torchs_own_formats_compute_what_the_model_does_for_any_batch_and_length(model, tmp_path, form):
-    path = tmp_path / f"model{SUFFIXES[form]}"
-    exported = export_model(model, path, form=form, check=built_in_signal(model))
+def test_torchs_own_format_computes_what_the_model_does_for_any_batch_and_length(model, tmp_path):
+    path = tmp_path / "model.pt2"
+    exported = export_model(model, path, form="torch-export", check=built_in_signal(model))
     assert (exported.path, exported.num_bytes, exported.opset) == (path, path.stat().st_size, None)
     assert exported.distance < 1e-6
-    assert largest_distance(FORMS[form].load(path), model_graph(model), [noise(shape) for shape in SHAPES]) < 1e-6
+    assert (
+        largest_distance(FORMS["torch-export"].load(path), model_graph(model), [noise(shape) for shape in SHAPES])
+        < 1e-6
+    )
 
 
 def test_onnx_computes_what_the_model_does_for_any_batch_and_length(model, onnx_path):
@@ -109,22 +110,22 @@ def test_the_onnx_file_states_opset_rate_and_free_axes(onnx_path):
 
 def test_a_graph_that_computes_something_else_leaves_no_file_and_the_old_one_stays(model, tmp_path, monkeypatch):
     other = SMALL.build().eval()
-    wrong = FORMS["torchscript"]._replace(load=lambda _: model_graph(other))
-    monkeypatch.setitem(export.FORMS, "torchscript", wrong)
+    wrong = FORMS["torch-export"]._replace(load=lambda _: model_graph(other))
+    monkeypatch.setitem(export.FORMS, "torch-export", wrong)
     with pytest.raises(ExportError, match=r"cosine distance of the exported graph to the model must be below 0\.0001"):
-        export_model(model, tmp_path / "new.pt", form="torchscript", check=built_in_signal(model))
+        export_model(model, tmp_path / "new.pt2", form="torch-export", check=built_in_signal(model))
     assert list(tmp_path.iterdir()) == []
-    (tmp_path / "old.pt").write_text("old")
+    (tmp_path / "old.pt2").write_text("old")
     with pytest.raises(ExportError, match="No file was written"):
-        export_model(model, tmp_path / "old.pt", form="torchscript", check=built_in_signal(model))
-    assert (tmp_path / "old.pt").read_text() == "old"
+        export_model(model, tmp_path / "old.pt2", form="torch-export", check=built_in_signal(model))
+    assert (tmp_path / "old.pt2").read_text() == "old"
 
 
 def test_a_graph_that_gives_no_numbers_is_refused(model, tmp_path, monkeypatch):
-    broken = FORMS["torchscript"]._replace(load=lambda _: lambda inputs: np.full((len(inputs), 16), np.nan))
-    monkeypatch.setitem(export.FORMS, "torchscript", broken)
+    broken = FORMS["torch-export"]._replace(load=lambda _: lambda inputs: np.full((len(inputs), 16), np.nan))
+    monkeypatch.setitem(export.FORMS, "torch-export", broken)
     with pytest.raises(ExportError, match="got nan"):
-        export_model(model, tmp_path / "new.pt", form="torchscript", check=built_in_signal(model))
+        export_model(model, tmp_path / "new.pt2", form="torch-export", check=built_in_signal(model))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -134,10 +135,10 @@ def test_a_name_that_hides_the_format_is_refused(model, tmp_path, form):
 
 
 def test_an_unknown_form_and_nothing_to_check_on_are_errors(model, tmp_path):
-    with pytest.raises(ValueError, match="form must be one of onnx, torchscript, torch-export, got 'tflite'"):
+    with pytest.raises(ValueError, match="form must be one of onnx, torch-export, got 'tflite'"):
         export_model(model, tmp_path / "m.tflite", form="tflite", check=built_in_signal(model))
     with pytest.raises(ValueError, match="check must hold at least one batch of waveforms, got none"):
-        export_model(model, tmp_path / "m.pt", form="torchscript", check=[])
+        export_model(model, tmp_path / "m.pt2", form="torch-export", check=[])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -245,7 +246,6 @@ def test_a_model_trained_with_sherpas_mels_sees_them_unchanged(model):
     [
         ({"num_mels": 64}, "num_mels must be 80, as sherpa-onnx has it, got 64"),
         ({"hop_seconds": 0.0125}, r"hop_seconds must be 0\.01, as sherpa-onnx has it, got 0\.0125"),
-        ({"preemphasis": 0.0}, r"preemphasis must be 0\.97, as sherpa-onnx has it, got 0\.0"),
         ({"window": "hamming"}, r"window must be povey, as sherpa-onnx has it, got hamming\. Export as onnx\."),
     ],
 )
@@ -276,8 +276,8 @@ def test_imported_models_export_with_their_features_inside_also_with_8_bits(tool
         "wespeaker-ecapa": foreign_models.wespeaker_ecapa_state,
         "wespeaker-resnet34": lambda: foreign_models.wespeaker_resnet_state(blocks=(1, 1, 1, 1)),
     }
-    torch.save(dict(states[toolkit]()), tmp_path / "weights.pt")
-    bundle = import_model(toolkit, tmp_path / "weights.pt", tmp_path / "model")
+    torch.save(dict(states[toolkit]()), tmp_path / "weights.pt2")
+    bundle = import_model(toolkit, tmp_path / "weights.pt2", tmp_path / "model")
     check = built_in_signal(bundle.model)
     path = tmp_path / "m.onnx"
     assert export_model(bundle.model, path, form="onnx", check=check).distance < 1e-5

@@ -16,7 +16,7 @@ import torch
 from fuzz_worker import TINY
 from fuzzing import outcomes
 
-from chns.checkpoint import save_bundle
+from chns.bundle.bundle import save_bundle
 
 FORMATS = {
     ".wav": {"format": "WAV", "subtype": "PCM_16"},

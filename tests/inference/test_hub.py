@@ -11,13 +11,12 @@ import pytest
 import torch
 from hub_server import running_hub
 
-from chns.checkpoint import Architecture, add_metrics, load_bundle, save_bundle
+from chns.bundle.bundle import Architecture, add_metrics, load_bundle, save_bundle
+from chns.bundle.download import HubError
 from chns.cli import main
+from chns.core.errors import ChnsError, ModelFileError
 from chns.data.audio import write_audio
-from chns.errors import ChnsError, ModelFileError
-from chns.hub_download import HubError
-from chns.inference.hub import push_repository, write_repository
-from chns.inference.model_card import Publication
+from chns.inference.publish import Publication, push_repository, write_repository
 from chns.inference.verifier import Verifier
 
 pytest.importorskip("huggingface_hub")
@@ -29,7 +28,7 @@ TINY = Architecture(
 )
 PUBLICATION = Publication(licence="cc-by-4.0", training_data="Hums: made up, free to use.", language="en")
 METRICS = {"validation": {"eer": 0.1, "threshold": -1.0, "target_trials": 400, "nontarget_trials": 1_600}}
-FILES = ["README.md", "model.json", "model.safetensors"]
+FILES = ["README.md", "config.json", "model.safetensors"]
 
 
 @pytest.fixture
@@ -74,9 +73,9 @@ def bundle(tmp_path):
 @pytest.fixture
 def published(hub, bundle):
     """The repository ``me/voice``, with files besides that nobody asked for."""
-    files = {name: (bundle / name).read_bytes() for name in ("model.json", "model.safetensors")}
+    files = {name: (bundle / name).read_bytes() for name in ("config.json", "model.safetensors")}
     repository = hub.repository("me/voice")
-    repository.commit({**files, "weights.pkl": b"evil", "setup.py": b"evil", "sub/model.json": b"evil"})
+    repository.commit({**files, "weights.pkl": b"evil", "setup.py": b"evil", "sub/config.json": b"evil"})
     return repository
 
 
@@ -89,7 +88,7 @@ def recording(tmp_path):
 
 def changed(repository, **description):
     files = dict(repository.commits[repository.names["main"]])
-    files["model.json"] = json.dumps({**json.loads(files["model.json"]), **description}).encode()
+    files["config.json"] = json.dumps({**json.loads(files["config.json"]), **description}).encode()
     return repository.commit(files)
 
 
@@ -116,7 +115,7 @@ def test_only_the_bundle_and_its_readme_are_uploaded(hub, bundle, tmp_path):
 def test_only_the_two_files_of_a_bundle_are_fetched_and_only_once(hub, published):
     for _ in range(2):
         load_bundle("hf://me/voice")
-    assert hub.fetched() == ["model.json", "model.safetensors"]
+    assert hub.fetched() == ["config.json", "model.safetensors"]
 
 
 def test_what_was_downloaded_works_without_a_network_and_when_the_hub_is_down(hub, published, bundle, out_of_reach):
@@ -149,7 +148,7 @@ def test_a_revision_is_asked_for_by_name(published, bundle):
         load_bundle("hf://me/voice@v2")
 
 
-@pytest.mark.parametrize(("name", "size"), [("model.json", 2**20 + 1), ("model.safetensors", 2**31 + 1)])
+@pytest.mark.parametrize(("name", "size"), [("config.json", 2**20 + 1), ("model.safetensors", 2**31 + 1)])
 def test_a_file_beyond_all_measure_is_not_fetched(hub, published, monkeypatch, name, size):
     content = type("Huge", (bytes,), {"__len__": lambda _: size})()
     published.commits[published.names["main"]][name] = content
@@ -159,10 +158,10 @@ def test_a_file_beyond_all_measure_is_not_fetched(hub, published, monkeypatch, n
 
 
 def test_a_repository_without_a_bundle_is_named(hub):
-    hub.repository("me/voice").commit({"model.json": b"{}", "weights.pkl": b"evil"})
+    hub.repository("me/voice").commit({"config.json": b"{}", "weights.pkl": b"evil"})
     with pytest.raises(
         ModelFileError,
-        match=r"repository must hold model\.json and model\.safetensors, got no model\.safetensors in hf",
+        match=r"repository must hold config\.json and model\.safetensors, got no model\.safetensors in hf",
     ):
         load_bundle("hf://me/voice")
     assert hub.fetched() == []

@@ -5,10 +5,10 @@ import pytest
 import torch
 import yaml
 
-from chns.checkpoint import Architecture, load_bundle, save_bundle
-from chns.errors import ModelFileError
+from chns.bundle.bundle import Architecture, load_bundle, save_bundle
+from chns.core.errors import ModelFileError
 from chns.evaluation.metrics import verification_metrics
-from chns.inference.model_card import Publication, eer_half_width, model_card
+from chns.inference.publish import Publication, eer_half_width, model_card
 
 TINY = Architecture(
     encoder="chns.encoders.EcapaTdnn",

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from chns.core.errors import AudioError
 from chns.data.audio import read_audio, write_audio
-from chns.errors import AudioError
-from chns.inference.quality import (
+from chns.inference.listening import (
     WINDOW_SECONDS,
     array_windows,
     as_waveform,

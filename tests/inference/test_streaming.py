@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chns.checkpoint import Architecture, Bundle
+from chns.bundle.bundle import Architecture, Bundle
+from chns.core.errors import AudioError
 from chns.data.audio import read_audio
-from chns.errors import AudioError
-from chns.inference.store import VoiceprintStore
 from chns.inference.streaming import StreamingIdentifier, StreamingVerifier
 from chns.inference.verifier import Verifier
+from chns.store.voiceprints import VoiceprintStore
 
 RATE = 16_000
 

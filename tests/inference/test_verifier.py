@@ -11,11 +11,11 @@ import pytest
 import soundfile
 import torch
 
-from chns.checkpoint import Architecture, Bundle, load_bundle, save_bundle
+from chns.bundle.bundle import Architecture, Bundle, load_bundle, save_bundle
+from chns.core.errors import AudioError, ModelFileError
 from chns.data.audio import read_audio, write_audio
-from chns.errors import AudioError, ModelFileError
-from chns.inference.store import VoiceprintStore
 from chns.inference.verifier import Verifier
+from chns.store.voiceprints import VoiceprintStore
 
 RATE = 16_000
 CALIBRATED = {"scale": 10, "offset": -4.0, "threshold": 3.0, "score_threshold": 0.7}
@@ -308,9 +308,9 @@ def test_a_saved_bundle_is_loaded_and_only_trusted_code_is_run(bundle, tmp_path,
     assert loaded.threshold == 0.25
     assert Verifier.load(str(tmp_path / "m"), threshold=0.5).threshold == 0.5
     np.testing.assert_allclose(loaded.embed(hums[0]).vector, Verifier(bundle).embed(hums[0]).vector, atol=1e-6)
-    description = json.loads((tmp_path / "m" / "model.json").read_text())
+    description = json.loads((tmp_path / "m" / "config.json").read_text())
     description["encoder"] = "chns_test_encoders.Plain"
-    (tmp_path / "m" / "model.json").write_text(json.dumps(description))
+    (tmp_path / "m" / "config.json").write_text(json.dumps(description))
     with pytest.raises(ModelFileError, match="encoder must come from a trusted package"):
         Verifier.load(tmp_path / "m")
     with pytest.raises(ModelFileError, match="weights must fit the described encoder"):
@@ -321,7 +321,7 @@ def test_verifying_imports_neither_the_training_nor_faiss_nor_pyarrow_nor_scipy(
     save_bundle(tmp_path / "m", bundle.model, bundle.architecture, training={}, metrics={"calibration": CALIBRATED})
     code = (
         "import sys\n"
-        "unwanted = {'lightning_fabric', 'faiss', 'pyarrow', 'scipy', 'jsonargparse', 'chns.training'}\n"
+        "unwanted = {'lightning_fabric', 'faiss', 'pyarrow', 'scipy', 'jsonargparse', 'chns.training.loop'}\n"
         "from chns.cli import main\n"
         f"code = main(['verify', {str(tmp_path / 'm')!r}, {str(hums[0])!r}, {str(hums[1])!r}])\n"
         "print(code, sorted(unwanted & set(sys.modules)))"

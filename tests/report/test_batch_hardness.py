@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from chns.config import BatchSettings, ClusterSettings
-from chns.report.batch_hardness import batch_hardness
-from chns.report.training_speakers import TrainingSpeakers
+from chns.report.speakers import TrainingSpeakers, batch_hardness
 from chns.sampling import SpeakerClusters, cluster_speakers
+from chns.training.settings import BatchSettings, ClusterSettings
 
 
 def families(num_families, *, of=12, utterances=4, dim=24, places=None, num_training_speakers=None, seed=0):

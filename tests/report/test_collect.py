@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import yaml
 
-from chns.cli.train import build_parser
-from chns.config import DataSettings, TrainSettings
+from chns.cli.train_command import build_parser
+from chns.core.errors import ManifestError, RunFolderError
 from chns.data.manifest import Manifest
-from chns.errors import ManifestError, RunFolderError
 from chns.evaluation.scoring import write_scores
 from chns.evaluation.trials import Trials
-from chns.experiment import train
 from chns.report import collect
 from chns.report.collect import collect_findings
 from chns.sampling import SpeakerClusters
-from chns.training_data import read_data
+from chns.training.build import read_data
+from chns.training.run import train
+from chns.training.settings import DataSettings, TrainSettings
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_suspected_duplicates_are_training_speakers(findings):
 
 
 def test_a_second_report_finds_the_same_without_the_audio(findings, runs, hum_manifest, tmp_path, monkeypatch):
-    monkeypatch.setattr("chns.report.training_speakers.embed_crops", None)  # a call would fail
+    monkeypatch.setattr("chns.report.speakers.embed_crops", None)  # a call would fail
     again = collect_findings([runs / "supcon" / "seed-0"], names=["A"])[0]
     assert again.name == "A"
     assert np.array_equal(again.speaker_map.points, findings[0].speaker_map.points)
@@ -184,8 +184,8 @@ def test_clusters_of_other_speakers_are_refused(run):
 
 
 def test_the_model_may_not_run_code_that_is_not_trusted(run):
-    description = json.loads((run / "model" / "model.json").read_text())
-    (run / "model" / "model.json").write_text(json.dumps({**description, "encoder": "strange.Encoder"}))
+    description = json.loads((run / "model" / "config.json").read_text())
+    (run / "model" / "config.json").write_text(json.dumps({**description, "encoder": "strange.Encoder"}))
     with pytest.raises(ValueError, match=r"encoder must come from a trusted package, got 'strange\.Encoder'"):
         collect_findings([run])
 

@@ -5,9 +5,9 @@ import csv
 import numpy as np
 import pytest
 
-from chns.report.duplicates import suspected_duplicates, write_duplicates
-from chns.report.findings import SuspectedDuplicate
-from chns.report.training_speakers import TrainingSpeakers
+from chns.report.collect import suspected_duplicates, write_duplicates
+from chns.report.run_findings import SuspectedDuplicate
+from chns.report.speakers import TrainingSpeakers
 from chns.sampling.same_person import suspected_pairs
 
 

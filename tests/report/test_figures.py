@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 from fabricated_findings import STRATEGIES, fabricated_run, fabricated_runs
 
-from chns.errors import ChnsError
+from chns.core.errors import ChnsError
 from chns.report import drawing
-from chns.report.drawing import draw, label_of, require_libraries
+from chns.report.drawing import COLOURS, PAPER, draw, inline_svg, label_of, require_libraries, run_styles
 from chns.report.error_figures import by_trial_list, det_figure, score_figure, score_limits
-from chns.report.inline_svg import inline_svg
-from chns.report.palette import COLOURS, PAPER, run_styles
 from chns.report.speaker_figures import hardness_figure, hardness_limits, map_figure, sizes_figure, tightness_figure
 from chns.report.training_figures import QUANTITIES, measured, training_figure
 

@@ -11,11 +11,10 @@ from html.parser import HTMLParser
 import pytest
 from fabricated_findings import STRATEGIES, fabricated_run, fabricated_runs
 
-from chns.errors import RunFolderError
-from chns.report.comparison import read_comparison
-from chns.report.findings import SuspectedDuplicate
-from chns.report.map_data import map_data
-from chns.report.page import write_report
+from chns.core.errors import RunFolderError
+from chns.report.compared import read_comparison
+from chns.report.page import map_data, write_report
+from chns.report.run_findings import SuspectedDuplicate
 from chns.report.tables import list_errors, run_rows, suspected_pairs
 
 HOSTILE_SPEAKER = "<script>alert({})</script>"

@@ -5,12 +5,12 @@ import logging
 import numpy as np
 import pytest
 
-from chns.errors import TrialError
+from chns.core.errors import TrialError
 from chns.evaluation.metrics import verification_metrics
 from chns.evaluation.scoring import write_scores
 from chns.evaluation.trials import Trials
-from chns.report.scored_trials import judged_trials, scored_trials
-from chns.run_folder import RunFolder
+from chns.report.collect import judged_trials, scored_trials
+from chns.training.folder import RunFolder
 
 
 def trials_of(is_target):

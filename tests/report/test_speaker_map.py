@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from chns.report.speaker_map import cluster_shapes, principal_plane, speaker_map
-from chns.report.training_speakers import TrainingSpeakers
+from chns.report.speakers import TrainingSpeakers, cluster_shapes, principal_plane, speaker_map
 from chns.sampling import SpeakerClusters
 
 

@@ -4,8 +4,7 @@ from dataclasses import replace
 
 from fabricated_findings import fabricated_run, fabricated_runs
 
-from chns.report.reasons import missing_reasons
-from chns.report.summary import summary_words
+from chns.report.page import missing_reasons, summary_words
 
 
 def test_the_summary_names_the_best_and_the_worst_run():

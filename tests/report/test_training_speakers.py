@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-import chns.report.training_speakers
-from chns.checkpoint import Architecture, load_bundle, save_bundle
-from chns.config import DataSettings, TrainSettings
+import chns.report.speakers
+from chns.bundle.bundle import Architecture, load_bundle, save_bundle
+from chns.core.errors import ManifestError
 from chns.data.dataset import CropRequest, SpeakerCrops
 from chns.data.manifest import Manifest
-from chns.errors import ManifestError
-from chns.report.training_speakers import embed_training_speakers
-from chns.training_data import read_data, training_manifest
+from chns.report.speakers import embed_training_speakers
+from chns.training.build import read_data, training_manifest
+from chns.training.settings import DataSettings, TrainSettings
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +37,13 @@ def manifest(hum_manifest):
 def embedded_how_often(monkeypatch):
     """How often something was embedded, instead of read."""
     calls = []
-    embed = chns.report.training_speakers.embed_crops
+    embed = chns.report.speakers.embed_crops
 
     def counting(*positional, **named):
         calls.append(positional)
         return embed(*positional, **named)
 
-    monkeypatch.setattr(chns.report.training_speakers, "embed_crops", counting)
+    monkeypatch.setattr(chns.report.speakers, "embed_crops", counting)
     return lambda: len(calls)
 
 

@@ -1,5 +1,6 @@
 """The guarantees of the batch samplers, as properties."""
 
+import dataclasses
 import logging
 import math
 import pickle
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from chns.sampling import (
+    BatchShape,
     ClusterSpeakerBatches,
     NeighbourSpeakerBatches,
     RandomSpeakerBatches,
@@ -38,17 +40,21 @@ def neighbours_of(num_speakers, num_neighbours, seed=0):
     return SpeakerNeighbours(indices=rng.permuted(others, axis=1)[:, :num_neighbours])
 
 
+SHAPE_FIELDS = [field.name for field in dataclasses.fields(BatchShape)]
+
+
 def make(kind, labels, **options):
-    num_speakers = int(max(labels)) + 1
+    shape = BatchShape(**{name: options.pop(name) for name in SHAPE_FIELDS if name in options})
     if kind == "random":
         options.pop("hard_ratio", None)
-        return RandomSpeakerBatches(labels, **options)
+        return RandomSpeakerBatches(labels, shape, **options)
+    num_speakers = int(max(labels)) + 1
     if kind == "neighbours":
         known = min(5, num_speakers - 1)
         options |= {"group_size": 1 + (known + 1) // 2, "band": (0, known)}
-        return NeighbourSpeakerBatches(labels, neighbours_of(num_speakers, known), **options)
+        return NeighbourSpeakerBatches(labels, neighbours_of(num_speakers, known), shape, **options)
     pooling = next(pooling for pooling in POOLINGS if f" {pooling} " in kind)
-    return ClusterSpeakerBatches(labels, clusters_of(num_speakers, 7), pooling=pooling, **options)
+    return ClusterSpeakerBatches(labels, clusters_of(num_speakers, 7), shape, pooling=pooling, **options)
 
 
 @st.composite
@@ -214,6 +220,7 @@ def test_works_as_the_batch_sampler_of_a_data_loader(kind):
     batches = make(kind, labels, speakers_per_batch=6, steps_per_epoch=4)
     loader = DataLoader(list(enumerate(labels.tolist())), batch_sampler=batches)
     indices = [batch[0].tolist() for batch in loader]
+    batches.set_epoch(0)
     assert indices == list(batches)
     assert len(loader) == 4
 
@@ -227,7 +234,7 @@ def test_every_speaker_and_utterance_is_reached(kind):
 
 
 def test_random_batches_show_nobody_twice_before_the_others_were_there():
-    batches = RandomSpeakerBatches(np.repeat(np.arange(30), 2), speakers_per_batch=10, steps_per_epoch=9)
+    batches = RandomSpeakerBatches(np.repeat(np.arange(30), 2), BatchShape(10, steps_per_epoch=9))
     speakers = [index // 2 for batch in batches for index in batch[::2]]
     for first in range(0, 90, 30):
         assert sorted(speakers[first : first + 30]) == list(range(30))
@@ -239,7 +246,7 @@ def test_the_hard_share_comes_from_as_few_clusters_as_hold_it():
     clusters = SpeakerClusters(labels=np.arange(100) // 10, centres=np.eye(10, dtype=np.float32), seed=0)
     for hard_ratio, speakers_per_batch, num_clusters in [(0.5, 10, 1), (1.0, 10, 1), (0.75, 20, 2), (1.0, 15, 2)]:
         batches = ClusterSpeakerBatches(
-            labels, clusters, speakers_per_batch=speakers_per_batch, hard_ratio=hard_ratio, steps_per_epoch=50
+            labels, clusters, BatchShape(speakers_per_batch, steps_per_epoch=50), hard_ratio=hard_ratio
         )
         num_hard = math.floor(hard_ratio * speakers_per_batch)
         for batch in batches:
@@ -256,7 +263,7 @@ def test_nearest_pooling_takes_the_clusters_whose_centres_are_closest():
         seed=0,
     )
     labels = np.repeat(np.arange(100), 2)
-    batches = ClusterSpeakerBatches(labels, clusters, speakers_per_batch=30, pooling="nearest", steps_per_epoch=50)
+    batches = ClusterSpeakerBatches(labels, clusters, BatchShape(30, steps_per_epoch=50), pooling="nearest")
     for batch in batches:
         drawn = sorted({index // 20 for index in batch})
         assert drawn[-1] - drawn[0] == 2
@@ -266,7 +273,7 @@ def test_a_pool_is_drawn_from_evenly():
     """Two clusters, both needed: every speaker of the larger one is as likely as every speaker of the smaller."""
     labels = np.repeat(np.arange(8), 2)
     clusters = SpeakerClusters(labels=np.array([0] * 6 + [1] * 2), centres=np.eye(2, dtype=np.float32), seed=0)
-    batches = ClusterSpeakerBatches(labels, clusters, speakers_per_batch=7, steps_per_epoch=2000)
+    batches = ClusterSpeakerBatches(labels, clusters, BatchShape(7, steps_per_epoch=2000))
     counts = np.bincount([index // 2 for batch in batches for index in batch[::2]])
     assert counts == pytest.approx(np.full(8, 2000 * 7 / 8), rel=0.05)
 
@@ -274,7 +281,7 @@ def test_a_pool_is_drawn_from_evenly():
 def test_without_hard_speakers_everybody_is_equally_likely():
     labels = np.repeat(np.arange(12), 2)
     clusters = SpeakerClusters(labels=np.array([0] * 10 + [1] * 2), centres=np.eye(2, dtype=np.float32), seed=0)
-    batches = ClusterSpeakerBatches(labels, clusters, speakers_per_batch=4, hard_ratio=0.0, steps_per_epoch=3000)
+    batches = ClusterSpeakerBatches(labels, clusters, BatchShape(4, steps_per_epoch=3000), hard_ratio=0.0)
     counts = np.bincount([index // 2 for batch in batches for index in batch[::2]])
     assert counts == pytest.approx(np.full(12, 1000), rel=0.12)
 
@@ -283,7 +290,7 @@ def test_the_hard_ratio_can_change_between_epochs():
     labels = np.repeat(np.arange(100), 2)
     clusters = SpeakerClusters(labels=np.arange(100) // 10, centres=np.eye(10, dtype=np.float32), seed=0)
     batches = ClusterSpeakerBatches(
-        labels, clusters, speakers_per_batch=10, hard_ratio=0.0, pooling="nearest", steps_per_epoch=20
+        labels, clusters, BatchShape(10, steps_per_epoch=20), hard_ratio=0.0, pooling="nearest"
     )
     assert any(len({index // 20 for index in batch}) > 1 for batch in batches)
     batches.hard_ratio = 1.0
@@ -304,12 +311,9 @@ def test_in_a_round_of_even_pooling_nobody_is_hard_twice_and_all_but_a_remainder
     batches = ClusterSpeakerBatches(
         labels,
         clusters,
-        speakers_per_batch=speakers_per_batch,
-        utterances_per_speaker=utterances_per_speaker,
+        BatchShape(speakers_per_batch, utterances_per_speaker, steps_per_epoch=2 * steps, seed=seed),
         hard_ratio=hard_ratio,
         pooling="even",
-        steps_per_epoch=2 * steps,
-        seed=seed,
     )
     drawn = [labels[batch[::utterances_per_speaker]][:num_hard].tolist() for batch in batches]
     for turn in (drawn[:steps], drawn[steps:]):
@@ -324,7 +328,7 @@ def test_even_pooling_leaves_nobody_out_more_often_than_others():
     """One speaker of nine sits each round out: as often the one of the small cluster as each of the large one."""
     labels = np.repeat(np.arange(9), 2)
     clusters = SpeakerClusters(labels=np.array([0] * 8 + [1]), centres=np.eye(2, dtype=np.float32), seed=0)
-    batches = ClusterSpeakerBatches(labels, clusters, speakers_per_batch=8, pooling="even", steps_per_epoch=3600)
+    batches = ClusterSpeakerBatches(labels, clusters, BatchShape(8, steps_per_epoch=3600), pooling="even")
     left_out = 3600 - np.bincount([index // 2 for batch in batches for index in batch[::2]])
     assert left_out == pytest.approx(np.full(9, 400), rel=0.2)
 
@@ -334,7 +338,7 @@ def test_even_pooling_draws_clusters_in_proportion_to_their_size_and_random_pool
     clusters = SpeakerClusters(labels=np.repeat([0, 1], [32, 8]), centres=np.eye(2, dtype=np.float32), seed=0)
     share = {}
     for pooling in ("random", "even"):
-        batches = ClusterSpeakerBatches(labels, clusters, speakers_per_batch=8, pooling=pooling, steps_per_epoch=1000)
+        batches = ClusterSpeakerBatches(labels, clusters, BatchShape(8, steps_per_epoch=1000), pooling=pooling)
         share[pooling] = np.mean([index >= 64 for batch in batches for index in batch[::2]])
     assert share["even"] == pytest.approx(0.2, abs=1e-9)
     assert share["random"] == pytest.approx(0.5, abs=0.05)
@@ -344,7 +348,7 @@ def test_clusters_without_a_usable_speaker_are_never_drawn():
     labels = np.concatenate([np.repeat(np.arange(4), 3), [4, 5]])
     clusters = SpeakerClusters(labels=np.array([0, 0, 1, 1, 2, 2]), centres=np.eye(4, dtype=np.float32), seed=0)
     for pooling in ("random", "nearest"):
-        batches = ClusterSpeakerBatches(labels, clusters, speakers_per_batch=2, pooling=pooling, steps_per_epoch=40)
+        batches = ClusterSpeakerBatches(labels, clusters, BatchShape(2, steps_per_epoch=40), pooling=pooling)
         assert {frozenset(labels[batch].tolist()) for batch in batches} == {frozenset({0, 1}), frozenset({2, 3})}
 
 
@@ -366,12 +370,21 @@ def test_speakers_with_too_few_utterances_are_left_out_and_counted(kind, caplog)
         ([[0, 1]], {}, "speaker_labels must be a non-empty vector of non-negative integers"),
         ([0, 0], {"utterances_per_speaker": 0}, "utterances_per_speaker must be at least 1, got 0"),
         ([0, 0], {"rank": 1}, "rank must be between 0 and world_size - 1 = 0, got 1"),
+        ([0, 0], {"seed": -1}, "seed must be 0 or more, got -1"),
         ([0, 0], {"steps_per_epoch": 0}, "steps_per_epoch must be at least 1, got 0"),
-        ([0, 0, 1, 2], {"speakers_per_batch": 2}, "speakers_per_batch must be between world_size = 1 and 1, .* got 2"),
-        ([0, 0], {"rank": 0, "world_size": 2}, "speakers_per_batch must be between world_size = 2 and 1"),
+        (
+            [0, 0, 1, 2],
+            {"speakers_per_batch": 2},
+            "speakers_per_batch must be at most 1, the number of speakers with at least 2 .* got 2",
+        ),
+        (
+            [0, 0],
+            {"rank": 0, "world_size": 2},
+            "speakers_per_batch must be at least 1 for each of world_size = 2 processes, got 1",
+        ),
         ([0, 0], {"persons": [[1]]}, r"persons must be a vector of integers, got shape \(1, 1\) of int64"),
         ([0, 0], {"persons": [0.5]}, r"persons must be a vector of integers, got shape \(1,\) of float64"),
-        ([0, 0, 1, 1], {"persons": [7]}, "persons must have a number for each speaker label up to 1, got 1 of them"),
+        ([0, 0, 1, 1], {"persons": [7]}, "persons must cover speaker label 1, got 1 speakers"),
         (
             [0, 0, 1, 1],
             {"persons": [7, 7], "speakers_per_batch": 2},
@@ -381,7 +394,7 @@ def test_speakers_with_too_few_utterances_are_left_out_and_counted(kind, caplog)
 )
 def test_wrong_arguments_are_named(labels, options, message):
     with pytest.raises(ValueError, match=message):
-        RandomSpeakerBatches(labels, **{"speakers_per_batch": 1, **options})
+        make("random", labels, **{"speakers_per_batch": 1, **options})
 
 
 @pytest.mark.parametrize(
@@ -393,19 +406,19 @@ def test_wrong_arguments_are_named(labels, options, message):
 )
 def test_wrong_cluster_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
-        ClusterSpeakerBatches([0, 0, 1, 1], clusters_of(2, 2), speakers_per_batch=2, **options)
+        ClusterSpeakerBatches([0, 0, 1, 1], clusters_of(2, 2), BatchShape(2), **options)
 
 
 def test_clusters_of_too_few_speakers_are_an_error():
     with pytest.raises(ValueError, match="clusters must cover speaker label 3, got 3 speakers"):
-        ClusterSpeakerBatches(np.repeat(np.arange(4), 2), clusters_of(3, 2), speakers_per_batch=2)
+        ClusterSpeakerBatches(np.repeat(np.arange(4), 2), clusters_of(3, 2), BatchShape(2))
 
 
 def test_a_state_of_other_settings_is_refused():
     labels = np.repeat(np.arange(10), 2)
-    state = RandomSpeakerBatches(labels, speakers_per_batch=4, seed=1).state_dict()
+    state = RandomSpeakerBatches(labels, BatchShape(4, seed=1)).state_dict()
     with pytest.raises(ValueError, match="seed must be 1 as in the saved state, got 2"):
-        RandomSpeakerBatches(labels, speakers_per_batch=4, seed=2).load_state_dict(state)
+        RandomSpeakerBatches(labels, BatchShape(4, seed=2)).load_state_dict(state)
 
 
 def test_nearest_pooling_goes_as_far_as_it_must():
@@ -417,6 +430,6 @@ def test_nearest_pooling_goes_as_far_as_it_must():
         seed=0,
     )
     labels = np.repeat(np.arange(300), 2)
-    batches = ClusterSpeakerBatches(labels, clusters, speakers_per_batch=50, pooling="nearest", steps_per_epoch=40)
+    batches = ClusterSpeakerBatches(labels, clusters, BatchShape(50, steps_per_epoch=40), pooling="nearest")
     from_singles = [sum(index // 2 < 60 for index in batch[::2]) for batch in batches]
     assert sorted(set(from_singles)) in ([50], [0, 50])

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from chns.errors import ModelFileError
+from chns.core.errors import ModelFileError
 from chns.sampling import SpeakerClusters, cluster_speakers
+from chns.sampling.clusters import closest_pairs, cluster_tightness, derived_num_clusters, similarity_to_centre
 
 
 def centroids_in_groups(num_groups=5, per_group=20, dim=16, spread=0.1, seed=0):
@@ -110,3 +111,39 @@ def test_missing_damaged_and_foreign_files_are_named(tmp_path):
     save_file({"labels": np.zeros(2, np.int64)}, foreign, metadata={"format": "chns-clusters-1"})
     with pytest.raises(ModelFileError, match="clusters must be a complete cluster file"):
         SpeakerClusters.load(foreign)
+
+
+def unit(angles):
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+
+CENTROIDS = unit(np.array([0.0, 0.2, 1.0, 1.05, 1.6]))
+CLUSTERS = SpeakerClusters(labels=np.array([0, 0, 1, 1, 1]), centres=unit(np.array([0.1, 1.2, 3.0])), seed=0)
+
+
+def test_similarity_is_the_cosine_to_the_own_centre():
+    assert similarity_to_centre(CENTROIDS, CLUSTERS) == pytest.approx(np.cos([0.1, 0.1, 0.2, 0.15, 0.4]), abs=1e-6)
+
+
+def test_tightness_is_the_mean_over_a_cluster_and_nan_for_an_empty_one():
+    tightness = cluster_tightness(CENTROIDS, CLUSTERS)
+    assert tightness[:2] == pytest.approx([np.cos(0.1), np.cos([0.2, 0.15, 0.4]).mean()], abs=1e-6)
+    assert np.isnan(tightness[2])
+
+
+def test_pairs_are_within_clusters_most_similar_first():
+    pairs = closest_pairs(CENTROIDS, CLUSTERS, count=3)
+    assert [(pair.first, pair.second) for pair in pairs] == [(2, 3), (0, 1), (3, 4)]
+    assert pairs[0].similarity == pytest.approx(np.cos(0.05), abs=1e-6)
+    assert len(closest_pairs(CENTROIDS, CLUSTERS, count=100)) == 4
+
+
+def test_the_derived_number_of_clusters_is_the_papers_for_the_papers_corpus():
+    assert derived_num_clusters(5_894, 650) == 50
+
+
+@pytest.mark.parametrize(
+    ("num_speakers", "speakers_per_batch", "expected"), [(1_000_000, 650, 8462), (20, 30, 4), (3, 650, 1)]
+)
+def test_the_derived_number_follows_corpus_and_batch(num_speakers, speakers_per_batch, expected):
+    assert derived_num_clusters(num_speakers, speakers_per_batch) == expected

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chns.sampling import NeighbourSpeakerBatches, SpeakerNeighbours
+from chns.sampling import BatchShape, NeighbourSpeakerBatches, SpeakerNeighbours
 
 
 def circle(num_speakers, num_neighbours):
@@ -27,12 +27,10 @@ def test_hard_speakers_are_the_seeds_and_members_of_their_bands_up_to_the_hard_s
     batches = NeighbourSpeakerBatches(
         np.repeat(np.arange(num_speakers), 2),
         circle(num_speakers, 15),
-        speakers_per_batch=12,
+        BatchShape(12, steps_per_epoch=3, seed=seed),
         hard_ratio=hard_ratio,
         group_size=group_size,
         band=band,
-        steps_per_epoch=3,
-        seed=seed,
     )
     num_hard = int(hard_ratio * 12)
     num_seeds = -(-num_hard // group_size)
@@ -46,7 +44,7 @@ def test_hard_speakers_are_the_seeds_and_members_of_their_bands_up_to_the_hard_s
 def test_only_the_band_and_the_seed_are_drawn_while_groups_do_not_overlap():
     """One group a batch: a seed and three of the neighbours of rank 2 to 5, all of them in time, no other ever."""
     batches = NeighbourSpeakerBatches(
-        np.repeat(np.arange(50), 2), circle(50, 10), speakers_per_batch=4, group_size=4, band=(2, 6), steps_per_epoch=50
+        np.repeat(np.arange(50), 2), circle(50, 10), BatchShape(4, steps_per_epoch=50), group_size=4, band=(2, 6)
     )
     ranks = []
     for batch in batches:
@@ -59,7 +57,7 @@ def test_only_the_band_and_the_seed_are_drawn_while_groups_do_not_overlap():
 def test_everybody_is_a_seed_once_a_round():
     """Bands of the next speaker only: of each pair, the first is the seed."""
     batches = NeighbourSpeakerBatches(
-        np.repeat(np.arange(30), 2), circle(30, 1), speakers_per_batch=2, group_size=2, band=(0, 1), steps_per_epoch=90
+        np.repeat(np.arange(30), 2), circle(30, 1), BatchShape(2, steps_per_epoch=90), group_size=2, band=(0, 1)
     )
     seeds = [speakers_of(batch)[0] for batch in batches]
     for first in range(0, 90, 30):
@@ -74,10 +72,9 @@ def test_where_groups_overlap_more_of_their_bands_come():
     batches = NeighbourSpeakerBatches(
         np.repeat(np.arange(40), 2),
         SpeakerNeighbours(indices=indices),
-        speakers_per_batch=20,
+        BatchShape(20, steps_per_epoch=60),
         group_size=10,
         band=(0, 19),
-        steps_per_epoch=60,
     )
     halves = [[speaker // 20 for speaker in speakers_of(batch)] for batch in batches]
     from_one_half = [half for half in halves if half[0] == half[10]]  # the seeds come first in their groups
@@ -92,10 +89,9 @@ def test_used_up_bands_are_filled_up_with_others():
     batches = NeighbourSpeakerBatches(
         np.repeat(np.arange(30), 2),
         SpeakerNeighbours(indices=indices),
-        speakers_per_batch=9,
+        BatchShape(9, steps_per_epoch=30),
         group_size=3,
         band=(0, 2),
-        steps_per_epoch=30,
     )
     for batch in batches:
         drawn = speakers_of(batch)
@@ -108,7 +104,7 @@ def test_neighbours_that_are_missing_or_not_sampled_are_passed_over():
     labels = np.array([0, 0, 1, 1, 2, 3, 3, 4, 4])
     indices = np.array([[2, 1, -1], [2, 0, -1], [0, 1, 3], [2, 4, -1], [3, 2, -1]], np.int32)
     batches = NeighbourSpeakerBatches(
-        labels, SpeakerNeighbours(indices=indices), speakers_per_batch=2, group_size=2, band=(0, 3), steps_per_epoch=40
+        labels, SpeakerNeighbours(indices=indices), BatchShape(2, steps_per_epoch=40), group_size=2, band=(0, 3)
     )
     assert {frozenset(labels[batch].tolist()) for batch in batches} == {frozenset({0, 1}), frozenset({3, 4})}
 
@@ -116,7 +112,7 @@ def test_neighbours_that_are_missing_or_not_sampled_are_passed_over():
 def test_a_neighbour_table_may_know_more_speakers_than_are_sampled():
     labels = np.repeat(np.arange(6), 2)
     batches = NeighbourSpeakerBatches(
-        labels, circle(20, 5), speakers_per_batch=4, group_size=2, band=(0, 5), steps_per_epoch=20
+        labels, circle(20, 5), BatchShape(4, steps_per_epoch=20), group_size=2, band=(0, 5)
     )
     assert all(set(labels[batch].tolist()) <= set(range(6)) for batch in batches)
 
@@ -125,11 +121,10 @@ def test_without_hard_speakers_everybody_comes_equally_often():
     batches = NeighbourSpeakerBatches(
         np.repeat(np.arange(12), 2),
         circle(12, 3),
-        speakers_per_batch=4,
+        BatchShape(4, steps_per_epoch=3000),
         hard_ratio=0.0,
         group_size=2,
         band=(0, 3),
-        steps_per_epoch=3000,
     )
     counts = np.bincount([speaker for batch in batches for speaker in speakers_of(batch)])
     assert counts == pytest.approx(np.full(12, 1000), rel=0.12)
@@ -137,7 +132,7 @@ def test_without_hard_speakers_everybody_comes_equally_often():
 
 def test_the_ratio_of_hard_speakers_can_change_between_epochs():
     batches = NeighbourSpeakerBatches(
-        np.repeat(np.arange(60), 2), circle(60, 5), speakers_per_batch=6, hard_ratio=0.5, group_size=6, band=(0, 5)
+        np.repeat(np.arange(60), 2), circle(60, 5), BatchShape(6), hard_ratio=0.5, group_size=6, band=(0, 5)
     )
     spread = {}
     for epoch, ratio in enumerate((0.5, 1.0)):
@@ -162,12 +157,11 @@ def test_wrong_neighbour_options_are_named(options, message):
         NeighbourSpeakerBatches(
             np.repeat(np.arange(9), 2),
             circle(9, 5),
-            **{"speakers_per_batch": 4, "group_size": 3, "band": (0, 5), **options},
+            BatchShape(4),
+            **{"group_size": 3, "band": (0, 5), **options},
         )
 
 
 def test_neighbours_of_too_few_speakers_are_an_error():
     with pytest.raises(ValueError, match="neighbours must cover speaker label 3, got 3 speakers"):
-        NeighbourSpeakerBatches(
-            np.repeat(np.arange(4), 2), circle(3, 2), speakers_per_batch=2, group_size=2, band=(0, 2)
-        )
+        NeighbourSpeakerBatches(np.repeat(np.arange(4), 2), circle(3, 2), BatchShape(2), group_size=2, band=(0, 2))

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from chns.errors import ModelFileError
+from chns.core.errors import ModelFileError
 from chns.sampling import SpeakerNeighbours, find_neighbours, neighbours
 
 

@@ -6,6 +6,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from chns.sampling import (
+    BatchShape,
     ClusterSpeakerBatches,
     NeighbourSpeakerBatches,
     RandomSpeakerBatches,
@@ -20,12 +21,12 @@ PERSONS = np.arange(24) // 2
 
 
 def samplers(rank, world_size):
-    shape = {"speakers_per_batch": 10, "steps_per_epoch": 4, "seed": 5, "rank": rank, "world_size": world_size}
+    shape = BatchShape(10, steps_per_epoch=4, seed=5, rank=rank, world_size=world_size)
     return [
-        RandomSpeakerBatches(LABELS, **shape),
-        ClusterSpeakerBatches(LABELS, CLUSTERS, hard_ratio=0.6, **shape),
-        ClusterSpeakerBatches(LABELS, CLUSTERS, hard_ratio=0.6, pooling="even", persons=PERSONS, **shape),
-        NeighbourSpeakerBatches(LABELS, NEIGHBOURS, hard_ratio=0.6, group_size=3, band=(0, 6), **shape),
+        RandomSpeakerBatches(LABELS, shape),
+        ClusterSpeakerBatches(LABELS, CLUSTERS, shape, hard_ratio=0.6),
+        ClusterSpeakerBatches(LABELS, CLUSTERS, shape, hard_ratio=0.6, pooling="even", persons=PERSONS),
+        NeighbourSpeakerBatches(LABELS, NEIGHBOURS, shape, hard_ratio=0.6, group_size=3, band=(0, 6)),
     ]
 
 

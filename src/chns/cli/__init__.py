@@ -10,10 +10,12 @@ import argparse
 import importlib
 import logging
 import sys
+import traceback
 from collections.abc import Sequence
 
 from chns import __version__
-from chns.errors import ChnsError
+from chns.cli.files_apart import require_files_apart
+from chns.core.errors import ChnsError, NonFiniteError, shown
 
 COMMANDS = {
     "prepare": "turn a folder of recordings into a manifest",
@@ -43,6 +45,19 @@ COMMANDS = {
     "demo": "the whole job on synthetic speech, in minutes",
 }
 
+# What `pip install chns` leaves out, by the name it is imported by, and the extra that brings it.
+EXTRAS = {
+    "jsonargparse": "train",
+    "lightning_fabric": "train",
+    "pyarrow": "train",
+    "scipy": "train",
+    "tensorboardX": "train",
+    "torch": "train",
+    "yaml": "train",
+    "jinja2": "report",
+    "matplotlib": "report",
+}
+
 # These report instruction sets, precision and processes on every start.
 _CHATTY = ("faiss.loader", "lightning_fabric.utilities.rank_zero", "lightning_fabric.utilities.distributed")
 
@@ -61,8 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after ``chns``; by default those of this process.
 
     Returns:
-        The exit code: what the command returns (0 unless its help says otherwise), 2 for an error that the message
-        explains, 130 after Ctrl-C.
+        The exit code: what the command returns (0 unless its help says otherwise), 1 where a training has come to
+        numbers that are not finite, 2 for any other error that the message explains, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
@@ -75,19 +90,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         top.print_help()
         return 0
     chosen = top.parse_args(words)
-    command = importlib.import_module(f"chns.cli.{chosen.command.replace('-', '_')}")
-    arguments = command.build_parser().parse_args(chosen.rest)
     try:
+        command = importlib.import_module(f"chns.cli.{chosen.command.replace('-', '_')}_command")
+        arguments = command.build_parser().parse_args(chosen.rest)
+        require_files_apart(chosen.command, arguments)
         code: int | None = command.run(arguments)
     except KeyboardInterrupt:
         print("chns: stopped", file=sys.stderr)
         return 130
-    except (ChnsError, ValueError, OSError) as error:
-        if debug:
-            raise
-        print(f"chns: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    except Exception as error:  # noqa: BLE001 - a trace would end in exit code 1, which is an answer of `verify`
+        message = _missing_extra(chosen.command, error) or str(error)
+        is_explained = isinstance(error, (ChnsError, ValueError, OSError)) or message != str(error)
+        if debug or not is_explained:
+            traceback.print_exc()
+        print(f"chns: error: {shown(' '.join(message.split()))}", file=sys.stderr)
+        return 1 if isinstance(error, NonFiniteError) else 2
     return code or 0
+
+
+def _missing_extra(command: str, error: Exception) -> str | None:
+    """What to install, if the error is that a package of an extra is missing."""
+    if not isinstance(error, ModuleNotFoundError) or error.name is None:
+        return None
+    package = error.name.partition(".")[0]
+    extra = EXTRAS.get(package)
+    if extra is None:
+        return None
+    return f"{package} must be installed for `chns {command}`, got no such package. Run `pip install 'chns[{extra}]'`."
 
 
 def _top_parser() -> argparse.ArgumentParser:

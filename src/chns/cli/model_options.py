@@ -6,13 +6,44 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from chns.checkpoint import Bundle
+    from chns.bundle.bundle import Bundle
+    from chns.inference.verifier import Verifier
 
 
 def add_verifier_options(parser: argparse.ArgumentParser) -> None:
     """Where the model runs, and whose code it may call, for commands that embed a recording or two."""
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: %(default)s)")
+    parser.add_argument(
+        "--backend",
+        choices=["auto", "onnx", "torch"],
+        default="auto",
+        help="what runs the model: onnxruntime its graph, torch its weights (default: the graph, on the CPU, if there "
+        "is one)",
+    )
     _add_trust_option(parser)
+
+
+def add_channel_option(parser: argparse.ArgumentParser) -> None:
+    """Which channel of the recordings is heard."""
+    parser.add_argument(
+        "--channel",
+        metavar="left|right|N|mix",
+        help="the channel to hear of recordings with several, N from 0 (default: their mean, with a warning if they "
+        "hold different sounds)",
+    )
+
+
+def load_verifier(arguments: argparse.Namespace) -> Verifier:
+    """The model that the options of such a command name."""
+    from chns.inference.verifier import Verifier
+
+    return Verifier.load(
+        arguments.model,
+        device=arguments.device,
+        threshold=getattr(arguments, "threshold", None),
+        backend=arguments.backend,
+        trusted_packages=arguments.trust,
+    )
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +75,7 @@ def _add_trust_option(parser: argparse.ArgumentParser) -> None:
 
 def load_on_device(model: str, arguments: argparse.Namespace) -> tuple[Bundle, str]:
     """The bundle at ``model``, moved to the wished device, and that device."""
-    from chns.checkpoint import load_bundle
+    from chns.bundle.bundle import load_bundle
 
     device = resolve_device(arguments.device)
     bundle = load_bundle(model, trusted_packages=arguments.trust)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from chns.inference.quality import FloatArray
+    from chns.core.arrays import Float32Array
     from chns.inference.verifier import Verifier
 
 KEY_HELP = """An encrypted store needs its key: the content of --key-file, or else of the variable CHNS_STORE_KEY."""
@@ -27,12 +27,16 @@ def add_key_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def embed_recordings(verifier: Verifier, files: Sequence[Path]) -> tuple[list[FloatArray], dict[str, list[str]]]:
+def embed_recordings(
+    verifier: Verifier, files: Sequence[Path], *, channel: str | None = None
+) -> tuple[list[Float32Array], dict[str, list[str]]]:
     """The embedding of each recording, and what is wrong with some; warnings go to standard error too."""
-    vectors: list[FloatArray] = []
+    from chns.data.audio import as_channel
+
+    vectors: list[Float32Array] = []
     warnings = {}
     for file in files:
-        embedding = verifier.embed(file)
+        embedding = verifier.embed(file, channel=as_channel(channel))
         vectors.append(embedding.vector)
         if embedding.quality.warnings:
             warnings[str(file)] = list(embedding.quality.warnings)

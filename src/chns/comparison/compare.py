@@ -1,35 +1,198 @@
-"""A comparison from its settings to its table: check, train, score, evaluate, judge, write."""
+"""What a comparison knows of two strategies besides their error rates: logs, training data, clusters.
+
+What a comparison came to, as one object and as JSON.
+
+A comparison for people: Markdown that also reads well in a terminal.
+
+A comparison from its settings to its table: check, train, score, evaluate, judge, write.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from chns.comparison.evidence import twin_evidence
-from chns.comparison.outcome import Outcome
-from chns.comparison.plan import Length, PlannedRun, check_runs, plan_runs
-from chns.comparison.results import FloatArray, ListResults, evaluate
-from chns.comparison.settings import Comparison
-from chns.comparison.table import describe
-from chns.comparison.training import train_runs
-from chns.comparison.trial_lists import TrialList, read_trial_lists, scored
-from chns.files import atomic_path
-from chns.training_data import read_data
-from chns.verdict import Verdict, find_twins, judge
+from chns.comparison.results import METRICS, ListResults, TrialList, evaluate, read_trial_lists, scored
+from chns.comparison.run_evidence import ConditionMixing, TwinEvidence, condition_mixing
+from chns.comparison.runs import Comparison, Length, PlannedRun, check_runs, plan_runs, train_runs
+from chns.comparison.verdict import Verdict, find_twins, judge
+from chns.core.arrays import Float64Array
+from chns.core.files import atomic_path
+from chns.data.manifest import Manifest
+from chns.training.build import read_data
+from chns.training.folder import RunFolder
 
 _log = logging.getLogger(__name__)
+
+# More corpora than these, or smaller ones, are hardly corpora but parts of names.
+_MOST_CORPORA = 10
+_SMALLEST_SHARE = 0.05
+
+
+def twin_evidence(random: Sequence[PlannedRun], hard: Sequence[PlannedRun]) -> TwinEvidence:
+    """What is known of finished runs.
+
+    Training data and clusters, if there are any, are those of the first hard run; the other seeds' differ in the
+    speakers that are held out only.
+
+    Args:
+        random: Runs of the twin.
+        hard: Those of the strategy with hard batches, of the same seeds in the same order.
+    """
+    first = RunFolder.open(hard[0].folder)
+    manifest = read_data(hard[0].settings)[0]
+    return TwinEvidence(
+        settings=hard[0].settings,
+        random_logs=[RunFolder.open(run.folder).log() for run in random],
+        hard_logs=[RunFolder.open(run.folder).log() for run in hard],
+        num_training_speakers=len(manifest.speakers),
+        utterances_per_speaker=float(np.median(np.bincount(manifest.speaker_labels))),
+        conditions=_conditions(manifest, first),
+        suspected_duplicates=first.num_same_person(),
+    )
+
+
+def _conditions(manifest: Manifest, run: RunFolder) -> ConditionMixing | None:
+    corpora, clusters = corpora_of(manifest.speakers), run.clusters()
+    if corpora is None or clusters is None:
+        return None
+    return condition_mixing(corpora, clusters.labels)
+
+
+def corpora_of(speakers: Sequence[str]) -> list[str] | None:
+    """The corpus that each speaker comes from, by the prefix that ``chns merge --prefix`` gives their names.
+
+    Returns:
+        None if names have no prefix, or what stands before their first slash can hardly be a corpus: more than ten
+        different ones, or not two that hold a twentieth of the speakers each.
+    """
+    if not all("/" in name for name in speakers):
+        return None
+    prefixes = [name.partition("/")[0] for name in speakers]
+    counts = Counter(prefixes)
+    large = [count for count in counts.values() if count >= _SMALLEST_SHARE * len(speakers)]
+    return prefixes if len(counts) <= _MOST_CORPORA and len(large) > 1 else None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Outcome:
+    """What a comparison came to.
+
+    Attributes:
+        comparison: Its settings.
+        length: Of every run.
+        results: By trial list, in the order of the settings.
+        verdicts: On each strategy with hard batches that has a twin with random ones.
+    """
+
+    comparison: Comparison
+    length: Length
+    results: list[ListResults]
+    verdicts: list[Verdict]
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers, of each seed too."""
+        comparison = self.comparison
+        return {
+            "baseline": comparison.baseline,
+            "seeds": list(comparison.seeds),
+            "steps": self.length.num_steps,
+            "segments_per_step": self.length.segments_per_step,
+            "strategies": {
+                name: {key: value for key, value in asdict(settings).items() if key != "seed"}
+                for name, settings in comparison.strategies.items()
+            },
+            "trial_lists": {
+                results.trial_list.name: {
+                    **asdict(comparison.trial_lists[results.trial_list.name]),
+                    "speakers": results.trial_list.num_speakers,
+                    "target_trials": int(results.trial_list.is_target.sum()),
+                    "nontarget_trials": int((~results.trial_list.is_target).sum()),
+                    "results": {name: _numbers(results, name, comparison.baseline) for name in comparison.strategies},
+                }
+                for results in self.results
+            },
+            "verdicts": [verdict.to_json() for verdict in self.verdicts],
+        }
+
+
+def _numbers(results: ListResults, strategy: str, baseline: str) -> dict[str, Any]:
+    return {
+        metric: {
+            "per_seed": results.per_seed(strategy, metric).tolist(),
+            "mean": results.mean(strategy, metric).to_json(),
+            "difference": None if strategy == baseline else results.difference(strategy, baseline, metric).to_json(),
+        }
+        for metric in METRICS
+    }
+
+
+def describe(outcome: Outcome) -> str:
+    """A table for each trial list, like the paper's, then a verdict on each strategy with hard batches."""
+    comparison = outcome.comparison
+    parts = [
+        "# Comparison",
+        f"{len(comparison.strategies)} strategies, each trained for {outcome.length}, with "
+        f"{_seeds(comparison.seeds)}, bold where it leaves out zero.",
+    ]
+    for results in outcome.results:
+        parts += [_heading(results), _table(results, list(comparison.strategies), comparison.baseline)]
+    if outcome.verdicts:
+        parts += ["## Did hard sampling help?", *map(str, outcome.verdicts)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    brackets = "in brackets the 95 % interval of the difference to the baseline"
+    if len(seeds) == 1:
+        return f"one seed ({seeds[0]}); {brackets}, from resampled speakers only"
+    listed = ", ".join(map(str, seeds))
+    return f"{len(seeds)} seeds ({listed}). Means over the seeds; {brackets}, from resampled speakers and the seeds"
+
+
+def _heading(results: ListResults) -> str:
+    trial_list = results.trial_list
+    num_trials, num_targets = len(trial_list.trials), int(trial_list.is_target.sum())
+    return (
+        f"## {trial_list.name}\n\n{num_targets:,} target and {num_trials - num_targets:,} non-target trials of "
+        f"{trial_list.num_speakers:,} speakers."
+    )
+
+
+def _table(results: ListResults, strategies: Sequence[str], baseline: str) -> str:
+    head = ["strategy", *METRICS.values()]
+    rows = [[name, *(_cell(results, name, baseline, metric) for metric in METRICS)] for name in strategies]
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    lines = [head, ["-" * width for width in widths], *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    )
+
+
+def _cell(results: ListResults, strategy: str, baseline: str, metric: str) -> str:
+    scale, form, unit = (100, ".2f", " %") if metric == "eer" else (1, ".3f", "")
+    value = f"{scale * results.mean(strategy, metric).estimate:{form}}{unit}"
+    if strategy == baseline:
+        return value
+    difference = results.difference(strategy, baseline, metric)
+    ends = f"[{scale * difference.low:+{form}}, {scale * difference.high:+{form}}]"
+    return f"{value} **{ends}**" if difference.excludes_zero else f"{value} {ends}"
 
 
 def prepare(comparison: Comparison, out: Path) -> tuple[list[PlannedRun], Length, list[TrialList]]:
     """Everything that can be wrong without training, checked.
 
     Raises:
-        ChnsError, FileNotFoundError: See `chns.comparison.plan.check_runs` and
-            `chns.comparison.trial_lists.read_trial_lists`.
+        ChnsError, FileNotFoundError: See `chns.comparison.runs.check_runs` and
+            `chns.comparison.results.read_trial_lists`.
     """
     runs = plan_runs(comparison, out)
     length = check_runs(runs)
@@ -55,7 +218,7 @@ def compare(comparison: Comparison, out: Path, *, jobs: int = 1) -> Outcome:
     """
     runs, length, lists = prepare(comparison, out)
     _log.info("%d runs of %s: %d are finished", len(runs), length, sum(run.is_finished for run in runs))
-    scores: dict[str, dict[str, dict[int, FloatArray]]] = {
+    scores: dict[str, dict[str, dict[int, Float64Array]]] = {
         trial_list.name: {name: {} for name in comparison.strategies} for trial_list in lists
     }
     try:

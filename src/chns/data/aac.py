@@ -27,13 +27,13 @@ from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from chns.data.shards.recording import Recording
-from chns.errors import AudioError, ChnsError
+from chns.core.arrays import Float32Array
+from chns.core.errors import AudioError, ChnsError
+from chns.data.storage.packed import Recording
 
 MP4_EXTENSIONS = (".m4a", ".mp4")
 AAC_EXTENSIONS = (*MP4_EXTENSIONS, ".aac")
@@ -44,6 +44,21 @@ _MAX_HEADER_BYTES = 2**26
 _MAX_COUNTED_SECONDS = 101 * 3600  # more than any recording may have
 _COUNTED_TABLES = (b"stts", b"ctts", b"stsz", b"stz2")
 _HIDING_BOXES = (b"trun", b"cmov")
+
+
+Mixed = int | Literal["all"] | None
+"""What becomes of the channels: one is kept, or all, or their mean."""
+
+
+def one_channel(block: Float32Array, mixed: Mixed) -> Float32Array:
+    """Of samples with shape (samples, channels), the channel, all or the mean; shape (samples, 1), or all channels."""
+    if mixed == "all" or block.shape[1] == 1:
+        return block
+    if mixed is not None:
+        return block[:, [mixed]]
+    with np.errstate(invalid="ignore", over="ignore"):  # the caller looks for what is not finite
+        mean: Float32Array = block.mean(axis=1, keepdims=True)
+    return mean
 
 
 class AacStream:
@@ -77,24 +92,25 @@ class AacStream:
                     break
         return num_frames
 
-    def read(self, start: int, wanted: int) -> npt.NDArray[np.float32]:
-        """Decode from ``start``; the mean of the channels.
+    def read(self, start: int, wanted: int, mixed: Mixed = None) -> Float32Array:
+        """Decode from ``start``.
 
         Args:
             start: From 0.
             wanted: ``start + wanted`` is at most ``num_frames``.
+            mixed: What becomes of the channels.
 
         Returns:
-            Shape (wanted,), float32.
+            Shape (wanted, 1), or (wanted, channels), float32.
 
         Raises:
             AudioError: If the decoder stumbles, or ends before.
         """
-        parts = [np.empty(0, np.float32)]
+        parts = [np.empty((0, self.num_channels if mixed == "all" else 1), np.float32)]
         end = start + wanted
         for position, block in self._blocks(start):
             inside = block[:, max(0, start - position) : max(0, end - position)]
-            parts.append(inside.mean(axis=0))
+            parts.append(one_channel(inside.T, mixed))
             if position + block.shape[1] >= end:
                 break
         waveform = np.concatenate(parts)
@@ -105,7 +121,7 @@ class AacStream:
             )
         return waveform
 
-    def _blocks(self, start: int) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+    def _blocks(self, start: int) -> Iterator[tuple[int, Float32Array]]:
         """Decoded frames, shape (channels, samples), with the place of their first sample; may begin before start."""
         av = _pyav()
         try:
@@ -149,7 +165,7 @@ def open_aac(path: Recording) -> Iterator[AacStream]:
         _refuse_unbounded_headers(path)
     with nullcontext(f"file:{os.fspath(path)}") if isinstance(path, Path) else path.open() as source:
         try:
-            container = av.open(source, format="mov" if is_mp4 else "aac", metadata_errors="replace")
+            container = av.open(source, format="mov" if is_mp4 else "aac", **_metadata_options(av))
         except av.FFmpegError as error:
             raise AudioError(
                 f"recording must be AAC audio in {'MP4' if is_mp4 else 'ADTS'}, got something else or a damaged or cut "
@@ -180,6 +196,11 @@ def _pyav() -> ModuleType:
             "`pip install 'chns[aac]'`."
         ) from error
     return av
+
+
+def _metadata_options(av: ModuleType) -> dict[str, str]:
+    """Text in a file that is not UTF-8 is no error; from version 19 on PyAV needs not be told."""
+    return {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
 
 def _length_by_header(stream: Any) -> int | None:

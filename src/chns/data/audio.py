@@ -1,45 +1,71 @@
 """Decode recordings: only the part that is asked for, mono, at the wanted sample rate.
 
-libsndfile (through ``soundfile``) reads WAV, FLAC, Ogg Vorbis, Opus and MP3, ``chns.data.aac`` reads AAC by its suffix;
-soxr resamples.
+libsndfile (through ``soundfile``) reads WAV, FLAC, Ogg Vorbis, Opus and MP3, and SPHERE, AIFF, AU, CAF, W64 and RF64;
+``chns.data.aac`` reads AAC by its suffix; soxr resamples.
 
 Seeking was measured against decoding from the start (libsndfile 1.2.2, 300 random places a format). WAV, FLAC and Ogg
 Vorbis: identical samples. Opus: the right place, samples differ by up to 0.003, for the decoder carries state. MP3: the
 right place, but the first 14 ms are up to 0.29 off, because a frame borrows bits from those before it; so MP3 is
 decoded from a little earlier, after which samples differ by 1e-7.
 
-A header is a claim. Memory grows with the samples that are decoded, never with those that are promised.
+Codecs that libsndfile cannot seek in (GSM 6.10, G.721, ...) are decoded from the start.
+
+A header is a claim: ``proven_info`` holds it against the file. Memory grows with the samples that are decoded, never
+with those that are promised.
 """
 
 from __future__ import annotations
 
+import errno
+import io
 import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 import soxr
 
-from chns.data.aac import AAC_EXTENSIONS, AacStream, open_aac
-from chns.data.shards.recording import Recording
-from chns.errors import AudioError
-from chns.files import atomic_path
+from chns.core.arrays import Float32Array
+from chns.core.errors import AudioError
+from chns.core.files import atomic_path
+from chns.data.aac import AAC_EXTENSIONS, AacStream, Mixed, one_channel, open_aac
+from chns.data.container import claim_of, with_data_size
+from chns.data.storage.packed import Recording
+from chns.data.storage.remote import Part
 
-EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3", *AAC_EXTENSIONS)
+EXTENSIONS = (
+    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
+    *(".sph", ".aiff", ".aif", ".aifc", ".au", ".snd", ".w64", ".rf64", ".caf"),
+    *AAC_EXTENSIONS,
+)
+UNREAD_EXTENSIONS = (
+    *(".wma", ".amr", ".awb", ".3gp", ".m4b", ".webm", ".mka", ".mkv", ".mov", ".avi", ".ape", ".wv", ".tta", ".ac3"),
+    *(".ra", ".spx", ".shn", ".dss", ".vox", ".gsm", ".raw", ".pcm", ".mp2", ".mp1", ".mpc", ".dsf", ".mpg", ".mpeg"),
+)
+"""What recordings are called that nothing here reads; a corpus with some should hear of it."""
 WRITTEN_FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".opus": ("OGG", "OPUS")}
 
-Waveform = npt.NDArray[np.float32]
+Waveform = Float32Array
+Channel = int | Literal["left", "right", "mix"]
+"""One channel of a recording, counted from 0, or the mean of all."""
 
 OPUS_RATES_HZ = (8_000, 12_000, 16_000, 24_000, 48_000)
 MIN_RATE_HZ, MAX_RATE_HZ = 4_000, 384_000
 _MAX_HOURS = 100
 _BLOCK_SAMPLES = 2**26
 _MP3_PREROLL_FRAMES = 4_608
+_MP3_UNCOUNTED_FRAMES = 6
+"""Frames of an MP3 that its length may leave out: the encoder's delay and filling."""
+
+_COUNTED_FRAMES = 2**18
+_COMPARED_SECONDS, _COMPARED_BLOCK_SECONDS = 60.0, 5
+_SAME_CORRELATION = 0.8
+_SOUND_POWER = 1e-6
 
 
 class AudioInfo(NamedTuple):
@@ -56,7 +82,7 @@ class AudioInfo(NamedTuple):
 
 
 def audio_info(path: Recording) -> AudioInfo:
-    """Read a file's header.
+    """Read a file's header and believe it; see `proven_info`.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -67,14 +93,109 @@ def audio_info(path: Recording) -> AudioInfo:
         return _checked_info(file, path)
 
 
+def proven_info(path: Recording) -> AudioInfo:
+    """The length of a recording that can be decoded at any place, not what its header claims.
+
+    Uncompressed samples, FLAC, Ogg and AAC are read at their middle or end; of MP3 all frames are counted; what cannot
+    be sought in is decoded. Chained and joined files, of which only a part would be heard, are refused. Measured on one
+    core for 10 s of 16 kHz from the page cache, header included: WAV 0.1 ms, FLAC 0.4 ms, MP3 0.3 ms, Vorbis 0.6 ms,
+    Opus 1.9 ms, GSM 7 ms, G.721 46 ms; the header alone 0.02 to 0.1 ms, Vorbis 0.3 ms.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        AudioError: For the reasons of `audio_info`, if the middle or the end cannot be decoded, or if libsndfile would
+            stop before the end.
+    """
+    with _opened(path) as file:
+        return _proven(file, _checked_info(file, path), path)
+
+
+def channel_number(channel: Channel | None) -> int | None:
+    """The number of a channel, from 0; none for the mean of all.
+
+    Raises:
+        ValueError: If it is neither ``left``, ``right``, ``mix`` nor a number from 0.
+    """
+    if channel is None or channel == "mix":
+        return None
+    if channel in ("left", "right"):
+        return ("left", "right").index(channel)
+    try:
+        number = -1 if isinstance(channel, (bool, float)) else int(channel)
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise ValueError(f"channel must be left, right, mix or a number from 0, got {channel!r}.")
+    return number
+
+
+def as_channel(text: str | None) -> Channel | None:
+    """What somebody typed, as a channel.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    named: dict[str | None, Channel] = {"left": "left", "right": "right", "mix": "mix"}
+    return named[text] if text in named else channel_number(text)  # type: ignore[arg-type]
+
+
+def channels_differ(samples: npt.NDArray[np.generic]) -> bool:
+    """Whether two channels hold different sounds, so that their mean mixes them.
+
+    They do if both are above -60 dBFS and their correlation is below 0.8; opposite phases, which cancel, count too.
+
+    Args:
+        samples: Shape (samples, channels), floating point with full scale at 1.
+    """
+    centred = samples.astype(np.float64) - samples.mean(axis=0, dtype=np.float64)
+    powers = np.square(centred).mean(axis=0)
+    sounding = np.flatnonzero(powers > _SOUND_POWER)
+    if len(sounding) < 2:
+        return False
+    first, others = sounding[0], sounding[1:]
+    products = (centred[:, others] * centred[:, [first]]).mean(axis=0)
+    return bool((products < _SAME_CORRELATION * np.sqrt(powers[first] * powers[others])).any())
+
+
+def file_channels_differ(
+    path: Recording, *, offset_seconds: float = 0.0, duration_seconds: float | None = None
+) -> bool:
+    """The same of any 5 s of a file: of its beginning, middle and end, 20 s each, or all of it up to a minute.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        AudioError: If it cannot be decoded.
+    """
+    with _opened(path) as file:
+        info = _checked_info(file, path)
+        if info.num_channels < 2:
+            return False
+        start = min(info.num_frames, math.floor(offset_seconds * info.sample_rate_hz))
+        num_frames = info.num_frames - start
+        if duration_seconds is not None:
+            num_frames = min(num_frames, math.ceil(duration_seconds * info.sample_rate_hz))
+        length = min(num_frames, round(_COMPARED_SECONDS * info.sample_rate_hz))
+        starts, piece = [start], length
+        if num_frames > length:
+            piece = length // 3
+            starts = [start, start + (num_frames - piece) // 2, start + num_frames - piece]
+    parts = []
+    for first in starts:
+        with _opened(path) as file:
+            parts.append(_decode(file, first, piece, path, all_channels=True))
+    block = _COMPARED_BLOCK_SECONDS * info.sample_rate_hz
+    return any(channels_differ(part[at : at + block]) for part in parts for at in range(0, len(part), block))
+
+
 def read_audio(
     path: Recording,
     *,
     sample_rate_hz: int = 16_000,
     offset_seconds: float = 0.0,
     duration_seconds: float | None = None,
+    channel: int | None = None,
 ) -> Waveform:
-    """Read part of a recording; several channels are averaged.
+    """Read part of a recording; several channels are averaged unless one is chosen.
 
     A part that lies inside the recording has exactly ``round(duration_seconds * sample_rate_hz)`` samples, whatever
     the file's own rate. Without a duration, ``n`` frames at ``r`` Hz give ``floor(n * sample_rate_hz / r + 0.5)``.
@@ -83,7 +204,9 @@ def read_audio(
         path: A recording, in a file or in a shard; AAC needs the extra ``aac``.
         sample_rate_hz: Rate of the result; the file is resampled if its own differs.
         offset_seconds: Where to start, rounded down to a frame; the file is not decoded before that point.
-        duration_seconds: How much to read; by default up to the end. A file that ends sooner gives less.
+        duration_seconds: How much to read; by default up to the end, which of a file is then proven, see `proven_info`.
+            A recording that ends sooner gives less.
+        channel: The channel, from 0; by default the mean of all.
 
     Returns:
         Samples, shape (samples,), float32; in [-1, 1], except that a float file may exceed it.
@@ -91,12 +214,18 @@ def read_audio(
     Raises:
         ValueError: If a rate, an offset or a duration is not a sensible number.
         FileNotFoundError: If there is no such file.
-        AudioError: For the reasons of ``audio_info``, if the file cannot be decoded, holds nothing from the offset on,
-            or holds samples that are not finite numbers.
+        AudioError: For the reasons of ``audio_info``, if the file cannot be decoded, has no such channel, holds nothing
+            from the offset on, or holds samples that are not finite numbers.
     """
     num_samples = _num_samples(sample_rate_hz, offset_seconds, duration_seconds)
     with _opened(path) as file:
         info = _checked_info(file, path)
+        if channel is not None and not 0 <= channel < info.num_channels:
+            raise AudioError(
+                f"channel must be one of the recording's {info.num_channels}, counted from 0, got {channel} in {path}."
+            )
+        if duration_seconds is None and isinstance(path, Path) and not isinstance(file, AacStream):
+            info = proven_info(path)
         start = math.floor(offset_seconds * info.sample_rate_hz + 1e-6)
         if start >= info.num_frames:
             raise AudioError(
@@ -106,7 +235,8 @@ def read_audio(
         wanted = info.num_frames - start
         if duration_seconds is not None:
             wanted = min(wanted, math.ceil(duration_seconds * info.sample_rate_hz - 1e-6))
-        waveform = _decode(file, start, wanted, path)
+        decoded = _decode(file, start, wanted, path, channel=channel)
+    waveform = decoded[:, 0]
     if info.sample_rate_hz != sample_rate_hz:
         waveform = soxr.resample(waveform, info.sample_rate_hz, sample_rate_hz)
     if not len(waveform):
@@ -126,6 +256,7 @@ def write_audio(path: Path, waveform: Waveform, *, sample_rate_hz: int) -> None:
 
     Raises:
         ValueError: If the suffix is another, or Opus does not know the rate.
+        OSError: If the disk is full.
     """
     if path.suffix not in WRITTEN_FORMATS:
         raise ValueError(f"name of written audio must end in .wav, .flac or .opus, got {path}.")
@@ -134,6 +265,19 @@ def write_audio(path: Path, waveform: Waveform, *, sample_rate_hz: int) -> None:
     container, subtype = WRITTEN_FORMATS[path.suffix]
     with atomic_path(path) as temporary:
         soundfile.write(os.fsencode(temporary), waveform, sample_rate_hz, subtype=subtype, format=container)
+        _require_whole(temporary, path, num_frames=len(waveform))
+
+
+def _require_whole(temporary: Path, path: Path, *, num_frames: int) -> None:
+    """The encoder of Opus does not tell that the disk was full."""
+    try:
+        found = soundfile.info(os.fsencode(temporary)).frames
+    except soundfile.LibsndfileError:
+        found = 0
+    if found != num_frames:
+        raise OSError(
+            errno.ENOSPC, f"written audio must have {num_frames} samples, got {found} on the disk", os.fspath(path)
+        )
 
 
 def _num_samples(sample_rate_hz: int, offset_seconds: float, duration_seconds: float | None) -> int | None:
@@ -157,16 +301,38 @@ def _opened(path: Recording) -> Iterator[soundfile.SoundFile | AacStream]:
         with open_aac(path) as stream:
             yield stream
         return
-    with nullcontext(os.fsencode(path)) if isinstance(path, Path) else path.open() as source:
-        try:
-            file = soundfile.SoundFile(source)
-        except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name in .raw, taken for headerless
-            raise AudioError(
-                f"recording must be WAV, FLAC, Ogg, Opus or MP3 audio, got something else or a damaged file: {path} "
-                f"({error})."
-            ) from error
-        with file:
+    opened = nullcontext(os.fsencode(path)) if isinstance(path, Path) else path.open()
+    with opened as source, _sound_file(source, path) as file:
+        if file.frames or file.format not in ("WAV", "WAVEX") or (header := with_data_size(path)) is None:
             yield file
+            return
+    with path.open("rb") as content, _sound_file(_with_header(content, header), path) as file:
+        yield file
+
+
+def _sound_file(source: bytes | BinaryIO, path: Recording) -> soundfile.SoundFile:
+    try:
+        return soundfile.SoundFile(source)
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name in .raw, taken for headerless
+        raise AudioError(
+            f"recording must be WAV, FLAC, Ogg, Opus or MP3 audio, got something else or a damaged file: {path} "
+            f"({error})."
+        ) from error
+
+
+def _with_header(content: BinaryIO, header: bytes) -> BinaryIO:
+    """A file with another header of the same length."""
+    length = content.seek(0, os.SEEK_END)
+
+    def fill(buffer: memoryview, position: int) -> int:
+        if position < len(header):
+            got = min(len(buffer), len(header) - position)
+            buffer[:got] = header[position : position + got]
+            return got
+        content.seek(position)
+        return content.readinto(buffer)  # type: ignore[attr-defined,no-any-return]
+
+    return io.BufferedReader(Part(fill, length, on_close=lambda: None))
 
 
 def _require_readable(path: Path) -> None:
@@ -198,26 +364,108 @@ def _checked_info(file: soundfile.SoundFile | AacStream, path: Recording) -> Aud
     return info
 
 
-def _decode(file: soundfile.SoundFile | AacStream, start: int, wanted: int, path: Recording) -> Waveform:
-    """Read ``wanted`` frames from ``start``, or as many as there are, and mix the channels down."""
+def _proven(file: soundfile.SoundFile | AacStream, info: AudioInfo, path: Recording) -> AudioInfo:
+    """The header's word with the length that can be decoded; leaves the file anywhere."""
+    rate_hz, num_frames = info.sample_rate_hz, info.num_frames
     if isinstance(file, AacStream):
-        return file.read(start, wanted)
+        last = min(num_frames, 1_024)
+        file.read(num_frames - last, last)
+        return info
+    claim = claim_of(path, container=file.format)
+    surplus = claim.surplus
+    if claim.mp3_frames is not None:
+        uncounted = _MP3_UNCOUNTED_FRAMES * (1_152 if rate_hz >= 32_000 else 576)
+        if num_frames < claim.mp3_frames - uncounted:
+            stated, whole = info.duration_seconds, claim.mp3_frames / rate_hz
+            surplus = (
+                f"the header stands for {stated:.2f} s and {whole:.2f} s of frames follow (joined, or without Xing)"
+            )
+        elif num_frames <= claim.mp3_frames:
+            return info
+    if surplus is not None:
+        raise AudioError(
+            f"recording must state its whole length, got {path}: {surplus}. Write it anew, for example with "
+            f"`ffmpeg -i IN OUT.flac`."
+        )
     try:
-        return _decode_with_libsndfile(file, start, wanted)
+        counted = _counted(file) if _is_read_from_start(file) or file.format == "MP3" else _reached(file, num_frames)
     except soundfile.LibsndfileError as error:
-        raise AudioError(f"recording must be decodable, got an error in {path} ({error}).") from error
+        raise _undecodable(path, error) from error
+    if not counted:
+        raise AudioError(
+            f"recording must be decodable up to the {info.duration_seconds:.2f} s that its header promises, got an end "
+            f"before in {path}. It may be cut off: download or copy it again."
+        )
+    return info._replace(num_frames=counted)
 
 
-def _decode_with_libsndfile(file: soundfile.SoundFile, start: int, wanted: int) -> Waveform:
+def _is_read_from_start(file: soundfile.SoundFile) -> bool:
+    return not file.seekable()
+
+
+def _counted(file: soundfile.SoundFile) -> int:
+    """Length by decoding all of it."""
+    num_frames = 0
+    file_end = file.frames
+    while num_frames < file_end:
+        got = len(file.read(min(_COUNTED_FRAMES, file_end - num_frames), dtype="float32", always_2d=True))
+        if not got:
+            break
+        num_frames += got
+    return num_frames
+
+
+def _reached(file: soundfile.SoundFile, num_frames: int) -> int:
+    """The length, shortened by what its last half second lacks; 0 if the middle or the end is not there."""
+    middle, last = min(num_frames, 1_024), min(num_frames, file.samplerate // 2)
+    file.seek((num_frames - middle) // 2)
+    if len(file.read(middle, always_2d=True)) < middle:
+        return 0
+    file.seek(num_frames - last)
+    got = len(file.read(last, always_2d=True))
+    return num_frames - last + got if got else 0
+
+
+def _undecodable(path: Recording, error: Exception) -> AudioError:
+    return AudioError(f"recording must be decodable, got an error in {path} ({error}).")
+
+
+def _decode(
+    file: soundfile.SoundFile | AacStream,
+    start: int,
+    wanted: int,
+    path: Recording,
+    *,
+    channel: int | None = None,
+    all_channels: bool = False,
+) -> Waveform:
+    """Read ``wanted`` frames from ``start``, or as many as there are; shape (samples, 1), or (samples, channels)."""
+    mixed: Mixed = "all" if all_channels else channel
+    if isinstance(file, AacStream):
+        return file.read(start, wanted, mixed)
+    try:
+        return _decode_with_libsndfile(file, start, wanted, mixed)
+    except soundfile.LibsndfileError as error:
+        raise _undecodable(path, error) from error
+
+
+def _decode_with_libsndfile(file: soundfile.SoundFile, start: int, wanted: int, mixed: Mixed) -> Waveform:
     preroll = min(start, _MP3_PREROLL_FRAMES) if file.format == "MP3" else 0
-    file.seek(start - preroll)
+    if _is_read_from_start(file):
+        _pass_over(file, start)
+    else:
+        file.seek(start - preroll)
     remaining = wanted + preroll
-    parts = [np.empty(0, np.float32)]
+    parts = [np.empty((0, file.channels if mixed == "all" else 1), np.float32)]
     while remaining > 0:
         block = file.read(min(remaining, _BLOCK_SAMPLES // file.channels), dtype="float32", always_2d=True)
         if not len(block):
             break
-        with np.errstate(invalid="ignore", over="ignore"):  # the caller looks for what is not finite
-            parts.append(block[:, 0] if file.channels == 1 else block.mean(axis=1))
+        parts.append(one_channel(block, mixed))
         remaining -= len(block)
     return np.concatenate(parts)[preroll:]
+
+
+def _pass_over(file: soundfile.SoundFile, num_frames: int) -> None:
+    while num_frames > 0 and len(block := file.read(min(num_frames, _COUNTED_FRAMES), always_2d=True)):
+        num_frames -= len(block)

@@ -11,7 +11,6 @@ after a kill, except that Ogg Opus files carry a random serial number.
 
 from __future__ import annotations
 
-import glob
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -20,17 +19,18 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from tqdm import tqdm
 
-from chns.data.audio import OPUS_RATES_HZ, WRITTEN_FORMATS, AudioInfo, audio_info, read_audio, write_audio
-from chns.data.folder_lock import locked_folder
+from chns.core.errors import AudioError, ManifestError
+from chns.core.files import atomic_path, locked_folder, require_ours
+from chns.core.parallel import mapped
+from chns.data.audio import OPUS_RATES_HZ, WRITTEN_FORMATS, AudioInfo, audio_info, proven_info, read_audio, write_audio
 from chns.data.manifest import Manifest
-from chns.data.parallel import mapped
-from chns.errors import AudioError, ManifestError
 
 FORMATS = tuple(suffix.removeprefix(".") for suffix in WRITTEN_FORMATS)
 
+_MARK = ".chns-converted"
+_MARK_TEXT = "The files of this folder were converted by chns, and are written anew when their sources change.\n"
 _MAX_HOURS = 4
 _FILES_PER_WORKER = 100
 
@@ -69,8 +69,9 @@ def convert_audio(
     """Convert all recordings of a manifest into another folder. The sources are only read.
 
     Args:
-        manifest: Utterances; several may lie in one file, which is converted once.
-        out: Folder for the new files; those of an earlier run are kept if they are still right.
+        manifest: Utterances; several may lie in one file, which is converted once. One that is a channel of its file
+            gets a file of that channel alone, called ``NAME-chN``.
+        out: Folder for the new files, new or empty or of an earlier run, whose files are kept if they are still right.
         format: ``flac`` or ``wav`` (16 bits), or ``opus``.
         sample_rate_hz: Rate of the new files.
         jobs: Processes at most; by default one a core, and none for few files.
@@ -81,6 +82,7 @@ def convert_audio(
     Raises:
         ValueError: If format, rate or jobs is not one that works, or ``out`` is the folder of the sources or inside
             it.
+        FileExistsError: If ``out`` holds anything and is no folder of converted files.
         ManifestError: If another process is converting into ``out``, or no file could be converted.
     """
     if format not in FORMATS:
@@ -88,14 +90,17 @@ def convert_audio(
     if format == "opus" and sample_rate_hz not in OPUS_RATES_HZ:
         raise ValueError(f"sample rate of Opus must be one of {OPUS_RATES_HZ} Hz, got {sample_rate_hz}.")
     _refuse_own_folder(manifest.root, out)
-    sources: list[str] = sorted(set(manifest.column("path")))
+    _claim(out)
+    sources = sorted(
+        set(_sources(manifest)), key=lambda source: (source.path, -1 if source.channel is None else source.channel)
+    )
     targets, failures = _targets(sources, f".{format}")
-    work = [(manifest.root / source, out / target) for source, target in targets.items()]
+    work = [(manifest.root / source.path, out / target, source.channel) for source, target in targets.items()]
     function = partial(_convert, sample_rate_hz=sample_rate_hz)
     with locked_folder(out), mapped(function, work, jobs=jobs, items_per_worker=_FILES_PER_WORKER) as outcomes:
         progress = tqdm(outcomes, total=len(work), desc=f"converting to {format}", unit="file", disable=None)
         results = dict(zip(targets, progress, strict=True))
-    failures += [Failure(source, result) for source, result in results.items() if isinstance(result, str)]
+    failures += [Failure(source.path, result) for source, result in results.items() if isinstance(result, str)]
     failures.sort()
     written = {source: result for source, result in results.items() if isinstance(result, _Converted)}
     if not written:
@@ -106,6 +111,18 @@ def convert_audio(
     num_written = sum(result.is_new for result in written.values())
     new_files = {source: (targets[source], result.info) for source, result in written.items()}
     return Conversion(_pointing_to(new_files, manifest, out), failures, num_written, len(written) - num_written)
+
+
+class _Source(NamedTuple):
+    """A file, or one channel of it."""
+
+    path: str
+    channel: int | None
+
+
+def _sources(manifest: Manifest) -> list[_Source]:
+    """That of each utterance."""
+    return [_Source(*source) for source in zip(manifest.column("path"), manifest.channels, strict=True)]
 
 
 class _Converted(NamedTuple):
@@ -120,38 +137,47 @@ def _refuse_own_folder(root: Path, out: Path) -> None:
         raise ValueError(f"converted files must lie outside the folder of their sources ({root}), got {out}.")
 
 
-def _targets(sources: Sequence[str], suffix: str) -> tuple[dict[str, str], list[Failure]]:
+def _claim(out: Path) -> None:
+    """Mark a new or empty folder as one of converted files, so that only in such a one files are ever overwritten."""
+    mark = out / _MARK
+    if mark.is_file():
+        return
+    require_ours(out, ())
+    with atomic_path(mark) as temporary:
+        temporary.write_text(_MARK_TEXT, encoding="ascii")
+
+
+def _targets(sources: Sequence[_Source], suffix: str) -> tuple[dict[_Source, str], list[Failure]]:
     """The new name of each file; where two would get the same, the first by name gets it."""
-    targets: dict[str, str] = {}
+    targets: dict[_Source, str] = {}
     failures = []
-    owners: dict[str, str] = {}
+    owners: dict[str, _Source] = {}
     for source in sources:
-        target = PurePosixPath(source).with_suffix(suffix).as_posix()
+        ending = suffix if source.channel is None else f"-ch{source.channel}{suffix}"
+        target = f"{PurePosixPath(source.path).with_suffix('')}{ending}"
         owner = owners.setdefault(target, source)
         if owner == source:
             targets[source] = target
         else:
             failures.append(
-                Failure(source, f"converted file must have a name of its own, {owner} becomes {target} too")
+                Failure(source.path, f"converted file must have a name of its own, {owner.path} becomes {target} too")
             )
     return targets, failures
 
 
-def _convert(files: tuple[Path, Path], *, sample_rate_hz: int) -> _Converted | str:
+def _convert(files: tuple[Path, Path, int | None], *, sample_rate_hz: int) -> _Converted | str:
     """Convert one file, unless that was done, or say why it cannot be; what stops the writing (a full disk) raises."""
-    source, target = files
+    source, target, channel = files
     try:
-        info = audio_info(source)
+        info = proven_info(source)
         if info.duration_seconds > _MAX_HOURS * 3600:
             raise AudioError(f"recording must last at most {_MAX_HOURS} hours to be converted, got {source}.")
         done = _already_converted(source, target, info, sample_rate_hz)
         if done is not None:
             return _Converted(done, is_new=False)
-        waveform = read_audio(source, sample_rate_hz=sample_rate_hz)
+        waveform = read_audio(source, sample_rate_hz=sample_rate_hz, channel=channel)
     except (AudioError, OSError) as error:
         return " ".join(str(error).split())
-    for left_over in target.parent.glob(f".{glob.escape(target.stem)}-????????{target.suffix}"):
-        left_over.unlink()  # of a run that was killed; the folder is locked, so nobody is writing it
     write_audio(target, waveform, sample_rate_hz=sample_rate_hz)
     return _Converted(audio_info(target), is_new=True)
 
@@ -171,11 +197,11 @@ def _already_converted(source: Path, target: Path, info: AudioInfo, sample_rate_
     return found if found == AudioInfo(num_frames, sample_rate_hz, 1) else None
 
 
-def _pointing_to(new_files: Mapping[str, tuple[str, AudioInfo]], manifest: Manifest, out: Path) -> Manifest:
+def _pointing_to(new_files: Mapping[_Source, tuple[str, AudioInfo]], manifest: Manifest, out: Path) -> Manifest:
     """The rows whose files were converted. A duration may shrink by the part of a sample that the new rate has not."""
-    table = manifest.table
-    table = table.filter(pc.is_in(table["path"], pa.array(list(new_files), pa.string())))
-    paths, infos = zip(*(new_files[path] for path in table["path"].to_pylist()), strict=True)
+    sources = _sources(manifest)
+    table = manifest.table.filter(pa.array([source in new_files for source in sources]))
+    paths, infos = zip(*(new_files[source] for source in sources if source in new_files), strict=True)
     room = np.array([info.duration_seconds for info in infos]) - table["offset_seconds"].to_numpy()
     columns = {
         "path": pa.array(paths, pa.string()),
@@ -184,4 +210,6 @@ def _pointing_to(new_files: Mapping[str, tuple[str, AudioInfo]], manifest: Manif
     }
     for name, column in columns.items():
         table = table.set_column(table.column_names.index(name), name, column)
+    if "channel" in table.column_names:
+        table = table.drop_columns(["channel"])
     return Manifest(table, root=out, source="converted manifest")

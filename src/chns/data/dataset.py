@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from chns.core.errors import AudioError
 from chns.data.audio import Waveform, read_audio
 from chns.data.augmentation.speed import change_speed, speed_factors
 from chns.data.manifest import Manifest, Utterance
-from chns.data.shards.http_ranges import KEPT_CONNECTIONS
-from chns.data.shards.remote_root import RemoteRoot
-from chns.errors import AudioError
+from chns.data.storage.ranges import KEPT_CONNECTIONS
+from chns.data.storage.remote import RemoteRoot
 
 if TYPE_CHECKING:  # filters and codecs take half a second to import, and only a training augments
     from chns.data.augmentation.augmenter import Augmenter
@@ -129,6 +129,7 @@ class SpeakerCrops(Dataset[tuple[Tensor, int]]):
             sample_rate_hz=self.sample_rate_hz,
             offset_seconds=utterance.offset_seconds + start_seconds,
             duration_seconds=min(source_seconds, utterance.duration_seconds),
+            channel=utterance.channel,
         )
         return _repeated(waveform if speed == 1 else change_speed(waveform, speed), num_samples)
 
@@ -170,6 +171,7 @@ class WholeUtterances(Dataset[Tensor]):
             sample_rate_hz=self.sample_rate_hz,
             offset_seconds=utterance.offset_seconds,
             duration_seconds=min(self.max_seconds, utterance.duration_seconds),
+            channel=utterance.channel,
         )
         if self._speeds is not None and self._speeds[index] != 1:
             waveform = change_speed(waveform, float(self._speeds[index]))

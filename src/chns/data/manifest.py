@@ -7,27 +7,39 @@ with the same column names, is for people.
 A manifest may come from a stranger: its paths cannot leave its root. The root that a Parquet file names is believed,
 because a corpus may lie anywhere; whoever does not believe it passes their own. It is always a folder: only
 a user names a URL.
+
+Columns of a manifest as arrays, and manifests with other columns.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chns.data.manifest_checks import PACKED_COLUMNS, REQUIRED_COLUMNS, require_valid, with_types
-from chns.data.manifest_file import moved, prefixed, read_table, write_table
-from chns.data.shards.recording import PackedRecording, Recording, split_path
-from chns.data.shards.remote_recording import RemoteRecording
-from chns.data.shards.remote_root import RemoteRoot, is_url
-from chns.data.shards.remote_rows import require_packed
-from chns.errors import ManifestError
+from chns.core.arrays import Float64Array, IntArray
+from chns.core.errors import ManifestError
+from chns.data.manifest_file import (
+    CHANNEL_COLUMN,
+    PACKED_COLUMNS,
+    REQUIRED_COLUMNS,
+    moved,
+    prefixed,
+    read_table,
+    require_packed,
+    require_valid,
+    with_types,
+    write_table,
+)
+from chns.data.storage.packed import PackedRecording, Recording, split_path
+from chns.data.storage.remote import RemoteRecording, RemoteRoot, is_url
 
 
 class Utterance(NamedTuple):
@@ -39,6 +51,7 @@ class Utterance(NamedTuple):
     offset_seconds: float
     duration_seconds: float
     sample_rate_hz: int
+    channel: int | None = None
 
 
 class Manifest:
@@ -46,9 +59,10 @@ class Manifest:
 
     Columns: ``utterance`` (unique), ``speaker``, ``path`` (relative to ``root``, never outside it), ``offset_seconds``
     and ``duration_seconds`` within the file, ``sample_rate_hz`` of the file. Recordings that lie in shards are named
-    ``shard.tar/member`` and also have ``byte_offset`` and ``byte_length``. Any further column is text, may be empty in
-    places and is carried along: ``session`` (recordings made on one occasion share it), or whatever a corpus knows
-    (gender, family, ...).
+    ``shard.tar/member`` and also have ``byte_offset`` and ``byte_length``. ``channel``, counted from 0, is the one that
+    is heard of a file with several; where it is empty or missing, all are averaged. Any further column is text, may be
+    empty in places and is carried along: ``session`` (recordings made on one occasion share it), or whatever a corpus
+    knows (gender, family, ...).
 
     Speakers are numbered by their sorted names, so the same set of speakers always gets the same labels.
 
@@ -77,7 +91,7 @@ class Manifest:
         ordered = names.take(pc.sort_indices(names))
         self.speakers: list[str] = ordered.to_pylist()
         labels = pc.index_in(table["speaker"], ordered).to_numpy()
-        self.speaker_labels: npt.NDArray[np.int64] = labels.astype(np.int64)
+        self.speaker_labels: IntArray = labels.astype(np.int64)
         self._table = table
 
     @classmethod
@@ -110,7 +124,7 @@ class Manifest:
     ) -> Manifest:
         """Build a manifest from one dict an utterance; all need the same keys."""
         columns = list(rows[0]) if rows else list(REQUIRED_COLUMNS)
-        types = REQUIRED_COLUMNS | PACKED_COLUMNS
+        types = REQUIRED_COLUMNS | CHANNEL_COLUMN | PACKED_COLUMNS
         data = {name: pa.array([row[name] for row in rows], types.get(name, pa.string())) for name in columns}
         return cls(pa.table(data), root=root, source=source)
 
@@ -160,6 +174,7 @@ class Manifest:
             offset_seconds=column("offset_seconds")[index].as_py(),
             duration_seconds=column("duration_seconds")[index].as_py(),
             sample_rate_hz=column("sample_rate_hz")[index].as_py(),
+            channel=column("channel")[index].as_py() if "channel" in self._table.column_names else None,
         )
 
     @property
@@ -191,6 +206,14 @@ class Manifest:
         return PackedRecording(self.root / shard, member, byte_offset, byte_length)
 
     @property
+    def channels(self) -> list[int | None]:
+        """The channel of every utterance; none where all are averaged."""
+        if "channel" not in self._table.column_names:
+            return [None] * len(self)
+        channels: list[int | None] = self._table["channel"].to_pylist()
+        return channels
+
+    @property
     def table(self) -> pa.Table:
         """All columns, one row an utterance; shared, not a copy."""
         return self._table
@@ -201,7 +224,7 @@ class Manifest:
         return list(self._table.column_names)
 
     @property
-    def durations_seconds(self) -> npt.NDArray[np.float64]:
+    def durations_seconds(self) -> Float64Array:
         """Duration of every utterance, shape (utterances,)."""
         return np.asarray(self._table["duration_seconds"].to_numpy())
 
@@ -295,3 +318,36 @@ def _refuse_shared_speakers(tables: Sequence[pa.Table]) -> None:
             f"If they are different people, keep them apart with a prefix; if they are the same, say so "
             f"(`chns merge --prefix` or `--same-speakers`)."
         )
+
+
+def numbers(manifest: Manifest, name: str) -> Float64Array:
+    """A column of numbers, shape (utterances,)."""
+    return np.asarray(manifest.table[name].to_numpy(), np.float64)
+
+
+def with_columns(manifest: Manifest, columns: Mapping[str, Any]) -> Manifest:
+    """The same utterances with some columns added or replaced.
+
+    Args:
+        manifest: The utterances.
+        columns: One value an utterance.
+
+    Raises:
+        ManifestError: If a value breaks the rule of its column.
+    """
+    table = manifest.table
+    for name, values in columns.items():
+        column = pa.array(values)
+        place = table.column_names.index(name) if name in table.column_names else None
+        table = table.append_column(name, column) if place is None else table.set_column(place, name, column)
+    return Manifest(table, root=manifest.location)
+
+
+def fingerprint(manifest: Manifest) -> str:
+    """The same for the same rows under the same root, and else another."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, manifest.table.schema) as writer:
+        writer.write_table(manifest.table)
+    digest = hashlib.blake2b(bytes(manifest.root.resolve()), digest_size=8)
+    digest.update(sink.getvalue())
+    return digest.hexdigest()

@@ -1,8 +1,15 @@
-"""Manifest files: Parquet for programs, CSV with the same column names for people."""
+"""What the rows of a manifest must hold when its root is a URL.
+
+What makes a table a manifest: its columns, their types and the rules for their values.
+
+Manifest files: Parquet for programs, CSV with the same column names for people.
+"""
 
 from __future__ import annotations
 
+import math
 import os
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,8 +17,170 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from chns.errors import ManifestError
-from chns.files import atomic_path
+from chns.core.errors import ManifestError
+from chns.core.files import atomic_path
+from chns.data.storage.remote import HEADER_BYTES, RemoteRoot
+from chns.data.text_rows import split_rows
+
+
+def require_packed(table: pa.Table, root: RemoteRoot, source: str) -> None:
+    """Make sure that every recording of a manifest can be read from a URL.
+
+    Args:
+        table: The manifest; its paths do not leave the root.
+        root: The URL.
+        source: Where the table came from.
+
+    Raises:
+        ManifestError: If a recording is not in a shard, or a path looks like a URL.
+    """
+    is_packed = pc.is_valid(table["byte_offset"]) if "byte_offset" in table.column_names else None
+    if table.num_rows and (is_packed is None or not pc.all(is_packed).as_py()):
+        row = 0 if is_packed is None else pc.index(is_packed, False).as_py()
+        raise ManifestError(
+            f"recordings below a URL must be in packed shards, got {table['path'][row].as_py()!r} with the root {root} "
+            f"in {source}. Pack the corpus first (`chns pack`), upload the shards, and read their manifest.parquet."
+        )
+    row = pc.index(pc.match_substring(table["path"], "://"), True).as_py()
+    if row >= 0:
+        raise ManifestError(
+            f"path must be relative to the root {root}, got the URL {table['path'][row].as_py()!r} in {source}."
+        )
+
+
+REQUIRED_COLUMNS = {
+    "utterance": pa.string(),
+    "speaker": pa.string(),
+    "path": pa.string(),
+    "offset_seconds": pa.float64(),
+    "duration_seconds": pa.float64(),
+    "sample_rate_hz": pa.int32(),
+}
+CHANNEL_COLUMN = {"channel": pa.int32()}
+PACKED_COLUMNS = {"byte_offset": pa.int64(), "byte_length": pa.int64()}
+UNSAFE_PATH = r"^/|(^|/)\.\.(/|$)|\\"
+SHARD_AND_MEMBER = r"\.tar/."
+CONTROL_CHARACTER = r"[\x00-\x1f\x7f-" + "\x9f\u2028-\u202e\u2066-\u2069]"  # and changes of direction
+
+
+def with_types(table: pa.Table, source: str) -> pa.Table:
+    """The table with each required column in its type, the places in shards as integers and all others as text.
+
+    Raises:
+        ManifestError: If a column is missing or doubled, or a value does not fit its type.
+    """
+    missing = [name for name in REQUIRED_COLUMNS if name not in table.column_names]
+    if missing:
+        raise ManifestError(
+            f"columns must include {', '.join(REQUIRED_COLUMNS)}; {', '.join(missing)} not found in {source}."
+        )
+    if len(set(table.column_names)) < table.num_columns:
+        raise ManifestError(f"columns must have different names, got {', '.join(table.column_names)} in {source}.")
+    types = REQUIRED_COLUMNS | CHANNEL_COLUMN | PACKED_COLUMNS
+    columns = {name: _cast(table[name], types.get(name, pa.string()), name, source) for name in table.column_names}
+    return pa.table(columns)
+
+
+def _cast(column: pa.ChunkedArray, wanted: pa.DataType, name: str, source: str) -> pa.ChunkedArray:
+    if pa.types.is_binary(column.type) and wanted != pa.string():
+        column = _cast(column, pa.string(), name, source)
+    try:
+        return column.cast(wanted)
+    except pa.ArrowException as error:
+        row = _first_row_that_does_not_cast(column, wanted)
+        value = column[row].as_py() if len(column) else column.type
+        raise ManifestError(f"{name} must be of type {wanted}, got {value!r} in {_place(source, row)}.") from error
+
+
+def _first_row_that_does_not_cast(column: pa.ChunkedArray, wanted: pa.DataType) -> int:
+    """Bisect: the cast of a slice fails exactly if the slice holds a bad row."""
+    low, high = 0, len(column)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            column.slice(low, middle - low).cast(wanted)
+            low = middle
+        except pa.ArrowException:
+            high = middle
+    return low
+
+
+def require_valid(table: pa.Table, source: str) -> None:
+    """Check every value.
+
+    Raises:
+        ManifestError: If one breaks its rule; names the source and the row.
+    """
+    for name in REQUIRED_COLUMNS:
+        _require(pc.is_valid(table[name]), f"{name} must not be empty", table[name], source)
+    for name in ("utterance", "speaker", "path"):
+        _require(pc.greater(pc.utf8_length(table[name]), 0), f"{name} must not be empty", table[name], source)
+    offset, duration, rate = table["offset_seconds"], table["duration_seconds"], table["sample_rate_hz"]
+    at_least_zero = pc.and_(pc.greater_equal(offset, 0.0), pc.less(offset, math.inf))
+    _require(at_least_zero, "offset_seconds must be a number from 0", offset, source)
+    positive = pc.and_(pc.greater(duration, 0.0), pc.less(duration, math.inf))
+    _require(positive, "duration_seconds must be a positive number", duration, source)
+    _require(pc.greater(rate, 0), "sample_rate_hz must be positive", rate, source)
+    if "channel" in table.column_names:
+        from_zero = pc.fill_null(pc.greater_equal(table["channel"], 0), True)
+        _require(from_zero, "channel must be a number from 0, or empty for all", table["channel"], source)
+    for name in table.column_names:
+        if table[name].type == pa.string():
+            rule = f"{name} must hold no line break or other control character"
+            _require_no_match(CONTROL_CHARACTER, rule, table[name], source)
+    _require_no_match(UNSAFE_PATH, "path must be relative and stay inside the root", table["path"], source)
+    if any(name in table.column_names for name in PACKED_COLUMNS):
+        _require_valid_places(table, source)
+    if pc.count_distinct(table["utterance"]).as_py() != table.num_rows:
+        row = _first_duplicate(table["utterance"])
+        raise ManifestError(
+            f"utterance must be unique, got {table['utterance'][row].as_py()!r} again in {_place(source, row)}."
+        )
+
+
+def _require_valid_places(table: pa.Table, source: str) -> None:
+    """Where recordings lie in shards; rows without a place have files of their own."""
+    if not all(name in table.column_names for name in PACKED_COLUMNS):
+        raise ManifestError(f"columns byte_offset and byte_length must come together, got one of them in {source}.")
+    offset, length, path = table["byte_offset"], table["byte_length"], table["path"]
+    both_or_none = pc.equal(pc.is_valid(offset), pc.is_valid(length))
+    _require(both_or_none, "byte_offset and byte_length must be given together", path, source)
+    after_header = pc.fill_null(pc.greater_equal(offset, HEADER_BYTES), True)
+    _require(after_header, f"byte_offset must be at least {HEADER_BYTES}, where the first header ends", offset, source)
+    _require(pc.fill_null(pc.greater(length, 0), True), "byte_length must be positive", length, source)
+    within_shard = pc.or_(pc.is_null(offset), pc.match_substring_regex(path, SHARD_AND_MEMBER))
+    _require(within_shard, "path of a recording with a byte_offset must be SHARD.tar/NAME", path, source)
+
+
+def _require(valid: pa.ChunkedArray, rule: str, column: pa.ChunkedArray, source: str) -> None:
+    if not pc.all(valid, min_count=0).as_py():
+        row = pc.index(valid, False).as_py()
+        raise ManifestError(f"{rule}, got {column[row].as_py()!r} in {_place(source, row)}.")
+
+
+def _require_no_match(pattern: str, rule: str, column: pa.ChunkedArray, source: str) -> None:
+    matches = pc.fill_null(pc.match_substring_regex(column, pattern), False)
+    _require(pc.invert(matches), rule, column, source)
+
+
+def _first_duplicate(column: pa.ChunkedArray) -> int:
+    seen: set[str] = set()
+    for row, value in enumerate(column.to_pylist()):
+        if value in seen:
+            return row
+        seen.add(value)
+    raise AssertionError("called only when a duplicate exists")
+
+
+def _place(source: str, row: int) -> str:
+    """``file.csv:LINE`` (blank lines and line breaks in fields count), or the row where there are no lines."""
+    if not source.endswith(".csv"):
+        return f"{source}, row {row + 1}"
+    try:
+        return next(place for _, place in islice(split_rows(Path(source)), row + 1, None))
+    except (StopIteration, ManifestError, FileNotFoundError):
+        return f"{source}:{row + 2}"
+
 
 _SUFFIXES = (".parquet", ".csv")
 _ROOT_KEY = b"chns.root"
@@ -94,10 +263,11 @@ def _read_parquet(path: Path) -> pa.Table:
 def _read_csv(path: Path) -> pa.Table:
     """Read every column as bytes: ``0001`` must not become a number, and bad text is reported with its row later.
 
-    One thread, because only then do Arrow's own errors name the row; empty lines are rows, so that rows count lines.
+    One thread, because only then do Arrow's own errors name the row. Empty lines are no rows, and quoted fields may
+    hold line breaks, as in all tables (`chns.data.text_rows`).
     """
     read_options = pyarrow.csv.ReadOptions(use_threads=False)
-    parse_options = pyarrow.csv.ParseOptions(ignore_empty_lines=False)
+    parse_options = pyarrow.csv.ParseOptions(ignore_empty_lines=True, newlines_in_values=True)
     try:
         with pyarrow.csv.open_csv(path, read_options=read_options, parse_options=parse_options) as reader:
             names = reader.schema.names

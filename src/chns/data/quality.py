@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float32]
+from chns.core.arrays import Float32Array
 
 RELIABLE_SECONDS = 2.0
 SILENCE_DBFS = -60.0
@@ -38,12 +37,14 @@ class Quality:
         level_dbfs: Its mean level, where 0 is a square wave at full scale; -100 stands for anything below.
         clipped_share: Share of the samples at full scale.
         silent_share: Share of the 10 ms frames below -60 dBFS.
+        channels_differ: Whether it is the mean of channels that hold different sounds.
     """
 
     duration_seconds: float
     level_dbfs: float
     clipped_share: float
     silent_share: float
+    channels_differ: bool = False
 
     @property
     def sounding_seconds(self) -> float:
@@ -65,6 +66,10 @@ class Quality:
             found.append(f"nearly silent, {self.level_dbfs:.0f} dBFS; noise may drown the voice")
         if self.clipped_share > CLIPPED_SHARE:
             found.append(f"clipped, {self.clipped_share:.1%} of the samples are at full scale; the voice is distorted")
+        if self.channels_differ:
+            found.append(
+                "its channels hold different sounds and were averaged; if they are two people, choose a channel"
+            )
         return tuple(found)
 
     def to_json(self) -> dict[str, object]:
@@ -72,7 +77,7 @@ class Quality:
         return {**asdict(self), "warnings": list(self.warnings)}
 
 
-def measure_quality(waveform: FloatArray, *, sample_rate_hz: int) -> Quality:
+def measure_quality(waveform: Float32Array, *, sample_rate_hz: int) -> Quality:
     """Measure a recording, or a part of it.
 
     Args:

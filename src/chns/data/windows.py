@@ -9,13 +9,13 @@ import math
 from collections.abc import Iterator
 
 from chns.data.audio import Waveform, read_audio
-from chns.data.shards.recording import Recording
+from chns.data.storage.packed import Recording
 
 WINDOW_SECONDS = 120
 
 
 def read_windows(
-    path: Recording, *, sample_rate_hz: int, offset_seconds: float, duration_seconds: float
+    path: Recording, *, sample_rate_hz: int, offset_seconds: float, duration_seconds: float, channel: int | None = None
 ) -> Iterator[Waveform]:
     """Decode part of a recording as windows of 120 s and a shorter last one. A file that ends sooner gives less.
 
@@ -24,6 +24,7 @@ def read_windows(
         sample_rate_hz: Rate of the windows.
         offset_seconds: Where to start.
         duration_seconds: How much to read; at least one sample.
+        channel: See `read_audio`.
 
     Yields:
         Samples, shape (samples,), float32.
@@ -41,6 +42,7 @@ def read_windows(
             sample_rate_hz=sample_rate_hz,
             offset_seconds=offset_seconds + number * WINDOW_SECONDS,
             duration_seconds=wanted / sample_rate_hz,
+            channel=channel,
         )
         yield waveform
         if len(waveform) < wanted:

@@ -18,15 +18,16 @@ from chns.encoders.redimnet2 import (
 )
 from chns.encoders.resnet import (
     ResNet,
+    ThinResNet,
     resnet34,
     resnet152,
     resnet221,
     resnet293,
     simam_resnet34,
     simam_resnet100,
+    thin_resnet34,
 )
 from chns.encoders.speaker_encoder import SpeakerEncoder
-from chns.encoders.thin_resnet import ThinResNet, thin_resnet34
 
 __all__ = [
     "CamPlusPlus",

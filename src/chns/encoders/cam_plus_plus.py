@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from chns.encoders.masking import frame_mask, masked, masked_mean, repeated
-from chns.encoders.pooling import StatisticsPooling
+from chns.encoders.layers import StatisticsPooling, frame_mask, masked, masked_mean, repeated
 
 _SEGMENT_FRAMES = 100  # of the halved frames: 2 s
 _CONTEXT_REDUCTION = 2

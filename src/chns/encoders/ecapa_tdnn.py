@@ -6,14 +6,14 @@ utterance mirrored; alone or in a padded batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from chns.encoders.masking import frame_mask, masked, masked_mean, mirrored
-from chns.encoders.pooling import AttentiveStatisticsPooling
+from chns.encoders.layers import AttentiveStatisticsPooling, frame_mask, masked, masked_mean, mirrored
 
 Padding = Literal["zeros", "reflect"]
 
@@ -99,19 +99,13 @@ class SERes2NetBlock(nn.Module):
         return x + excited
 
 
-class EcapaTdnn(nn.Module):
-    """ECAPA-TDNN of any width: (B, T, num_mels) -> (B, embedding_dim).
+@dataclass(frozen=True, kw_only=True)
+class EcapaVariant:
+    """How toolkits' ECAPA-TDNNs differ beyond their sizes.
 
     Args:
-        num_mels: Mels of the features.
-        channels: Channels of the first convolution and the three SE-Res2Net blocks; divisible by res2net_scale.
-        aggregation_channels: Channels after the blocks' outputs are brought together.
-        kernels: Kernel sizes of the first convolution and the three blocks, in frames, odd.
+        kernels: Kernel sizes of the first convolution and the blocks, in frames, odd.
         dilations: Dilations of the same, in frames.
-        res2net_scale: Groups of a Res2Net block.
-        se_bottleneck: Hidden size of the squeeze-excitation.
-        attention_channels: Hidden size of the pooling's attention.
-        embedding_dim: Size of an embedding.
         padding: What convolutions see beyond the ends of an utterance: "zeros", or the utterance mirrored ("reflect"),
             as in SpeechBrain's models.
         global_context: Whether the pooling's attention sees the whole utterance.
@@ -119,7 +113,40 @@ class EcapaTdnn(nn.Module):
             WeSpeaker's models.
 
     Raises:
-        ValueError: If channels is not divisible by res2net_scale, a kernel is even, or there is no such padding.
+        ValueError: If a kernel is even, a dilation is not a whole number from 1 to 100, or there is no such padding.
+    """
+
+    kernels: Sequence[int] = (5, 3, 3, 3)
+    dilations: Sequence[int] = (1, 2, 3, 4)
+    padding: Padding = "zeros"
+    global_context: bool = True
+    plain_head: bool = False
+
+    def __post_init__(self) -> None:
+        if any(kernel % 2 == 0 for kernel in self.kernels):
+            raise ValueError(f"kernels must be odd, got {list(self.kernels)}.")
+        if not all(isinstance(dilation, int) and 1 <= dilation <= 100 for dilation in self.dilations):
+            raise ValueError(f"dilations must be whole numbers from 1 to 100, got {list(self.dilations)}.")
+        if self.padding not in ("zeros", "reflect"):
+            raise ValueError(f"padding must be 'zeros' or 'reflect', got {self.padding!r}.")
+
+
+class EcapaTdnn(nn.Module):
+    """ECAPA-TDNN of any width: (B, T, num_mels) -> (B, embedding_dim).
+
+    Args:
+        num_mels: Mels of the features.
+        channels: Channels of the first convolution and the three SE-Res2Net blocks; divisible by res2net_scale.
+        aggregation_channels: Channels after the blocks' outputs are brought together.
+        res2net_scale: Groups of a Res2Net block.
+        se_bottleneck: Hidden size of the squeeze-excitation.
+        attention_channels: Hidden size of the pooling's attention.
+        embedding_dim: Size of an embedding.
+        variant: Of which toolkit's kind; a bundle and a YAML file state it as a mapping.
+
+    Raises:
+        ValueError: If channels is not divisible by res2net_scale.
+        TypeError: If the variant has a key that `EcapaVariant` does not have.
 
     Source:
         Desplanques, Thienpondt, Demuynck, "ECAPA-TDNN", Interspeech 2020.
@@ -131,25 +158,18 @@ class EcapaTdnn(nn.Module):
         num_mels: int = 80,
         channels: int,
         aggregation_channels: int,
-        kernels: Sequence[int] = (5, 3, 3, 3),
-        dilations: Sequence[int] = (1, 2, 3, 4),
         res2net_scale: int = 8,
         se_bottleneck: int = 128,
         attention_channels: int = 128,
         embedding_dim: int = 192,
-        padding: Padding = "zeros",
-        global_context: bool = True,
-        plain_head: bool = False,
+        variant: EcapaVariant | Mapping[str, Any] = EcapaVariant(),
     ) -> None:
         super().__init__()
+        if not isinstance(variant, EcapaVariant):
+            variant = EcapaVariant(**variant)
         if channels % res2net_scale:
             raise ValueError(f"channels must be divisible by res2net_scale = {res2net_scale}, got {channels}.")
-        if any(kernel % 2 == 0 for kernel in kernels):
-            raise ValueError(f"kernels must be odd, got {list(kernels)}.")
-        if not all(isinstance(dilation, int) and 1 <= dilation <= 100 for dilation in dilations):
-            raise ValueError(f"dilations must be whole numbers from 1 to 100, got {list(dilations)}.")
-        if padding not in ("zeros", "reflect"):
-            raise ValueError(f"padding must be 'zeros' or 'reflect', got {padding!r}.")
+        kernels, dilations, padding = variant.kernels, variant.dilations, variant.padding
         self.embedding_dim = embedding_dim
         self.first = TdnnBlock(num_mels, channels, kernel=kernels[0], dilation=dilations[0], padding=padding)
         self.blocks = nn.ModuleList(
@@ -163,9 +183,12 @@ class EcapaTdnn(nn.Module):
             )
             for kernel, dilation in zip(kernels[1:], dilations[1:], strict=True)
         )
-        self.aggregation = TdnnBlock(channels * len(self.blocks), aggregation_channels, norm=not plain_head)
+        self.aggregation = TdnnBlock(channels * len(self.blocks), aggregation_channels, norm=not variant.plain_head)
         self.pooling = AttentiveStatisticsPooling(
-            aggregation_channels, bottleneck=attention_channels, global_context=global_context, plain=plain_head
+            aggregation_channels,
+            bottleneck=attention_channels,
+            global_context=variant.global_context,
+            plain=variant.plain_head,
         )
         self.pooling_norm = nn.BatchNorm1d(self.pooling.out_channels)
         self.embedding = nn.Linear(self.pooling.out_channels, embedding_dim)

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from chns.encoders.masking import frame_mask, masked, repeated
-from chns.encoders.pooling import AttentiveStatisticsPooling
+from chns.encoders.layers import AttentiveStatisticsPooling, frame_mask, masked, repeated
 
 _CONTEXT_KERNELS = (7, 19, 31, 59)
 _HEADS = 4

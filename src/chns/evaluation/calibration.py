@@ -10,22 +10,26 @@ of scores of equal quality; only quality terms can change error rates. Isotonic 
 about, but its ratios are infinite at both ends, and it needs far more trials.
 
 Newton's method takes about ten steps: on 580,000 trials 0.6 to 1 s, also with both measures of quality, on one core.
+
+Where a calibrated model accepts: for given costs, or for a wished share of false alarms.
+
+Each time two thresholds: one for the log-likelihood ratio of a trial, and one for where only the score is known, such
+as in a search among voiceprints, which keep neither durations nor magnitudes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
-from chns.errors import ModelFileError
-from chns.evaluation.detection_cost import bayes_threshold
-from chns.evaluation.metrics import checked_trials
-
-FloatArray = npt.NDArray[np.float64]
+from chns.core.arrays import BoolArray, Float64Array
+from chns.core.errors import ModelFileError
+from chns.evaluation.metrics import bayes_threshold, checked_trials, error_rates
 
 QUALITY_MEASURES = ("duration", "magnitude")
 
@@ -80,7 +84,7 @@ class Calibration:
             if not all(map(is_number, asdict(term).values())) or not 0 < term.lowest <= term.highest:
                 raise ValueError(f"quality term must be two weights and a positive range, got {term} for {name}.")
 
-    def apply(self, scores: npt.ArrayLike, quality: Mapping[str, npt.ArrayLike] | None = None) -> FloatArray:
+    def apply(self, scores: npt.ArrayLike, quality: Mapping[str, npt.ArrayLike] | None = None) -> Float64Array:
         """Log-likelihood ratios of scores.
 
         Args:
@@ -97,7 +101,7 @@ class Calibration:
         scores = np.asarray(scores, np.float64)
         return self.scale * scores + self._shifts(quality, len(scores))
 
-    def scores_at(self, llr: float, quality: Mapping[str, npt.ArrayLike], num_trials: int) -> FloatArray:
+    def scores_at(self, llr: float, quality: Mapping[str, npt.ArrayLike], num_trials: int) -> Float64Array:
         """The scores at which trials of this quality have the ratio ``llr``: the inverse of `apply`, see there.
 
         Returns:
@@ -126,7 +130,7 @@ class Calibration:
                 f"got {stated!r:.200} in the metrics ({error}). Make it anew with `chns calibrate`."
             ) from error
 
-    def _shifts(self, quality: Mapping[str, npt.ArrayLike] | None, num_trials: int) -> FloatArray:
+    def _shifts(self, quality: Mapping[str, npt.ArrayLike] | None, num_trials: int) -> Float64Array:
         shifts = np.full(num_trials, self.offset, np.float64)
         for name, term in self.quality.items():
             if quality is None or name not in quality:
@@ -204,7 +208,7 @@ def is_number(value: Any) -> TypeGuard[float]:
     return type(value) in (int, float) and abs(value) < _LARGEST_NUMBER
 
 
-def _checked_measure(name: str, values: npt.ArrayLike, num_trials: int) -> FloatArray:
+def _checked_measure(name: str, values: npt.ArrayLike, num_trials: int) -> Float64Array:
     if name not in QUALITY_MEASURES:
         raise ValueError(f"quality measure must be one of {', '.join(QUALITY_MEASURES)}, got {name!r}.")
     values = np.asarray(values, np.float64)
@@ -216,13 +220,13 @@ def _checked_measure(name: str, values: npt.ArrayLike, num_trials: int) -> Float
     return values
 
 
-def _both_sides(name: str, values: FloatArray) -> FloatArray:
+def _both_sides(name: str, values: Float64Array) -> Float64Array:
     """What the weights of a measure are for: of the smaller and of the larger value, shape (trials, 2)."""
     ordered = np.sort(values, axis=1)
     return np.log(ordered) if name == "duration" else ordered
 
 
-def _fit_logistic(features: FloatArray, is_target: npt.NDArray[np.bool_], p_target: float) -> tuple[list[float], float]:
+def _fit_logistic(features: Float64Array, is_target: BoolArray, p_target: float) -> tuple[list[float], float]:
     """Weights of the features and the offset that minimise the prior-weighted cross-entropy."""
     from scipy.optimize import minimize
     from scipy.special import expit
@@ -236,27 +240,101 @@ def _fit_logistic(features: FloatArray, is_target: npt.NDArray[np.bool_], p_targ
     ridge = np.append(np.full(features.shape[1], _RIDGE), 0.0)
     prior_log_odds = -bayes_threshold(p_target=p_target)
 
-    def margins(weights: FloatArray) -> FloatArray:
-        margins: FloatArray = signs * (design @ weights + prior_log_odds)
+    def margins(weights: Float64Array) -> Float64Array:
+        margins: Float64Array = signs * (design @ weights + prior_log_odds)
         return margins
 
-    def cost(weights: FloatArray) -> float:
+    def cost(weights: Float64Array) -> float:
         return float(shares @ np.logaddexp(0, -margins(weights)) + 0.5 * ridge @ weights**2)
 
-    def gradient(weights: FloatArray) -> FloatArray:
-        slope: FloatArray = -(shares * signs * expit(-margins(weights))) @ design + ridge * weights
+    def gradient(weights: Float64Array) -> Float64Array:
+        slope: Float64Array = -(shares * signs * expit(-margins(weights))) @ design + ridge * weights
         return slope
 
-    def curvature(weights: FloatArray) -> FloatArray:
+    def curvature(weights: Float64Array) -> Float64Array:
         some = margins(weights)
-        matrix: FloatArray = (design.T * (shares * expit(some) * expit(-some))) @ design + np.diag(ridge)
+        matrix: Float64Array = (design.T * (shares * expit(some) * expit(-some))) @ design + np.diag(ridge)
         return matrix
 
     start = np.zeros(design.shape[1])
     options = {"gtol": _LARGEST_GRADIENT}
-    weights: FloatArray = minimize(cost, start, method="trust-exact", jac=gradient, hess=curvature, options=options).x
+    weights: Float64Array = minimize(cost, start, method="trust-exact", jac=gradient, hess=curvature, options=options).x
     for _ in range(2):  # where the cost is too flat to compare two of its values, the gradient still points the way
         weights = weights - np.linalg.solve(curvature(weights), gradient(weights))
     assert np.abs(gradient(weights)).max() < _LARGEST_GRADIENT  # smooth and strictly convex: there is a minimum
     plain = weights[:-1] / spreads
     return plain.tolist(), float(weights[-1] - plain @ means)
+
+
+class Thresholds(NamedTuple):
+    """The lowest values that are accepted.
+
+    Attributes:
+        llr: Of the log-likelihood ratio.
+        score: Of the score, where the quality of the recordings is not known.
+    """
+
+    llr: float
+    score: float
+
+
+def thresholds_for_costs(
+    scores: npt.ArrayLike, is_target: npt.ArrayLike, *, p_target: float, c_miss: float = 1.0, c_fa: float = 1.0
+) -> Thresholds:
+    """The Bayes threshold, and the score that a calibration without quality terms gives this ratio.
+
+    Args:
+        scores: Shape (trials,).
+        is_target: Whether each trial is one speaker, shape (trials,), bool.
+        p_target: Prior probability of a target trial, between 0 and 1.
+        c_miss: Cost of rejecting a target.
+        c_fa: Cost of accepting a non-target.
+
+    Raises:
+        ValueError: As `bayes_threshold` and `fit_calibration`.
+    """
+    llr = bayes_threshold(p_target=p_target, c_miss=c_miss, c_fa=c_fa)
+    plain = fit_calibration(scores, is_target, p_target=p_target)
+    return Thresholds(llr, float(plain.scores_at(llr, {}, 1)[0]))
+
+
+def thresholds_for_false_alarm(
+    scores: npt.ArrayLike, llrs: npt.ArrayLike, is_target: npt.ArrayLike, *, false_alarm: float
+) -> Thresholds:
+    """`false_alarm_threshold` of both the ratios and the scores of the same trials."""
+    return Thresholds(
+        false_alarm_threshold(llrs, is_target, false_alarm=false_alarm),
+        false_alarm_threshold(scores, is_target, false_alarm=false_alarm),
+    )
+
+
+def false_alarm_threshold(scores: npt.ArrayLike, is_target: npt.ArrayLike, *, false_alarm: float) -> float:
+    """The lowest of the scores at or above which lies at most a share ``false_alarm`` of the non-targets.
+
+    How well the rate holds on other trials depends on how many non-targets that is: with 30, all independent, it is
+    uncertain by about a third (two standard deviations).
+
+    Args:
+        scores: Scores or log-likelihood ratios, shape (trials,).
+        is_target: Whether each trial is one speaker, shape (trials,), bool.
+        false_alarm: Wished share of non-target trials that are accepted, between 0 and 1.
+
+    Raises:
+        ValueError: If the arrays break the rules of `error_rates`, or false_alarm is not between 0 and 1, below what so
+            many non-targets can show, or met only by rejecting every trial.
+    """
+    if not 0 < false_alarm < 1:
+        raise ValueError(f"false_alarm must be between 0 and 1, both excluded, got {false_alarm}.")
+    rates = error_rates(scores, is_target)
+    num_nontargets = np.size(is_target) - np.count_nonzero(is_target)
+    if false_alarm * num_nontargets < 1:
+        raise ValueError(
+            f"false_alarm must be at least one of the {num_nontargets} non-target trials, {1 / num_nontargets:.2g}, "
+            f"got {false_alarm}. Use a longer trial list."
+        )
+    threshold = float(rates.thresholds[np.argmax(rates.false_alarm <= false_alarm)])
+    if math.isinf(threshold):
+        raise ValueError(
+            f"false_alarm must be met by some score, got {false_alarm}, which only rejecting every trial meets."
+        )
+    return threshold

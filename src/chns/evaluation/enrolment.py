@@ -19,16 +19,15 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from chns.errors import TrialError
+from chns.core.arrays import Float32Array, Float64Array, IntArray
+from chns.core.errors import TrialError
 from chns.evaluation.pairs import unit_embeddings
-from chns.evaluation.trials import FieldLines, IntArray, Trials
-from chns.evaluation.utterance_names import find_utterances
+from chns.evaluation.trials import FieldLines, Trials, find_utterances
 
 if TYPE_CHECKING:
     from chns.data.manifest import Manifest
 
-FloatArray = npt.NDArray[np.float32]
-Scorer = Callable[[FloatArray, IntArray, IntArray], FloatArray]
+Scorer = Callable[[Float32Array, IntArray, IntArray], Float32Array]
 Averaged = Literal["embeddings", "scores"]
 
 
@@ -127,7 +126,7 @@ def _require_distinct_models(enrolment_map: EnrolmentMap) -> None:
 def resolve_enrolment(trials: Trials, enrolment_map: EnrolmentMap, manifest: Manifest) -> ResolvedEnrolment:
     """Find the models of the trials in a map, and the utterances of both in a manifest.
 
-    Utterances are found by name as `chns.evaluation.utterance_names.find_utterances` does. Models that no trial names
+    Utterances are found by name as `chns.evaluation.trials.find_utterances` does. Models that no trial names
     are left out, so their utterances may be missing.
 
     Raises:
@@ -164,7 +163,7 @@ def score_enrolment(
     *,
     score: Scorer,
     averaged: Averaged = "embeddings",
-) -> FloatArray:
+) -> Float32Array:
     """Score trials against enrolment models.
 
     Args:
@@ -194,13 +193,13 @@ def score_enrolment(
     enrolment_rows, trials = _members(models, enrolment)
     counts = models.counts[enrolment]
     scores = score(np.asarray(embeddings, np.float32), enrolment_rows, test_rows[trials])
-    means: npt.NDArray[np.float64] = np.add.reduceat(scores, np.cumsum(counts) - counts, dtype=np.float64) / counts
+    means: Float64Array = np.add.reduceat(scores, np.cumsum(counts) - counts, dtype=np.float64) / counts
     return means.astype(np.float32)
 
 
-def _mean_embeddings(unit: FloatArray, models: EnrolmentModels) -> FloatArray:
+def _mean_embeddings(unit: Float32Array, models: EnrolmentModels) -> Float32Array:
     """Average of each model's embeddings, shape (models, dim)."""
-    sums: FloatArray = np.add.reduceat(unit[models.rows], models.starts)
+    sums: Float32Array = np.add.reduceat(unit[models.rows], models.starts)
     cancelled = np.flatnonzero(np.linalg.norm(sums, axis=1) < 1e-6 * models.counts)
     if len(cancelled):
         raise ValueError(

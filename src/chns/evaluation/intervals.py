@@ -28,8 +28,6 @@ __all__ = [
     "speaker_intervals",
 ]
 
-FloatArray = npt.NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class Interval:
@@ -138,8 +136,7 @@ def speaker_intervals(
 
 
 def paired_difference(
-    scores_a: npt.ArrayLike,
-    scores_b: npt.ArrayLike,
+    scores: tuple[npt.ArrayLike, npt.ArrayLike],
     is_target: npt.ArrayLike,
     enrolment_speakers: npt.ArrayLike,
     test_speakers: npt.ArrayLike,
@@ -155,8 +152,7 @@ def paired_difference(
     for both cancels: far narrower than what two separate intervals suggest, which may well overlap.
 
     Args:
-        scores_a: Scores of the first system, shape (trials,).
-        scores_b: Scores of the second, in the same order.
+        scores: Of system a and of system b, both of shape (trials,), in the same order.
         is_target: This and the rest as for `bootstrap_metrics` and `interval`.
         enrolment_speakers: Speaker of each trial's enrolment, shape (trials,).
         test_speakers: Speaker of its test utterance, shape (trials,).
@@ -169,12 +165,11 @@ def paired_difference(
         ValueError: If the systems differ in their number of scores; else as `bootstrap_metrics` and `interval`.
     """
     _require_level(level)
-    if np.shape(scores_a) != np.shape(scores_b):
-        raise ValueError(
-            f"scores_a and scores_b must be of the same trials, got {np.shape(scores_a)} and {np.shape(scores_b)}."
-        )
+    first, second = map(np.asarray, scores)
+    if first.shape != second.shape:
+        raise ValueError(f"scores must be of the same trials, got shapes {first.shape} and {second.shape}.")
     metrics = bootstrap_metrics(
-        np.stack((np.asarray(scores_a), np.asarray(scores_b))),
+        np.stack((first, second)),
         is_target,
         enrolment_speakers,
         test_speakers,

@@ -20,15 +20,14 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from chns.errors import ManifestError
+from chns.core.arrays import Float32Array, Float64Array, IntArray
+from chns.core.errors import ManifestError
 from chns.evaluation.pairs import unit_embeddings
 from chns.evaluation.scoring import require_rows
 
 if TYPE_CHECKING:
     from chns.data.manifest import Manifest
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 Kind = Literal["z", "t", "s", "as"]
 CohortOf = Literal["speakers", "utterances"]
 
@@ -49,7 +48,7 @@ def normalise(
     *,
     kind: Kind = "as",
     top_k: int | None = None,
-) -> npt.NDArray[np.float32]:
+) -> Float32Array:
     """Normalise cosine scores by those of a cohort.
 
     ``z`` subtracts the mean of the enrolment's scores against the cohort and divides by their standard deviation,
@@ -96,7 +95,7 @@ def normalise(
     statistics = _cohort_statistics(unit_embeddings(embeddings[used]), unit_cohort, top_k)
     statistics.require_deviations(used)
     by_side = [statistics.standardised(scores, np.searchsorted(used, rows)) for rows in sides]
-    normalised: FloatArray = np.mean(by_side, axis=0)
+    normalised: Float64Array = np.mean(by_side, axis=0)
     return normalised.astype(np.float32)
 
 
@@ -121,8 +120,8 @@ def require_top_k(kind: Kind, top_k: int | None, cohort_size: int) -> None:
 class _CohortStatistics(NamedTuple):
     """Mean and standard deviation of each embedding's scores against the cohort, shape (embeddings,)."""
 
-    mean: FloatArray
-    deviation: FloatArray
+    mean: Float64Array
+    deviation: Float64Array
 
     def require_deviations(self, rows: IntArray) -> None:
         flat = np.flatnonzero(self.deviation < _SMALLEST_DEVIATION)
@@ -132,13 +131,11 @@ class _CohortStatistics(NamedTuple):
                 f"({len(flat)} such rows). The cohort must hold more than one voice."
             )
 
-    def standardised(self, scores: FloatArray, positions: IntArray) -> FloatArray:
+    def standardised(self, scores: Float64Array, positions: IntArray) -> Float64Array:
         return (scores - self.mean[positions]) / self.deviation[positions]
 
 
-def _cohort_statistics(
-    unit: npt.NDArray[np.float32], unit_cohort: npt.NDArray[np.float32], top_k: int | None
-) -> _CohortStatistics:
+def _cohort_statistics(unit: Float32Array, unit_cohort: Float32Array, top_k: int | None) -> _CohortStatistics:
     mean, deviation = np.empty((2, len(unit)))
     at_once = max(_FEWEST_ROWS_AT_ONCE, _SCORES_AT_ONCE // len(unit_cohort))
     for start in range(0, len(unit), at_once):

@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from chns.errors import ManifestError, TrialError
+from chns.core.arrays import BoolArray, Float32Array, IntArray
+from chns.core.errors import ManifestError, TrialError
 from chns.evaluation.trials import Trials
 
 if TYPE_CHECKING:
     from chns.data.manifest import Manifest
 
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float32]
 Nontargets = Literal["random", "hardest"]
 
 
@@ -31,7 +29,7 @@ def make_trials(
     targets_per_speaker: int | None = None,
     num_nontargets: int | None = None,
     nontargets: Nontargets = "random",
-    embeddings: FloatArray | None = None,
+    embeddings: Float32Array | None = None,
     same_column: str | None = None,
     cross_session: bool = False,
     seed: int = 0,
@@ -106,7 +104,7 @@ def _draw_nontargets(
     manifest: Manifest,
     count: int,
     *,
-    embeddings: FloatArray | None,
+    embeddings: Float32Array | None,
     same_column: str | None,
     rng: np.random.Generator,
 ) -> tuple[IntArray, IntArray]:
@@ -173,7 +171,7 @@ class Pairs:
             if end > first:
                 yield first, end - first
 
-    def most_similar(self, unit: FloatArray, count: int) -> tuple[IntArray, IntArray]:
+    def most_similar(self, unit: Float32Array, count: int) -> tuple[IntArray, IntArray]:
         """Both rows of the ``count`` pairs with the highest cosine, highest first.
 
         Compares tile by tile and keeps only candidates that may still be among the highest, so the memory is that of
@@ -216,7 +214,7 @@ def _run_ends(is_new: BoolArray) -> IntArray:
     return np.repeat(ends, np.diff(ends, prepend=0))
 
 
-def unit_embeddings(embeddings: npt.ArrayLike) -> FloatArray:
+def unit_embeddings(embeddings: npt.ArrayLike) -> Float32Array:
     """Embeddings scaled to length 1, so that their dot product is the cosine.
 
     Args:
@@ -238,5 +236,5 @@ def unit_embeddings(embeddings: npt.ArrayLike) -> FloatArray:
             f"embeddings must be finite and not zero, got row {unusable[0]} ({len(unusable)} such rows). "
             f"Check the model and the recording."
         )
-    unit: FloatArray = embeddings / lengths
+    unit: Float32Array = embeddings / lengths
     return unit

@@ -7,16 +7,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from chns.errors import TrialError
+from chns.core.arrays import BoolArray, Float32Array, Float64Array, IntArray
+from chns.core.errors import TrialError
+from chns.core.files import atomic_path, number
 from chns.evaluation.pairs import unit_embeddings
-from chns.evaluation.trials import FieldLines, IntArray, Trials, require_plain_names
-from chns.files import atomic_path
+from chns.evaluation.trials import FieldLines, Trials, require_plain_names
 
 _TRIALS_AT_ONCE = 8192  # their embeddings stay in the processor's cache
 _LABELS = {"nontarget": False, "0": False, "target": True, "1": True}
 
 
-def cosine_scores(embeddings: npt.ArrayLike, enrolment_rows: IntArray, test_rows: IntArray) -> npt.NDArray[np.float32]:
+def cosine_scores(embeddings: npt.ArrayLike, enrolment_rows: IntArray, test_rows: IntArray) -> Float32Array:
     """Cosine of the two embeddings of each trial.
 
     The raw cosine, not (cosine + 1) / 2: thresholds would not carry over between the two.
@@ -79,11 +80,13 @@ def write_scores(path: Path | str, trials: Trials, scores: npt.NDArray[np.floati
         file.writelines(" ".join(fields) + "\n" for fields in zip(*columns, strict=True))
 
 
-def read_scores(path: Path | str) -> tuple[Trials, npt.NDArray[np.float64]]:
+def read_scores(path: Path | str) -> tuple[Trials, Float64Array]:
     """Read a score file.
 
     Args:
-        path: Lines of ``ENROL TEST SCORE LABEL`` with LABEL one of target, nontarget, 1 and 0, or all without LABEL.
+        path: Lines of ``ENROL TEST SCORE LABEL`` with LABEL one of target, nontarget, 1 and 0, or all without LABEL, or
+            all ``ENROL TEST LABEL SCORE``. Which of both orders it is, words tell; where labels are digits, the file is
+            read as the first if its last column holds nothing but labels.
 
     Returns:
         The trials, and their scores, shape (trials,).
@@ -91,7 +94,7 @@ def read_scores(path: Path | str) -> tuple[Trials, npt.NDArray[np.float64]]:
     Raises:
         FileNotFoundError: If there is no such file.
         TrialError: If it is empty or not UTF-8, or a line has another number of fields, a score that is not a finite
-            number or a label that is none.
+            number in ASCII digits or a label that is none.
     """
     content = FieldLines.read(path, "score file")
     num_fields = 3 if content.counts[0] == 3 else 4
@@ -100,6 +103,8 @@ def read_scores(path: Path | str) -> tuple[Trials, npt.NDArray[np.float64]]:
         line = "ENROL TEST SCORE LABEL" if num_fields == 4 else "ENROL TEST SCORE"
         raise TrialError(f"score file must have lines like `{line}`, got {content.quote(num_leading)}.")
     enrolment, test, texts, *labels = content.columns(num_fields)
+    if labels and not _LABELS.keys() >= set(labels[0]) and _LABELS.keys() >= set(texts):
+        texts, labels = labels[0], [texts]
     scores = np.array([_number(text) for text in texts])
     if not np.isfinite(scores).all():
         raise TrialError(f"score must be a finite number, got {content.quote(int(np.argmin(np.isfinite(scores))))}.")
@@ -108,13 +113,14 @@ def read_scores(path: Path | str) -> tuple[Trials, npt.NDArray[np.float64]]:
 
 
 def _number(text: str) -> float:
+    """Python also takes ``1_000`` and the digits of all scripts for numbers."""
     try:
-        return float(text)
+        return number(text)
     except ValueError:
         return np.nan
 
 
-def _read_labels(labels: list[str], content: FieldLines) -> npt.NDArray[np.bool_]:
+def _read_labels(labels: list[str], content: FieldLines) -> BoolArray:
     unknown = set(labels) - _LABELS.keys()
     if unknown:
         line = next(line for line, label in enumerate(labels) if label in unknown)

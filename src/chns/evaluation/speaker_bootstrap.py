@@ -20,11 +20,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from chns.evaluation.metrics import REPORTED_P_TARGETS, ErrorRates, error_rates
-
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from chns.core.arrays import BoolArray, Float64Array, IntArray
+from chns.evaluation.metrics import REPORTED_P_TARGETS, ErrorRates, as_labels, error_rates
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +36,8 @@ class BootstrapMetrics:
             for all systems, so differences between rows are paired.
     """
 
-    estimate: Mapping[str, FloatArray]
-    resampled: Mapping[str, FloatArray]
+    estimate: Mapping[str, Float64Array]
+    resampled: Mapping[str, Float64Array]
 
 
 def bootstrap_metrics(
@@ -85,7 +82,7 @@ def bootstrap_metrics(
         bootstrap, which is right for both; its square, as if copies of a speaker met each other in target trials, would
         count all of it nearly three times.
     """
-    is_target = np.asarray(is_target)
+    is_target = as_labels(is_target)
     speakers = _trial_speakers(enrolment_speakers, test_speakers, is_target)
     system_scores = np.asarray(scores, dtype=np.float64)
     if system_scores.ndim != 2 or not len(system_scores) or system_scores.shape[1:] != is_target.shape:
@@ -139,8 +136,6 @@ def _trial_speakers(
             f"is_target, enrolment_speakers and test_speakers must have one shape (trials,), got {is_target.shape}, "
             f"{enrolment.shape}, {test.shape}."
         )
-    if is_target.dtype != np.bool_:
-        raise ValueError(f"is_target must be of type bool, got {is_target.dtype}.")
     if enrolment.dtype.kind != test.dtype.kind or test.dtype.kind not in "iuU":
         raise ValueError(
             "enrolment_speakers and test_speakers must both be integers or both strings, got "
@@ -194,10 +189,10 @@ class _Curve:
     nontarget_order: IntArray
     targets_before: IntArray
     nontargets_before: IntArray
-    thresholds: FloatArray
+    thresholds: Float64Array
 
     @classmethod
-    def of(cls, scores: FloatArray, is_target: BoolArray) -> _Curve:
+    def of(cls, scores: Float64Array, is_target: BoolArray) -> _Curve:
         order = np.argsort(scores)
         ascending, targets = scores[order], is_target[order]
         ends = np.concatenate(([0], np.flatnonzero(ascending[1:] != ascending[:-1]) + 1, [len(ascending)]))

@@ -1,28 +1,118 @@
-"""Trial lists: which utterances are compared, and whether one speaker is behind both.
+"""Find utterances by the names that lists give them, which are not always the manifest's.
+
+Trial lists: which utterances are compared, and whether one speaker is behind both.
 
 Read and write the lists that the field has, and find their utterances in a manifest.
+
+How much of a trial list can be scored with a manifest, and which of the official VoxCeleb1 lists it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import posixpath
+import re
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from chns.core.arrays import IntArray
+from chns.core.errors import TrialError
+
+if TYPE_CHECKING:
+    from chns.data.manifest import Manifest
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 
-from chns.errors import TrialError
-from chns.evaluation.utterance_names import find_utterances
-from chns.files import atomic_path
+from chns.core.arrays import BoolArray
+from chns.core.files import atomic_path
+from chns.data.manifest import Manifest
 
-if TYPE_CHECKING:
-    from chns.data.manifest import Manifest
+_AUDIO_SUFFIX = re.compile(
+    r"\.(wav|flac|ogg|oga|opus|mp3|m4a|mp4|aac|sph|nist|aif|aiff|aifc|au|snd|w64|caf|wv|wma|webm|pcm|raw)$",
+    re.IGNORECASE,
+)
 
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float32]
+
+def find_utterances(names: Sequence[str], manifest: Manifest, *, listed: str, place: Callable[[int], str]) -> IntArray:
+    """Find utterances that a list names in a manifest.
+
+    A name is matched, in this order and at last with its ``./``, double slashes and backslashes made plain, with the
+    manifest's utterance names, its paths, its paths without suffix
+    (lists say ``.wav`` where the corpus may be FLAC), and the ends of its paths (a list names
+    ``id10270/x/00001.wav``, the path may be ``test/wav/id10270/x/00001.flac``). A match counts only if it is the
+    only one.
+
+    Args:
+        names: Any of them may be there several times.
+        manifest: Where they are looked for.
+        listed: What names them, for error messages.
+        place: Where the name at a position stands, as ``file:line``.
+
+    Returns:
+        Row of each name, shape (names,), int64.
+
+    Raises:
+        TrialError: If a name matches no utterance or several: how many such names, and the first of them.
+    """
+    wanted = set(names)
+    found = matching_rows(wanted, manifest)
+    if len(found) == len(wanted):
+        return np.fromiter(map(found.__getitem__, names), np.int64, len(names))
+    unknown: dict[str, int] = {}
+    for position, name in enumerate(names):
+        if name not in found:
+            unknown.setdefault(name, position)
+    shown = ", ".join(f"{name!r} in {place(position)}" for name, position in islice(unknown.items(), 3))
+    raise TrialError(
+        f"{listed} must name one utterance of the manifest each time, got {len(unknown)} names that match none or "
+        f"several: {shown}{', ...' if len(unknown) > 3 else ''}. Check that list and manifest are of one corpus."
+    )
+
+
+def matching_rows(names: set[str], manifest: Manifest) -> dict[str, int]:
+    """Row of each name that matches exactly one utterance; see `find_utterances`."""
+    found: dict[str, int] = {}
+    for column in ("utterance", "path"):
+        found |= _match({name: name for name in names - found.keys()}, manifest.column(column))
+    for column in ("utterance", "path"):
+        found |= _match({name: _plain_path(name) for name in names - found.keys()}, manifest.column(column))
+    stems = {name: _without_suffix(_plain_path(name)) for name in names - found.keys()}
+    if stems:
+        path_stems = [_without_suffix(path) for path in manifest.column("path")]
+        found |= _match(stems, path_stems)
+        for depth in {stem.count("/") for stem in stems.values()}:
+            same_depth = {name: stem for name, stem in stems.items() if stem.count("/") == depth}
+            ends = ("/".join(path.rsplit("/", depth + 1)[-depth - 1 :]) for path in path_stems)
+            found = _match(same_depth, ends) | found
+    return found
+
+
+def _match(keys: dict[str, str], candidates: Iterable[str]) -> dict[str, int]:
+    """Row of the one candidate that equals each name's key; a name whose key occurs never or twice is left out."""
+    wanted = set(keys.values())
+    rows: dict[str, int] = {}
+    repeated = set()
+    for row, candidate in enumerate(candidates):
+        if candidate in wanted:
+            if candidate in rows:
+                repeated.add(candidate)
+            rows[candidate] = row
+    return {name: rows[key] for name, key in keys.items() if key in rows and key not in repeated}
+
+
+def _without_suffix(path: str) -> str:
+    """Only suffixes of audio go: what is behind the dot of ``take.2`` is part of the name."""
+    return _AUDIO_SUFFIX.sub("", path)
+
+
+def _plain_path(name: str) -> str:
+    """Paths written as ``./a//0.wav``, or with backslashes, are ``a/0.wav``."""
+    return posixpath.normpath(name.replace("\\", "/"))
 
 
 class _Form(NamedTuple):
@@ -146,10 +236,12 @@ class FieldLines(NamedTuple):
         except UnicodeDecodeError as error:
             number = content.count(b"\n", 0, error.start) + 1
             raise TrialError(f"{name} must be UTF-8 text, got {error.reason} in {path}:{number}.") from error
+        del content
         fields: list[str] = []
         ends = [0]
-        for line in text.split("\n"):
-            fields.extend(line.split())
+        known: dict[str, str] = {}  # a name is kept once, however many trials have it
+        for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n"):
+            fields.extend([known.setdefault(field, field) for field in line.split()])
             ends.append(len(fields))
         counts = np.diff(ends)
         if not fields:
@@ -234,6 +326,47 @@ def require_plain_names(trials: Trials) -> None:
             )
 
 
+def contradictions(trials: Trials, enrolment: npt.NDArray[np.generic], test: npt.NDArray[np.generic]) -> list[str]:
+    """What labels say against the speakers of a manifest, and pairs that are there twice, in sentences to print.
+
+    Args:
+        trials: Labelled or not.
+        enrolment: Row of each trial's enrolment utterance or number of its model, shape (trials,).
+        test: Row of its test utterance, shape (trials,).
+
+    Returns:
+        A sentence for pairs that are both target and non-target, in either order, and one for repeated trials.
+    """
+    first, second = np.minimum(enrolment, test).astype(np.int64), np.maximum(enrolment, test).astype(np.int64)
+    order = np.lexsort((second, first))
+    same = (first[order][1:] == first[order][:-1]) & (second[order][1:] == second[order][:-1])
+    found = []
+    if trials.is_target is not None:
+        labels = trials.is_target[order]
+        both = np.flatnonzero(same & (labels[1:] != labels[:-1]))
+        found += _said(trials, order[both + 1], "as target and as non-target", "trials name their pair")
+        same &= labels[1:] == labels[:-1]
+    return found + _said(trials, order[np.flatnonzero(same) + 1], "before", "trials were there")
+
+
+def label_contradictions(
+    trials: Trials, enrolment_speakers: npt.NDArray[np.generic], test_speakers: npt.NDArray[np.generic]
+) -> list[str]:
+    """A sentence if labels disagree with the speakers of the utterances: how many, and the first."""
+    if trials.is_target is None:
+        return []
+    wrong = np.flatnonzero((enrolment_speakers == test_speakers) != trials.is_target)
+    return _said(trials, wrong, "otherwise than the manifest's speakers", "trials are labelled")
+
+
+def _said(trials: Trials, numbers: IntArray, how: str, what: str) -> list[str]:
+    if not len(numbers):
+        return []
+    trial = int(numbers.min())
+    pair = f"{trials.enrolment[trial]} {trials.test[trial]}"
+    return [f"warning: {len(numbers):,} {what} {how}, the first in {trials.place(trial)}: {pair!r}"]
+
+
 def resolve(trials: Trials, manifest: Manifest) -> tuple[IntArray, IntArray]:
     """Find the utterances of the trials in a manifest, by name as `find_utterances` does.
 
@@ -247,3 +380,64 @@ def resolve(trials: Trials, manifest: Manifest) -> tuple[IntArray, IntArray]:
     rows = find_utterances(names, manifest, listed="trials", place=lambda position: trials.place(position // 2))
     enrolment, test = rows.reshape(-1, 2).T.copy()
     return enrolment, test
+
+
+_OFFICIAL = {  # trials, targets
+    (37_720, 18_860): "Vox1-O (original)",
+    (37_611, 18_802): "Vox1-O (cleaned)",
+    (581_480, 290_743): "Vox1-E (original)",
+    (579_818, 289_921): "Vox1-E (cleaned)",
+    (552_536, 276_270): "Vox1-H (original)",
+    (550_894, 275_488): "Vox1-H (cleaned)",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class TrialCoverage:
+    """What of a trial list a manifest covers.
+
+    Attributes:
+        official_name: The VoxCeleb1 list that has as many trials and targets; None if none has.
+        num_trials: Of the list.
+        remaining: Those whose two utterances the manifest has.
+        missing: Names of the list that match no utterance of the manifest, or several; sorted.
+    """
+
+    official_name: str | None
+    num_trials: int
+    remaining: Trials
+    missing: list[str]
+
+    def write(self, folder: Path, stem: str) -> list[Path]:
+        """Write ``STEM.missing.txt`` and, if any trial remains, ``STEM.txt``; nothing if nothing is missing.
+
+        Returns:
+            The files.
+        """
+        if not self.missing:
+            return []
+        files = [folder / f"{stem}.missing.txt"]
+        with atomic_path(files[0]) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(f"{name}\n" for name in self.missing)
+        if len(self.remaining):
+            files.append(folder / f"{stem}.txt")
+            form = "unlabelled" if self.remaining.is_target is None else "voxceleb"
+            write_trials(files[1], self.remaining, form=form)
+        return files
+
+
+def trial_coverage(trials: Trials, manifest: Manifest) -> TrialCoverage:
+    """Look every utterance of a list up in a manifest, by name as `find_utterances` does."""
+    names = {*trials.enrolment, *trials.test}
+    missing = names - matching_rows(names, manifest).keys()
+    rows = [row for row, pair in enumerate(zip(trials.enrolment, trials.test, strict=True)) if missing.isdisjoint(pair)]
+    remaining = Trials(
+        [trials.enrolment[row] for row in rows],
+        [trials.test[row] for row in rows],
+        None if trials.is_target is None else trials.is_target[np.array(rows, np.int64)],
+        source=trials.source,
+    )
+    official = None
+    if trials.is_target is not None:
+        official = _OFFICIAL.get((len(trials), int(trials.is_target.sum())))
+    return TrialCoverage(official, len(trials), remaining, sorted(missing))

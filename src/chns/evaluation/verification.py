@@ -1,4 +1,7 @@
-"""Score trials with a model. Kept apart from `chns.evaluation.scoring`, which does not import torch."""
+"""Score trials with a model. Kept apart from `chns.evaluation.scoring`, which does not import torch.
+
+Scores of trials together with the quality of their recordings, for calibration.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,17 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from chns.core.arrays import Float32Array, Float64Array, IntArray
 from chns.data.manifest import Manifest
-from chns.embedding import centroids_of, embed_utterances
 from chns.encoders import SpeakerEncoder
+from chns.evaluation.embedder import embed_utterances
 from chns.evaluation.enrolment import Averaged, EnrolmentModels, score_enrolment
 from chns.evaluation.normalisation import CohortNormalisation, normalise
 from chns.evaluation.pairs import unit_embeddings
 from chns.evaluation.scoring import cosine_scores
-
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float32]
+from chns.sampling.flat_groups import centroids_of
 
 
 def score_trials(
@@ -33,7 +34,7 @@ def score_trials(
     num_workers: int = 0,
     device: torch.device | str = "cpu",
     sharded: bool = False,
-) -> FloatArray:
+) -> Float32Array:
     """Cosine of the whole utterances of each trial; an utterance of several trials is embedded once.
 
     Args:
@@ -78,11 +79,11 @@ def score_trials(
 class _Cohort(NamedTuple):
     """Embeddings of the cohort, shape (cohort, dim), and what is to be subtracted from all others, shape (dim,)."""
 
-    embeddings: FloatArray
-    mean: FloatArray
+    embeddings: Float32Array
+    mean: Float32Array
 
 
-def _cohort(embeddings: FloatArray, normalisation: CohortNormalisation) -> _Cohort:
+def _cohort(embeddings: Float32Array, normalisation: CohortNormalisation) -> _Cohort:
     """The mean is that of the embeddings as the encoder gives them, over utterances, as in WeSpeaker."""
     mean = np.zeros(embeddings.shape[1], np.float32)
     if normalisation.subtract_mean:
@@ -94,13 +95,13 @@ def _cohort(embeddings: FloatArray, normalisation: CohortNormalisation) -> _Coho
 
 
 def _normalised_scores(
-    embeddings: FloatArray,
+    embeddings: Float32Array,
     enrolment_rows: IntArray,
     test_rows: IntArray,
     *,
-    cohort: FloatArray,
+    cohort: Float32Array,
     normalisation: CohortNormalisation,
-) -> FloatArray:
+) -> Float32Array:
     scores = cosine_scores(embeddings, enrolment_rows, test_rows)
     return normalise(
         scores,
@@ -110,4 +111,38 @@ def _normalised_scores(
         cohort,
         kind=normalisation.kind,
         top_k=normalisation.top_k,
+    )
+
+
+class MeasuredTrials(NamedTuple):
+    """What is known of trials beside their labels.
+
+    Attributes:
+        scores: Cosines, shape (trials,).
+        quality: Values of the enrolment and the test utterance, shape (trials, 2), by measure: ``duration`` in seconds,
+            ``magnitude``, the length of the raw embedding.
+    """
+
+    scores: Float32Array
+    quality: dict[str, Float64Array]
+
+
+def measure_trials(
+    model: SpeakerEncoder,
+    manifest: Manifest,
+    enrolment: IntArray,
+    test: IntArray,
+    *,
+    num_workers: int = 0,
+    device: torch.device | str = "cpu",
+) -> MeasuredTrials:
+    """Score trials as `chns.evaluation.verification.score_trials`, see there for the arguments, and measure quality."""
+    used, rows = np.unique(np.stack((enrolment, test), axis=1), return_inverse=True)
+    rows = rows.reshape(-1, 2)
+    utterances = manifest.take(used)
+    embeddings = embed_utterances(model, utterances, num_workers=num_workers, device=device)
+    magnitudes = np.linalg.norm(embeddings.astype(np.float64), axis=1)
+    return MeasuredTrials(
+        cosine_scores(embeddings, rows[:, 0], rows[:, 1]),
+        {"duration": utterances.durations_seconds[rows], "magnitude": magnitudes[rows]},
     )

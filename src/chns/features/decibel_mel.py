@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from chns.features.utterance_mean import inside_utterance, require_batch, without_padding
+from chns.features.log_mel import inside_utterance, require_batch, without_padding
 
 _POWER_FLOOR = 1e-10
 

@@ -1,4 +1,6 @@
-"""Log-mel features as a torch module, so that they are part of the exported model.
+"""What features of a padded batch have in common: its shape, which frames count, and the utterance's mean.
+
+Log-mel features as a torch module, so that they are part of the exported model.
 
 Windowing, removal of the frame's mean, pre-emphasis and the Fourier transform are all linear, so they are folded into
 one matrix: a frame costs one product with a 400 x 512 matrix, exports to any runtime, and needs no complex numbers.
@@ -12,18 +14,64 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from chns.features.utterance_mean import require_batch, without_padding
+
+def require_batch(waveforms: Tensor, frame_samples: int) -> None:
+    """Refuse what is no batch of waveforms of at least a frame.
+
+    Raises:
+        ValueError: If waveforms do not have the shape (batch, samples), or are shorter than a frame.
+    """
+    if waveforms.ndim != 2 or waveforms.shape[1] < frame_samples:
+        raise ValueError(
+            f"waveforms must have shape (batch, samples) with at least {frame_samples} samples, one frame, "
+            f"got {tuple(waveforms.shape)}."
+        )
+
+
+def inside_utterance(features: Tensor, num_frames: Tensor) -> Tensor:
+    """Whether a frame belongs to its utterance rather than to the padding.
+
+    Args:
+        features: Shape (batch, frames, mels).
+        num_frames: Frames of each utterance, shape (batch,).
+
+    Returns:
+        Booleans of shape (batch, frames, 1).
+    """
+    return (torch.arange(features.shape[1], device=features.device) < num_frames[:, None])[:, :, None]
+
+
+def without_padding(features: Tensor, num_frames: Tensor | None, *, subtract_mean: bool) -> Tensor:
+    """Set padding to zero, and subtract each utterance's mean from each mel if wished.
+
+    Args:
+        features: Finite, shape (batch, frames, mels).
+        num_frames: Frames of each utterance, shape (batch,), or None if nothing is padding.
+        subtract_mean: Whether to.
+    """
+    if num_frames is None:
+        return features - features.mean(1, keepdim=True) if subtract_mean else features
+    inside = inside_utterance(features, num_frames)
+    features = features * inside
+    if not subtract_mean:
+        return features
+    mean = features.sum(1, keepdim=True) / num_frames[:, None, None]
+    return (features - mean) * inside
+
 
 Window = Literal["povey", "hamming"]
+
+
+_PREEMPHASIS = 0.97  # Kaldi's; nothing that is imported has another
 
 
 class LogMel(nn.Module):
     """Waveforms to log-mel filterbank features, as Kaldi computes them (without dither).
 
-    Each frame of 25 ms: subtract its mean, pre-emphasise, apply a window, take the power spectrum of 512 points, sum it
-    in triangular mel filters, take the logarithm. Then the mean over the utterance's frames is subtracted from each
-    mel. Only whole frames count (``snip_edges``); samples are scaled to 16 bits first, so the floor under the logarithm
-    is never reached by speech.
+    Each frame of 25 ms: subtract its mean, pre-emphasise by 0.97, apply a window, take the power spectrum of 512
+    points, sum it in triangular mel filters, take the logarithm. Then the mean over the utterance's frames is
+    subtracted from each mel. Only whole frames count (``snip_edges``); samples are scaled to 16 bits first, so the
+    floor under the logarithm is never reached by speech.
 
     Args:
         num_mels: Number of mel filters.
@@ -32,7 +80,6 @@ class LogMel(nn.Module):
         hop_seconds: Distance between frames.
         low_hz: Lower edge of the lowest filter.
         high_hz: Upper edge of the highest filter; by default half the sample rate.
-        preemphasis: Coefficient of the pre-emphasis.
         window: "povey", Kaldi's default, or "hamming", which WeSpeaker's models are trained with.
         subtract_mean: Whether each utterance's mean is subtracted.
 
@@ -56,7 +103,6 @@ class LogMel(nn.Module):
         hop_seconds: float = 0.010,
         low_hz: float = 20.0,
         high_hz: float | None = None,
-        preemphasis: float = 0.97,
         window: Window = "povey",
         subtract_mean: bool = True,
     ) -> None:
@@ -85,7 +131,7 @@ class LogMel(nn.Module):
         self.hop_samples = round(hop_seconds * sample_rate_hz)
         self.window = window
         self.subtract_mean = subtract_mean
-        spectrum = _spectrum_matrix(self.frame_samples, points, preemphasis, window)
+        spectrum = _spectrum_matrix(self.frame_samples, points, window)
         filters = _mel_filters(num_mels, points, sample_rate_hz, low_hz, high_hz)
         self.register_buffer("spectrum", spectrum, persistent=False)
         self.register_buffer("filters", filters, persistent=False)
@@ -117,7 +163,7 @@ class LogMel(nn.Module):
             return without_padding(features, num_frames, subtract_mean=self.subtract_mean)
 
 
-def _spectrum_matrix(frame_samples: int, points: int, preemphasis: float, window: Window) -> Tensor:
+def _spectrum_matrix(frame_samples: int, points: int, window: Window) -> Tensor:
     """Matrix M such that ``frame @ M`` is the real, then the imaginary part of the prepared frame's spectrum.
 
     Shape (frame_samples, 2 * (points // 2)): without the highest bin, which lies under no filter.
@@ -129,8 +175,8 @@ def _spectrum_matrix(frame_samples: int, points: int, preemphasis: float, window
     fourier = torch.cat([angles.cos(), -angles.sin()], dim=1)
     windowed = weights[:, None] * fourier
     emphasised = windowed.clone()  # each sample less a share of the one before it, the first less a share of itself
-    emphasised[:-1] -= preemphasis * windowed[1:]
-    emphasised[0] -= preemphasis * windowed[0]
+    emphasised[:-1] -= _PREEMPHASIS * windowed[1:]
+    emphasised[0] -= _PREEMPHASIS * windowed[0]
     scale_to_16_bits = 2.0**15
     return (scale_to_16_bits * (emphasised - emphasised.mean(0))).float()
 

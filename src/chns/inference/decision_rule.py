@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from chns.errors import ModelFileError
+from chns.core.errors import ModelFileError
 from chns.evaluation.calibration import Calibration, is_number
+
+_OF_STRANGERS = 0.0  # mean cosine of directions that have nothing in common
 
 Measures = Mapping[str, tuple[float, float]]
 
@@ -25,11 +27,38 @@ class DecisionRule:
         score_threshold: The lowest score that is accepted where the quality of the recordings is not known; None if
             nothing states one.
         llr_threshold: The lowest log-likelihood ratio that is accepted; None if it is the score that decides.
+        is_the_models: Whether the model states all this, and not the caller.
     """
 
     calibration: Calibration | None
     score_threshold: float | None
     llr_threshold: float | None
+    is_the_models: bool = True
+
+    def warnings(self, threshold: float, measures: Measures | None = None) -> tuple[str, ...]:
+        """What makes the model's own rule suspect, in words: a bundle may come from somebody who wants to be let in.
+
+        Voices that have nothing in common score about 0, so that a rule which accepts 0 accepts about every second
+        stranger. A threshold that the caller gave is the caller's business.
+
+        Args:
+            threshold: The lowest score that is accepted.
+            measures: Quality of the two recordings, if it is known.
+        """
+        found = []
+        if self.is_the_models and threshold <= _OF_STRANGERS:
+            found.append(
+                f"the model accepts scores from {threshold:.3g} on, but strangers score about {_OF_STRANGERS:g}: it "
+                f"lets nearly everybody pass. Find a threshold with `chns calibrate`, or give one (--threshold)"
+            )
+        if self.calibration is not None and (measures is not None or not self.calibration.quality):
+            ratio = self.log_likelihood_ratio(_OF_STRANGERS, measures or {})
+            if ratio is not None and ratio >= 0:
+                found.append(
+                    f"the model's calibration takes a score of {_OF_STRANGERS:g}, which strangers have, for evidence "
+                    f"of one speaker (log-likelihood ratio {ratio:.3g}): its ratios cannot be believed"
+                )
+        return tuple(found)
 
     @classmethod
     def of_bundle(cls, metrics: Mapping[str, Any], *, threshold: float | None) -> DecisionRule:
@@ -46,7 +75,7 @@ class DecisionRule:
         calibration = None if stated is None else Calibration.from_json(stated)
         validated = _validation_threshold(metrics.get("validation"))
         if threshold is not None:
-            return cls(calibration, float(threshold), None)
+            return cls(calibration, float(threshold), None, is_the_models=False)
         if stated is not None and "threshold" in stated:
             return cls(calibration, *_calibrated_thresholds(stated))
         if validated is None and calibration is not None:

@@ -22,14 +22,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from chns.checkpoint import Architecture
+from chns.bundle.bundle import Architecture
+from chns.bundle.bundle_graph import LARGEST_DISTANCE, checked_distance
+from chns.bundle.graph import Graph, largest_distance, model_graph, onnx_graph
+from chns.bundle.onnx_file import OPSET, write_onnx
+from chns.core.arrays import Float32Array
+from chns.core.errors import ConfigError
+from chns.core.files import atomic_path
 from chns.encoders import SpeakerEncoder
-from chns.errors import ConfigError
 from chns.features import LogMel
-from chns.files import atomic_path
-from chns.inference.export import LARGEST_DISTANCE, Exported, checked_distance, require_suffix
-from chns.inference.graph import FloatArray, Graph, largest_distance, model_graph, onnx_graph
-from chns.inference.onnx_file import OPSET, write_onnx
+from chns.inference.export import Exported, require_suffix
 
 _NUM_MELS = 80
 _LOW_HZ = 20.0
@@ -39,7 +41,6 @@ _FIXED_SETTINGS = {
     "num_mels": _NUM_MELS,
     "frame_seconds": 0.025,
     "hop_seconds": 0.010,
-    "preemphasis": 0.97,
     "window": "povey",
 }
 
@@ -73,7 +74,7 @@ class SherpaEncoder(nn.Module):
 
 
 def export_for_sherpa(
-    model: SpeakerEncoder, architecture: Architecture, path: Path, *, check: Sequence[FloatArray], comment: str = ""
+    model: SpeakerEncoder, architecture: Architecture, path: Path, *, check: Sequence[Float32Array], comment: str = ""
 ) -> tuple[Exported, float]:
     """Write a model for sherpa-onnx, and check the file before it gets its name.
 
@@ -156,9 +157,9 @@ class _MirroredLogMel(nn.Module):
 def _in_front_of(graph: Graph, sample_rate_hz: int) -> Graph:
     features = sherpa_features(sample_rate_hz)
 
-    def run(waveforms: FloatArray) -> FloatArray:
+    def run(waveforms: Float32Array) -> Float32Array:
         with torch.inference_mode():
-            frames: FloatArray = features(torch.from_numpy(waveforms)).numpy()
+            frames: Float32Array = features(torch.from_numpy(waveforms)).numpy()
         return graph(frames)
 
     return run

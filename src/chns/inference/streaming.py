@@ -18,11 +18,11 @@ from typing import NamedTuple
 import numpy as np
 import soxr
 
-from chns.inference.quality import MIN_SECONDS, WINDOW_SECONDS, FloatArray, as_waveform, checked_rate, measure_quality
-from chns.inference.store import Match, VoiceprintStore
-from chns.inference.store_arguments import unit_length
+from chns.core.arrays import Float32Array
+from chns.inference.listening import MIN_SECONDS, WINDOW_SECONDS, as_waveform, checked_rate, measure_quality
 from chns.inference.verifier import AudioArray, Verifier
-from chns.inference.voiceprint_search import VoiceprintSearch
+from chns.store.content import VoiceprintSearch
+from chns.store.voiceprints import Match, VoiceprintStore, unit_length
 
 _MIN_HOP_SECONDS = 0.01
 
@@ -44,7 +44,7 @@ class StreamingVerifier:
     def __init__(
         self,
         verifier: Verifier,
-        voiceprint: FloatArray,
+        voiceprint: Float32Array,
         *,
         sample_rate_hz: int,
         window_seconds: float = 3.0,
@@ -113,7 +113,7 @@ class StreamingIdentifier:
     def __init__(
         self,
         verifier: Verifier,
-        speakers: VoiceprintStore | Mapping[str, FloatArray],
+        speakers: VoiceprintStore | Mapping[str, Float32Array],
         *,
         sample_rate_hz: int,
         window_seconds: float = 3.0,
@@ -150,13 +150,13 @@ class StreamingIdentifier:
 class _NamedVoiceprints:
     """Voiceprints in memory, searched as a store is."""
 
-    def __init__(self, voiceprints: Mapping[str, FloatArray], dim: int) -> None:
+    def __init__(self, voiceprints: Mapping[str, Float32Array], dim: int) -> None:
         if not voiceprints:
             raise ValueError("speakers must hold at least one voiceprint, got none.")
         self._names = list(voiceprints)
         self._search = VoiceprintSearch(np.stack([unit_length(vector, (dim,)) for vector in voiceprints.values()]))
 
-    def identify(self, embedding: FloatArray, *, top: int) -> list[Match]:
+    def identify(self, embedding: Float32Array, *, top: int) -> list[Match]:
         rows, scores = self._search.best(embedding, top)
         return [Match(self._names[row], score) for row, score in zip(rows.tolist(), scores.tolist(), strict=True)]
 
@@ -164,7 +164,7 @@ class _NamedVoiceprints:
 class _Window(NamedTuple):
     start_seconds: float
     end_seconds: float
-    embedding: FloatArray | None
+    embedding: Float32Array | None
 
 
 class _EmbeddedStream:
@@ -190,7 +190,7 @@ class _EmbeddedStream:
             end = start + len(waveform)
             yield _Window(start / self._rate_hz, end / self._rate_hz, self._embedding(waveform))
 
-    def _windows(self, chunk: AudioArray) -> list[tuple[int, FloatArray]]:
+    def _windows(self, chunk: AudioArray) -> list[tuple[int, Float32Array]]:
         """The windows that a chunk completes, and the sample at which each starts."""
         arrived = self._resampler.resample_chunk(as_waveform(np.asarray(chunk)))
         samples = np.concatenate((self._waiting, arrived))
@@ -202,7 +202,7 @@ class _EmbeddedStream:
         self._waiting = samples[done:].copy()  # a view would keep all the samples alive
         return windows
 
-    def _embedding(self, waveform: FloatArray) -> FloatArray | None:
+    def _embedding(self, waveform: Float32Array) -> Float32Array | None:
         if measure_quality(waveform, sample_rate_hz=self._rate_hz).is_silent:
             return None
         return self._verifier.embed(waveform, self._rate_hz).vector

@@ -6,42 +6,37 @@
 A recording of up to 30 s is embedded whole, as ``chns evaluate`` does. Of a longer one the unit-length embeddings of
 its windows are averaged, without the silent ones; so an hour takes no more memory than half a minute.
 
-Neither the training nor faiss nor pyarrow is imported, for the first answer is what a user waits for. What remains is
-the import of torch: ``benchmarks/inference.py`` shows its share.
+A bundle's graph runs on onnxruntime; torch is imported only for a bundle without one, or if it is asked for. Neither
+the training nor faiss nor pyarrow is, for the first answer is what a user waits for.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from tqdm import tqdm
 
-from chns.checkpoint import Bundle, load_bundle
-from chns.errors import AudioError, ModelFileError
+from chns.bundle.bundle import Bundle, load_bundle
+from chns.bundle.bundle_graph import GraphBundle, load_graph_bundle
+from chns.core.arrays import Float32Array
+from chns.core.errors import AudioError, ModelFileError
+from chns.data.audio import Channel, channel_number, channels_differ, file_channels_differ
 from chns.inference.decision_rule import DecisionRule
-from chns.inference.quality import (
-    MIN_SECONDS,
-    FloatArray,
-    Quality,
-    array_windows,
-    file_windows,
-    joint_quality,
-    measure_quality,
-)
+from chns.inference.listening import MIN_SECONDS, Quality, array_windows, file_windows, joint_quality, measure_quality
 
 if TYPE_CHECKING:
-    from chns.inference.store import Match, VoiceprintStore
+    from chns.bundle.graph import Graph
+    from chns.store.voiceprints import Match, VoiceprintStore
 
 AudioPath = str | os.PathLike[str]
 AudioArray = npt.NDArray[np.int16] | npt.NDArray[np.floating]
+Backend = Literal["auto", "onnx", "torch"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +49,7 @@ class Embedding:
         quality: How good the recording is.
     """
 
-    vector: FloatArray
+    vector: Float32Array
     magnitude: float
     quality: Quality
 
@@ -71,6 +66,7 @@ class Decision:
             recordings' own, and may lie beyond what a cosine can be.
         accepted: Whether the score says that the speaker is the same.
         quality: Of the first and of the second recording; their `warnings` say why the decision may be wrong.
+        warnings: Why the model's rule itself may be, in words; see `DecisionRule.warnings`.
     """
 
     score: float
@@ -78,6 +74,7 @@ class Decision:
     threshold: float
     accepted: bool
     quality: tuple[Quality, Quality]
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """All of it as JSON values."""
@@ -100,8 +97,8 @@ class Verifier:
     """A trained model, ready for use.
 
     Args:
-        bundle: The model.
-        device: Where it runs.
+        bundle: The model, or its graph.
+        device: Where it runs; a graph on the CPU only.
         threshold: The lowest score that is accepted, whatever the quality of the recordings. By default what the bundle
             states: the threshold of its calibration (`chns calibrate`); without one, that of its validation.
 
@@ -110,16 +107,18 @@ class Verifier:
         ModelFileError: If the bundle's threshold or calibration is not one.
     """
 
-    def __init__(self, bundle: Bundle, *, device: str = "cpu", threshold: float | None = None) -> None:
+    def __init__(self, bundle: Bundle | GraphBundle, *, device: str = "cpu", threshold: float | None = None) -> None:
         if threshold is not None and not -1 <= threshold <= 1:
             raise ValueError(f"threshold must be a cosine, between -1 and 1, got {threshold}.")
         self._rule = DecisionRule.of_bundle(bundle.metrics, threshold=threshold)
-        try:
-            self._model = bundle.model.to(device)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"device must be one that this machine has, got {device!r} ({error}).") from error
-        self._device = device
-        self._min_samples = max(round(MIN_SECONDS * self.sample_rate_hz), bundle.model.features.frame_samples)
+        if isinstance(bundle, GraphBundle):
+            if device != "cpu":
+                raise ValueError(f"device must be cpu for a graph, got {device!r}. Use the backend torch.")
+            self._run, self._sample_rate_hz, frame_samples = bundle.run, bundle.sample_rate_hz, bundle.frame_samples
+        else:
+            self._run = _on_device(bundle, device)
+            self._sample_rate_hz, frame_samples = bundle.model.sample_rate_hz, bundle.model.features.frame_samples
+        self._min_samples = max(round(MIN_SECONDS * self.sample_rate_hz), frame_samples)
         self.model_digest = bundle.digest
 
     @classmethod
@@ -129,16 +128,44 @@ class Verifier:
         *,
         device: str = "cpu",
         threshold: float | None = None,
+        backend: Backend = "auto",
         trusted_packages: Collection[str] = (),
     ) -> Verifier:
-        """Read a bundle, also ``hf://owner/name``; see `chns.checkpoint.load_bundle` and the class for the rest."""
-        bundle = load_bundle(os.fspath(model), trusted_packages=trusted_packages)
+        """Read a bundle.
+
+        Args:
+            model: A folder, or ``hf://owner/name[@revision]``.
+            device: Where it runs; see the class.
+            threshold: See the class.
+            backend: "onnx" runs the bundle's graph, "torch" its weights; "auto" the graph if there is one and the
+                device is the CPU.
+            trusted_packages: Packages whose encoders may be built too, which runs their code; a graph needs none.
+
+        Raises:
+            ValueError: If there is no such backend, or the backend is "onnx" and the bundle has no graph; further ones
+                as the class.
+            ModelFileError, FileNotFoundError, ChnsError, HubError: As `chns.bundle.bundle_graph.load_graph_bundle` and
+                `chns.bundle.bundle.load_bundle`.
+            ModuleNotFoundError: If torch is needed and missing.
+        """
+        if backend not in get_args(Backend):
+            raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}.")
+        bundle: Bundle | GraphBundle | None = None
+        if backend == "onnx" or (backend == "auto" and device == "cpu"):
+            bundle = load_graph_bundle(os.fspath(model))
+        if bundle is None and backend == "onnx":
+            raise ValueError(
+                f"model must have a graph for the backend onnx, got none in {os.fspath(model)}. "
+                f"`chns export {os.fspath(model)} --into-bundle` writes one."
+            )
+        if bundle is None:
+            bundle = load_bundle(os.fspath(model), trusted_packages=trusted_packages)
         return cls(bundle, device=device, threshold=threshold)
 
     @property
     def sample_rate_hz(self) -> int:
         """Rate at which the model hears; other rates are resampled to it."""
-        return self._model.sample_rate_hz
+        return self._sample_rate_hz
 
     @cached_property
     def dim(self) -> int:
@@ -157,22 +184,32 @@ class Verifier:
             raise ValueError("threshold must be given for a model without one, got None. `chns calibrate` finds one.")
         return threshold
 
-    def embed(self, audio: AudioPath | AudioArray, sample_rate_hz: int | None = None) -> Embedding:
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Why the model's own threshold or calibration may let nearly everybody pass; mostly empty."""
+        return () if self._rule.score_threshold is None else self._rule.warnings(self._rule.score_threshold)
+
+    def embed(
+        self, audio: AudioPath | AudioArray, sample_rate_hz: int | None = None, *, channel: Channel | None = None
+    ) -> Embedding:
         """Embed a recording of any length.
 
         Args:
             audio: A file; or samples, int16 or floating point in [-1, 1], of shape (samples,) or (samples, channels),
                 which are averaged.
             sample_rate_hz: Rate of the samples; a file knows its own.
+            channel: The channel to hear, ``left``, ``right`` or a number from 0. By default the mean of all, with a
+                warning if they hold different sounds; ``mix`` leaves the warning out.
 
         Raises:
-            ValueError: If the rate is missing, not sensible or given for a file, or the array is not audio.
+            ValueError: If the channel is none of these, the rate is missing, not sensible or given for a file, or the
+                array is not audio.
             FileNotFoundError: If there is no such file.
             AudioError: If the file cannot be decoded, or there is too little sound to embed: less than 0.1 s, or
                 nothing above -60 dBFS.
             ModelFileError: If the model gives nonsense.
         """
-        source, windows = self._windows(audio, sample_rate_hz)
+        source, windows = self._windows(audio, sample_rate_hz, channel_number(channel))
         vectors, magnitudes, qualities = [], [], []
         for window in windows:
             if len(window) < self._min_samples:
@@ -185,32 +222,49 @@ class Verifier:
                 vectors.append(vector)
                 magnitudes.append(magnitude)
         quality = joint_quality(qualities)
+        if channel is None:
+            quality = replace(quality, channels_differ=_holds_several_sounds(audio))
         if not vectors:
             raise AudioError(f"recording must hold sound, got silence ({quality.level_dbfs:.0f} dBFS) in {source}.")
         return Embedding(_unit(np.mean(vectors, axis=0))[0], float(np.mean(magnitudes)), quality)
 
-    def embed_files(self, paths: Iterable[AudioPath]) -> EmbeddedFiles:
-        """Embed many files, with a progress bar on a terminal; one that fails does not keep the others from it."""
+    def embed_files(self, paths: Iterable[AudioPath], *, channel: Channel | None = None) -> EmbeddedFiles:
+        """Embed many files, with a progress bar on a terminal; one that fails does not keep the others from it.
+
+        Raises:
+            ValueError: If the channel is none; see `embed`.
+        """
+        from tqdm import tqdm
+
+        channel_number(channel)
         result = EmbeddedFiles({}, {})
         for path in tqdm(list(map(Path, paths)), desc="embedding", unit="file", leave=False, disable=None):
             try:
-                result.embeddings[path] = self.embed(path)
+                result.embeddings[path] = self.embed(path, channel=channel)
             except (AudioError, OSError) as error:
                 result.failures[path] = error
         return result
 
-    def verify(self, first: AudioPath | Embedding, second: AudioPath | Embedding) -> Decision:
+    def verify(
+        self,
+        first: AudioPath | Embedding,
+        second: AudioPath | Embedding,
+        *,
+        channel: Channel | tuple[Channel | None, Channel | None] | None = None,
+    ) -> Decision:
         """Decide whether two recordings are of one speaker.
 
         Args:
             first: A file, or what `embed` made of one or of an array.
             second: The same; which is which does not matter.
+            channel: Of both files, or of the first and of the second; see `embed`.
 
         Raises:
             ValueError: If there is no threshold; further errors as `embed`.
         """
         default = self.threshold
-        one, other = self._embedded(first), self._embedded(second)
+        of_first, of_second = channel if isinstance(channel, tuple) else (channel, channel)
+        one, other = self._embedded(first, of_first), self._embedded(second, of_second)
         score = float(np.clip(one.vector @ other.vector, -1, 1))
         measures = {
             "duration": (one.quality.duration_seconds, other.quality.duration_seconds),
@@ -223,6 +277,7 @@ class Verifier:
             threshold=threshold,
             accepted=score >= threshold,
             quality=(one.quality, other.quality),
+            warnings=self._rule.warnings(threshold, measures),
         )
 
     def enrol(
@@ -233,53 +288,95 @@ class Verifier:
         *,
         note: str | None = None,
         add: bool = False,
+        channel: Channel | None = None,
     ) -> list[Embedding]:
         """Store a speaker's voiceprint, made of all utterances; see `VoiceprintStore.enrol` for arguments and errors.
+
+        ``channel`` is that of the files, as in `embed`.
 
         Returns:
             What was enrolled; the quality of each utterance is worth a look.
         """
-        embeddings = [self._embedded(utterance) for utterance in utterances]
+        embeddings = [self._embedded(utterance, channel) for utterance in utterances]
         store.enrol(name, np.stack([embedding.vector for embedding in embeddings]), note=note, add=add)
         return embeddings
 
-    def identify(self, store: VoiceprintStore, utterance: AudioPath | Embedding, *, top: int = 5) -> list[Match]:
+    def identify(
+        self,
+        store: VoiceprintStore,
+        utterance: AudioPath | Embedding,
+        *,
+        top: int = 5,
+        score_by: str = "voiceprint",
+        channel: Channel | None = None,
+    ) -> list[Match]:
         """The enrolled speakers who sound most like an utterance, the best first; see `VoiceprintStore.identify`."""
-        return store.identify(self._embedded(utterance).vector, top=top)
+        return store.identify(self._embedded(utterance, channel).vector, top=top, score_by=score_by)
 
-    def _embedded(self, recording: AudioPath | Embedding) -> Embedding:
+    def _embedded(self, recording: AudioPath | Embedding, channel: Channel | None) -> Embedding:
         if isinstance(recording, np.ndarray):
             raise ValueError("recording must be a file or an Embedding, got an array. Call `embed` on it first.")
-        return recording if isinstance(recording, Embedding) else self.embed(recording)
+        return recording if isinstance(recording, Embedding) else self.embed(recording, channel=channel)
 
-    def _windows(self, audio: AudioPath | AudioArray, sample_rate_hz: int | None) -> tuple[str, Iterator[FloatArray]]:
+    def _windows(
+        self, audio: AudioPath | AudioArray, sample_rate_hz: int | None, channel: int | None
+    ) -> tuple[str, Iterator[Float32Array]]:
         """What to call the recording in an error, and its windows at the model's rate."""
         if isinstance(audio, (str, os.PathLike)):
             if sample_rate_hz is not None:
                 raise ValueError(f"sample_rate_hz must be left out for a file, got {sample_rate_hz} for {audio}.")
-            return str(audio), file_windows(Path(audio), sample_rate_hz=self.sample_rate_hz)
+            return str(audio), file_windows(Path(audio), sample_rate_hz=self.sample_rate_hz, channel=channel)
         if sample_rate_hz is None:
             raise ValueError("sample_rate_hz must be given for an array, got None.")
-        return "an array", array_windows(np.asarray(audio), sample_rate_hz, wanted_rate_hz=self.sample_rate_hz)
+        samples = np.asarray(audio)
+        rate_hz = self.sample_rate_hz
+        return "an array", array_windows(samples, sample_rate_hz, wanted_rate_hz=rate_hz, channel=channel)
 
-    def _raw_embedding(self, waveform: FloatArray) -> FloatArray:
+    def _raw_embedding(self, waveform: Float32Array) -> Float32Array:
         try:
-            with torch.inference_mode():
-                output = self._model(torch.from_numpy(waveform)[None].to(self._device))
-        except (RuntimeError, TypeError) as error:  # what torch makes of settings that no weights show to be wrong
+            output = self._run(waveform[None])
+        except Exception as error:  # torch's, of settings that no weights show to be wrong, and onnxruntime's
             reason = str(error).partition("\n")[0]
             raise ModelFileError(
                 f"model must be able to embed {len(waveform)} samples, got an error ({reason}). It may be damaged, or "
                 f"need more memory than there is."
             ) from error
-        embedding: FloatArray = output[0].float().cpu().numpy()
+        if output.ndim != 2 or len(output) != 1:
+            raise ModelFileError(f"model must give one embedding a recording, got an array of shape {output.shape}.")
+        embedding: Float32Array = output[0]
         return embedding
 
 
-def _unit(vector: FloatArray) -> tuple[FloatArray, float]:
+def _holds_several_sounds(audio: AudioPath | AudioArray) -> bool:
+    if isinstance(audio, (str, os.PathLike)):
+        return file_channels_differ(Path(audio))
+    samples = np.asarray(audio)
+    if samples.ndim == 1:
+        return False
+    return channels_differ(samples / 2**15 if samples.dtype.kind == "i" else samples)
+
+
+def _on_device(bundle: Bundle, device: str) -> Graph:
+    """The model itself as a function, on a device."""
+    import torch
+
+    try:
+        model = bundle.model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device must be one that this machine has, got {device!r} ({error}).") from error
+
+    def run(waveforms: Float32Array) -> Float32Array:
+        with torch.inference_mode():
+            embeddings: Float32Array = model(torch.from_numpy(waveforms).to(device)).float().cpu().numpy()
+        return embeddings
+
+    return run
+
+
+def _unit(vector: Float32Array) -> tuple[Float32Array, float]:
     """The vector at unit length, and the length that it had."""
     norm = float(np.linalg.norm(vector.astype(np.float64)))
     if not 0 < norm < np.inf:
         raise ModelFileError(f"embedding must be finite and not zero, got length {norm}. The model may be damaged.")
-    unit: FloatArray = (vector / norm).astype(np.float32)
+    unit: Float32Array = (vector / norm).astype(np.float32)
     return unit, norm

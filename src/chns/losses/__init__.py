@@ -10,8 +10,7 @@
 """
 
 from chns.losses.aam_softmax import AAMSoftmaxLoss
+from chns.losses.contrast import HSCLLoss, SupConLoss
 from chns.losses.distillation import DistillationLoss
-from chns.losses.hscl import HSCLLoss
-from chns.losses.supcon import SupConLoss
 
 __all__ = ["AAMSoftmaxLoss", "DistillationLoss", "HSCLLoss", "SupConLoss"]

@@ -1,7 +1,16 @@
-"""From the folders of runs to findings: everything that the report shows, computed."""
+"""Training speakers who may be one person under two names, as a list to listen to.
+
+Such a pair is each other's hardest negative, and clustering finds exactly these. `chns.sampling.same_person` has the
+rule by which they are suspected, and what it finds and misses.
+
+A run's score files: error rates, and the trials that it gets most wrong.
+
+From the folders of runs to findings: everything that the report shows, computed.
+"""
 
 from __future__ import annotations
 
+import csv
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -10,20 +19,112 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from chns.checkpoint import load_bundle
-from chns.config import ClusterSettings, TrainSettings
-from chns.errors import ManifestError, RunFolderError
-from chns.report.batch_hardness import batch_hardness
-from chns.report.duplicates import suspected_duplicates
-from chns.report.findings import FloatArray, RunFindings
-from chns.report.run_settings import read_settings, strategy_name
-from chns.report.scored_trials import scored_trials
-from chns.report.speaker_map import cluster_shapes, speaker_map
-from chns.report.training_speakers import CACHE_NAME, TrainingSpeakers, embed_training_speakers
-from chns.run_folder import RunFolder
-from chns.training_data import training_manifest
+from chns.bundle.bundle import load_bundle
+from chns.core.arrays import Float64Array
+from chns.core.errors import ManifestError, RunFolderError
+from chns.core.files import atomic_path, table_cell
+from chns.evaluation.metrics import verification_metrics
+from chns.evaluation.scoring import read_scores
+from chns.evaluation.trials import Trials
+from chns.report.run_findings import RunFindings, ScoredTrials, SuspectedDuplicate
+from chns.report.speakers import (
+    CACHE_NAME,
+    TrainingSpeakers,
+    batch_hardness,
+    cluster_shapes,
+    embed_training_speakers,
+    speaker_map,
+)
+from chns.sampling.same_person import suspected_pairs
+from chns.training.build import training_manifest
+from chns.training.folder import ClusterSettings, RunFolder, TrainSettings, read_settings, strategy_name
 
 _log = logging.getLogger(__name__)
+
+
+def suspected_duplicates(speakers: TrainingSpeakers, *, most: int = 1_000) -> list[SuspectedDuplicate]:
+    """Pairs of speakers who may be one person, most suspicious first.
+
+    Args:
+        speakers: Whom to compare.
+        most: Most pairs returned.
+    """
+    pairs = suspected_pairs(speakers.embeddings, speakers.labels)
+    return [
+        SuspectedDuplicate(
+            speakers=(speakers.names[first], speakers.names[second]),
+            similarity=float(similarity),
+            own_similarity=float(own_similarity),
+        )
+        for first, second, similarity, own_similarity in zip(*(array[:most] for array in pairs), strict=True)
+    ]
+
+
+def write_duplicates(path: Path, duplicates: Sequence[SuspectedDuplicate]) -> None:
+    """Write speaker_a, speaker_b, similarity and own_similarity as CSV, atomically.
+
+    Names come from whoever made the manifest, and a spreadsheet would run one that begins like a formula. Such a name
+    gets an apostrophe in front, and all names are in quotes, so that no separator in one starts a new cell.
+
+    Args:
+        path: The file.
+        duplicates: In the order of the lines.
+    """
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+        writer.writerow(("speaker_a", "speaker_b", "similarity", "own_similarity"))
+        for duplicate in duplicates:
+            names = map(table_cell, duplicate.speakers)
+            writer.writerow((*names, round(duplicate.similarity, 4), round(duplicate.own_similarity, 4)))
+
+
+def scored_trials(run: RunFolder, *, most_errors: int = 20) -> dict[str, ScoredTrials]:
+    """What the score files of a run say, by trial list.
+
+    A file without labels, or with targets or non-targets only, has no error rates; it is left out and named in the log.
+
+    Args:
+        run: Its folder ``scores`` holds files as `chns.evaluation.scoring.write_scores` makes them.
+        most_errors: Most false accepts, and most false rejects, that are kept of each file.
+
+    Raises:
+        TrialError: If a file is not a score file.
+    """
+    found = {}
+    for name, path in run.scores().items():
+        trials, scores = read_scores(path)
+        if trials.is_target is None or trials.is_target.all() or not trials.is_target.any():
+            _log.warning("%s has not both targets and non-targets, so no error rates; it is left out.", path)
+            continue
+        found[name] = judged_trials(name, trials, scores, most_errors=most_errors)
+    return found
+
+
+def judged_trials(name: str, trials: Trials, scores: Float64Array, *, most_errors: int = 20) -> ScoredTrials:
+    """Error rates of scored trials, and the worst errors at the threshold where misses and false alarms are equal.
+
+    Args:
+        name: Of the trial list.
+        trials: With labels, both targets and non-targets.
+        scores: One a trial, shape (trials,).
+        most_errors: Most false accepts, and most false rejects, that are kept.
+
+    Returns:
+        Among its errors, equal scores keep the order of the list.
+    """
+    assert trials.is_target is not None
+    metrics = verification_metrics(scores, trials.is_target)
+    accepted = scores >= metrics.threshold
+    accepts = np.flatnonzero(accepted & ~trials.is_target)
+    rejects = np.flatnonzero(~accepted & trials.is_target)
+    return ScoredTrials(
+        name=name,
+        trials=trials,
+        scores=scores,
+        metrics=metrics,
+        false_accepts=accepts[np.argsort(-scores[accepts], kind="stable")][:most_errors],
+        false_rejects=rejects[np.argsort(scores[rejects], kind="stable")][:most_errors],
+    )
 
 
 def collect_findings(
@@ -53,7 +154,7 @@ def collect_findings(
         max_speakers: Most training speakers that are embedded; of more, so many are drawn.
         device: Where models run.
         num_workers: Processes that decode.
-        trusted_packages: Further packages whose encoders may be built, see `chns.checkpoint.load_bundle`.
+        trusted_packages: Further packages whose encoders may be built, see `chns.bundle.bundle.load_bundle`.
 
     Returns:
         One a run, in the order of the folders.
@@ -155,7 +256,7 @@ def _findings(name: str, run: RunFolder, settings: TrainSettings, speakers: Trai
     )
 
 
-def _as_trained(settings: TrainSettings, hard_ratios: FloatArray) -> ClusterSettings:
+def _as_trained(settings: TrainSettings, hard_ratios: Float64Array) -> ClusterSettings:
     """The hard phase with the largest hard ratio that it came to, which for an adaptive one is not in the settings.
 
     ``auto`` does not ask the settings at all: if its hard phase never began, the ratio is the largest it could have.

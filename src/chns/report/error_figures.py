@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from chns.evaluation.det import det_curve
-from chns.evaluation.detection_cost import detection_cost
-from chns.evaluation.metrics import REPORTED_P_TARGETS, error_rates
-from chns.evaluation.trials import BoolArray
-from chns.report.drawing import Figure, LegendEntry, draw, label_of
-from chns.report.findings import FloatArray, RunFindings, ScoredTrials
-from chns.report.palette import INK, MUTED, PAPER, RunStyle
+from chns.core.arrays import BoolArray, Float64Array
+from chns.evaluation.metrics import REPORTED_P_TARGETS, det_curve, detection_cost, error_rates
+from chns.report.drawing import INK, MUTED, PAPER, Figure, LegendEntry, RunStyle, draw, label_of
+from chns.report.run_findings import RunFindings, ScoredTrials
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -146,7 +143,7 @@ def score_limits(runs: Sequence[RunScores]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _split(scored: ScoredTrials) -> tuple[FloatArray, FloatArray]:
+def _split(scored: ScoredTrials) -> tuple[Float64Array, Float64Array]:
     is_target = _labels(scored)
     return scored.scores[is_target], scored.scores[~is_target]
 

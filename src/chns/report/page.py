@@ -1,4 +1,14 @@
-"""The report: one HTML file that needs no network, and beside it its figures and the suspected duplicates.
+"""The maps of the training speakers as the page's script reads them.
+
+Coordinates are whole numbers up to 2,000, finer than a screen; runs of one corpus share one list of names. 6,000
+speakers take 60 kB of names, and 75 kB a run: an ``<svg>`` with a titled circle for each would take six times as much,
+and be slow to point at.
+
+The first sentences of the report: what was looked at, which run errs least, and what to look at next.
+
+Why a section of the report is empty, for each run that has nothing to show in it.
+
+The report: one HTML file that needs no network, and beside it its figures and the suspected duplicates.
 
 The page forbids itself every connection (Content-Security-Policy) and every script but its own, which it names by its
 digest: a speaker or a file whose name is a piece of HTML stays a name. Fifteen runs on two trial lists with 6,000
@@ -16,16 +26,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from chns import __version__
-from chns.files import atomic_path
-from chns.report.comparison import Comparison
-from chns.report.drawing import Figure, require_libraries
-from chns.report.duplicates import write_duplicates
+from chns.core.files import atomic_path
+from chns.report.collect import write_duplicates
+from chns.report.compared import Comparison
+from chns.report.drawing import COLOURS, NUM_CLUSTER_COLOURS, Figure, RunStyle, require_libraries, run_styles
 from chns.report.error_figures import RunScores, by_trial_list, det_figure, score_figure, score_limits
-from chns.report.findings import RunFindings, SuspectedDuplicate
-from chns.report.map_data import map_data
-from chns.report.palette import COLOURS, RunStyle, run_styles
-from chns.report.reasons import missing_reasons
+from chns.report.run_findings import RunFindings, SpeakerMap, SuspectedDuplicate
 from chns.report.speaker_figures import (
     hardness_figure,
     hardness_limits,
@@ -34,11 +43,142 @@ from chns.report.speaker_figures import (
     sizes_figure,
     tightness_figure,
 )
-from chns.report.summary import summary_words
 from chns.report.tables import cluster_rows, list_errors, list_sizes, run_decisions, run_rows, suspected_pairs
-from chns.report.training_figures import QUANTITIES, training_figure
+from chns.report.training_figures import QUANTITIES, measured, training_figure
 
 _log = logging.getLogger(__name__)
+
+_EXTENT = 2_000
+
+
+def map_data(runs: Sequence[RunFindings]) -> dict[str, Any]:
+    """Content of the page's JSON element.
+
+    Returns:
+        ``num_colours``; ``speakers``: lists of names; ``runs``: for each run with a map its name, which list its names
+        are, coordinates, their extent, clusters (null if it never clustered) and the share of variance kept.
+    """
+    lists: dict[tuple[str, ...], int] = {}
+    maps = []
+    for run in runs:
+        if run.speaker_map is not None:
+            names = tuple(run.speaker_map.speakers)
+            maps.append({"name": run.name, "speakers": lists.setdefault(names, len(lists)), **_points(run.speaker_map)})
+    return {"num_colours": NUM_CLUSTER_COLOURS, "speakers": [list(names) for names in lists], "runs": maps}
+
+
+def _points(speakers: SpeakerMap) -> dict[str, Any]:
+    from_corner = speakers.points - speakers.points.min(axis=0)
+    scale = _EXTENT / (from_corner.max() or 1.0)
+    x, y = np.rint(scale * from_corner).astype(np.int64).T
+    return {
+        "x": x.tolist(),
+        "y": y.tolist(),
+        "size": [int(x.max()), int(y.max())],
+        "clusters": None if speakers.clusters is None else speakers.clusters.tolist(),
+        "explained": round(speakers.explained, 4),
+    }
+
+
+def summary_words(
+    runs: Sequence[RunFindings], trial_lists: Mapping[str, Sequence[RunScores]], *, num_duplicates: int
+) -> str:
+    """One paragraph of plain facts."""
+    sentences = [_best_on(name, scored) for name, scored in trial_lists.items()]
+    if not sentences:
+        sentences.append("No run has scored a trial list yet, so nothing can be said about its errors.")
+    sentences += _harder_batches(runs)
+    if num_duplicates:
+        pairs = "One pair" if num_duplicates == 1 else f"{num_duplicates:,} pairs"
+        sentences.append(f"{pairs} of training speakers may be one person under two names.")
+    return " ".join(sentences)
+
+
+def _best_on(trial_list: str, scored: Sequence[RunScores]) -> str:
+    ordered = sorted(scored, key=lambda one: one.scored.metrics.eer)
+    best, worst = ordered[0], ordered[-1]
+    lowest, highest = best.scored.metrics.eer, worst.scored.metrics.eer
+    if len(ordered) == 1:
+        return f"EER on \N{LEFT DOUBLE QUOTATION MARK}{trial_list}\N{RIGHT DOUBLE QUOTATION MARK}: {lowest:.2%}."
+    return (
+        f"Lowest EER on \N{LEFT DOUBLE QUOTATION MARK}{trial_list}\N{RIGHT DOUBLE QUOTATION MARK}: {lowest:.2%}, by "
+        f"{best.run.name} ({best.run.strategy}); highest: {highest:.2%}, by {worst.run.name}."
+    )
+
+
+def _harder_batches(runs: Sequence[RunFindings]) -> list[str]:
+    """By how much hard batches are harder, over the runs that trained on them; nothing if none did."""
+    measured = [run.batch_hardness for run in runs if run.batch_hardness is not None and run.has_hard_phase]
+    clustered = [np.mean(one.hard) - np.mean(one.random) for one in measured if one.kind == "clustered"]
+    neighbours = [one.hard_closest - one.random_closest for one in measured if one.kind == "neighbours"]
+    sentences = []
+    if clustered:
+        sentences.append(
+            f"Under the final models, clustering changes the mean cosine of different speakers of a batch by "
+            f"{np.mean(clustered):+.3f}."
+        )
+    if neighbours:
+        sentences.append(
+            f"Under the final models, batches of neighbours change the cosine of an utterance with the closest other "
+            f"speaker of its batch by {np.mean(neighbours):+.3f}."
+        )
+    return sentences
+
+
+_NOT_EMBEDDED = "the training speakers were not embedded"
+_WITHOUT_CLUSTERS: dict[str, str] = {
+    "random": "random batches, so no clusters",
+    "clustered": "it has not clustered yet",
+    "neighbours": "batches of neighbours, so no clusters",
+    "auto": "batches of neighbours, so no clusters",
+}
+
+
+def missing_reasons(runs: Sequence[RunFindings]) -> dict[str, list[str]]:
+    """Sentences, one a reason, by section of the page."""
+    found: dict[str, dict[str, list[str]]] = {
+        name: {} for name in ("scores", "hardness", "map", "clusters", "training", "duplicates")
+    }
+    for run in runs:
+        for section, reason in _reasons(run).items():
+            found[section].setdefault(reason, []).append(run.name)
+    return {
+        section: [f"{', '.join(names)}: {reason}." for reason, names in reasons.items()]
+        for section, reasons in found.items()
+    }
+
+
+def _reasons(run: RunFindings) -> dict[str, str]:
+    reasons = {}
+    if not run.scored:
+        scores = run.path / "scores"
+        reasons["scores"] = (
+            f"no score file with labels was found in {scores}. Run "
+            f"`chns evaluate {run.path / 'model'} M.parquet --trials LIST.txt --scores {scores / 'LIST.txt'}`"
+        )
+    if run.speaker_map is None:
+        problem = f" ({run.why_not_embedded.rstrip('.')})" if run.why_not_embedded else ""
+        reasons |= dict.fromkeys(
+            ("hardness", "map", "clusters", "duplicates"), f"{_NOT_EMBEDDED}{problem}. Another manifest: --manifest"
+        )
+    else:
+        if run.batch_hardness is None:
+            reasons["hardness"] = "fewer than two speakers have enough utterances for a batch"
+        if run.cluster_shapes is None:
+            reasons["clusters"] = _WITHOUT_CLUSTERS[run.batches]
+        reasons |= _part_of_speakers(run, shown=len(run.speaker_map.speakers))
+    unmeasured = [one.title for one in QUANTITIES if not (one.is_recent or len(measured(run.log, one)))]
+    if unmeasured:
+        reasons["training"] = f"the log has no values of {', '.join(unmeasured)}"
+    return reasons
+
+
+def _part_of_speakers(run: RunFindings, *, shown: int) -> dict[str, str]:
+    if run.num_training_speakers is None or run.num_training_speakers <= shown:
+        return {}
+    part = f"of {run.num_training_speakers:,} training speakers, {shown:,} drawn at random were looked at"
+    return dict.fromkeys(("map", "duplicates"), part)
+
 
 _MOST_DUPLICATES = 20
 _MOST_ERRORS = 10

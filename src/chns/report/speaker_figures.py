@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chns.report.drawing import Figure, LegendEntry, draw, label_of
-from chns.report.findings import BatchHardness, ClusterShapes, RunFindings, SpeakerMap
-from chns.report.palette import MUTED, RunStyle, cluster_colour
+from chns.report.drawing import MUTED, Figure, LegendEntry, RunStyle, cluster_colour, draw, label_of
+from chns.report.run_findings import BatchHardness, ClusterShapes, RunFindings, SpeakerMap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

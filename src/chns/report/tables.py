@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from chns.core.arrays import IntArray
 from chns.report.drawing import printable
 from chns.report.error_figures import RunScores
-from chns.report.findings import IntArray, RunFindings, ScoredTrials, SuspectedDuplicate
+from chns.report.run_findings import RunFindings, ScoredTrials, SuspectedDuplicate
 
 _COLUMNS_OF_A_LIST = 3
 _LONGEST_DECISION = 200

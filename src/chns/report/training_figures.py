@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from chns.report.drawing import Figure, LegendEntry, draw, label_of
-from chns.report.findings import FloatArray, RunFindings
-from chns.report.palette import RunStyle
+from chns.core.arrays import Float64Array
+from chns.report.drawing import Figure, LegendEntry, RunStyle, draw, label_of
+from chns.report.run_findings import RunFindings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -124,7 +124,7 @@ def training_figure(
     )
 
 
-def _width(run: str, curves: Mapping[str, FloatArray]) -> float:
+def _width(run: str, curves: Mapping[str, Float64Array]) -> float:
     """Wider for each later curve that covers this one, so it shows as an edge; not where there are many."""
     if len(curves) > _FEW_CURVES:
         return _WIDTH
@@ -132,7 +132,7 @@ def _width(run: str, curves: Mapping[str, FloatArray]) -> float:
     return _WIDTH + _EDGE * sum(np.array_equal(curves[run], curves[other]) for other in later)
 
 
-def measured(log: Mapping[str, FloatArray], quantity: LoggedQuantity) -> FloatArray:
+def measured(log: Mapping[str, Float64Array], quantity: LoggedQuantity) -> Float64Array:
     """Steps at which a quantity was measured, and its values, shape (points, 2); if many, means of neighbours."""
     if quantity.column not in log:
         return np.empty((0, 2))

@@ -1,9 +1,9 @@
 """Batch samplers that decide which speakers meet in a batch.
 
-A batch is P speakers x K utterances. `RandomSpeakerBatches` draws the speakers at random;
-`ClusterSpeakerBatches` draws a share of them from clusters of speakers who sound alike, so that they are each other's
-hard negatives. Both serve as the ``batch_sampler`` of a ``torch.utils.data.DataLoader``, or as plain iterables for
-anything else; nothing here needs torch.
+A batch is P speakers x K utterances. `RandomSpeakerBatches` draws the speakers at random; `ClusterSpeakerBatches` draws
+a share of them from clusters of speakers who sound alike, so that they are each other's hard negatives;
+`NeighbourSpeakerBatches` grows groups on the graph of nearest speakers. Each serves as the ``batch_sampler`` of a
+``torch.utils.data.DataLoader``, or as a plain iterable for anything else; nothing here needs torch.
 
 Every batch is a pure function of (seed, epoch, step). Therefore all ranks agree on the global batch without talking,
 and a run continues in the middle of an epoch without replaying it.
@@ -20,13 +20,15 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from chns.core.arrays import IntArray
 from chns.sampling.clusters import SpeakerClusters
-from chns.sampling.flat_groups import Groups, IntArray
-from chns.sampling.hard_speaker_batches import HardSpeakerBatches
-from chns.sampling.rounds import Rounds
-from chns.sampling.speaker_batches import SpeakerBatches
+from chns.sampling.flat_groups import Groups, first_of_each
+from chns.sampling.neighbours import SpeakerNeighbours
+from chns.sampling.speaker_batches import BatchShape, HardSpeakerBatches, Rounds, SpeakerBatches
 
 Pooling = Literal["random", "nearest", "even"]
+
+_PAPERS_SHAPE = BatchShape()
 
 
 class RandomSpeakerBatches(SpeakerBatches):
@@ -38,13 +40,8 @@ class RandomSpeakerBatches(SpeakerBatches):
     end sit that round out. An epoch stops after ``steps_per_epoch`` batches.
 
     Args:
-        speaker_labels: Speaker of each utterance, shape (utterances,), non-negative integers.
-        speakers_per_batch: P, over all ranks; the default is the paper's.
-        utterances_per_speaker: K. Speakers with fewer utterances are left out and counted in the log.
-        steps_per_epoch: Batches an epoch; by default as many as give each utterance one turn on average.
-        seed: Same seed and epoch, same batches.
-        rank: Which slice of every batch this process takes.
-        world_size: Number of slices; a batch is cut between speakers.
+        speaker_labels: Speaker of each utterance, shape (utterances,), non-negative integers of any size.
+        shape: Speakers, utterances and batches, the seed, and which slice of a batch is this process's.
         persons: An integer a speaker label; speakers with the same one, who may be one person under two names, never
             meet in a batch: all but the first of them make way for others drawn at random, beyond the order above. See
             `chns.sampling.same_person`.
@@ -56,32 +53,18 @@ class RandomSpeakerBatches(SpeakerBatches):
     def __init__(
         self,
         speaker_labels: npt.ArrayLike,
+        shape: BatchShape = _PAPERS_SHAPE,
         *,
-        speakers_per_batch: int = 650,
-        utterances_per_speaker: int = 2,
-        steps_per_epoch: int | None = None,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
         persons: npt.ArrayLike | None = None,
     ) -> None:
-        super().__init__(
-            speaker_labels,
-            speakers_per_batch=speakers_per_batch,
-            utterances_per_speaker=utterances_per_speaker,
-            steps_per_epoch=steps_per_epoch,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            persons=persons,
-        )
-        self._rounds = Rounds(seed, len(self.speakers), self._shuffled)
+        super().__init__(speaker_labels, shape, persons=persons)
+        self._rounds = Rounds(shape.seed, len(self.speakers), self._shuffled)
 
     def _draw_speakers(self, rng: np.random.Generator, epoch: int, step: int) -> IntArray:  # noqa: ARG002
-        return self._rounds.take(self.speakers_per_batch, epoch=epoch, step=step)
+        return self._rounds.take(self.shape.speakers_per_batch, epoch=epoch, step=step)
 
     def _shuffled(self, rng: np.random.Generator) -> IntArray:
-        return rng.permutation(self.speakers)
+        return rng.permutation(len(self.speakers))
 
 
 class ClusterSpeakerBatches(HardSpeakerBatches):
@@ -103,17 +86,13 @@ class ClusterSpeakerBatches(HardSpeakerBatches):
     adjacent. An epoch stops after ``steps_per_epoch`` batches.
 
     Args:
-        speaker_labels: Speaker of each utterance, shape (utterances,), non-negative integers.
-        clusters: Cluster of every speaker label, from `cluster_speakers`.
-        speakers_per_batch: P, over all ranks; the default is the paper's.
-        utterances_per_speaker: K. Speakers with fewer utterances are left out and counted in the log.
+        speaker_labels: Speaker of each utterance, shape (utterances,), non-negative integers of any size.
+        clusters: Cluster of every speaker, from `cluster_speakers`: row i is that of the i-th lowest label, or of label
+            i where there are rows for labels without an utterance.
+        shape: Speakers, utterances and batches, the seed, and which slice of a batch is this process's.
         hard_ratio: h, between 0 (random) and 1 (all speakers from the pool). May be set between epochs.
         pooling: How clusters after the first are chosen: "random" as in the paper, "nearest" to the first by their
             centres, or "even", see above.
-        steps_per_epoch: Batches an epoch; by default as many as give each utterance one turn on average.
-        seed: Same seed and epoch, same batches.
-        rank: Which slice of every batch this process takes.
-        world_size: Number of slices; a batch is cut between speakers.
         persons: An integer a speaker label; speakers with the same one, who may be one person under two names, never
             meet in a batch: all but the first of them make way for others drawn at random. See
             `chns.sampling.same_person`.
@@ -124,10 +103,9 @@ class ClusterSpeakerBatches(HardSpeakerBatches):
 
     Example:
         >>> clusters = cluster_speakers(centroids, num_clusters=50, seed=0)
-        >>> batches = ClusterSpeakerBatches(speaker_labels, clusters, speakers_per_batch=650)
+        >>> batches = ClusterSpeakerBatches(speaker_labels, clusters, BatchShape(650, 2))
         >>> loader = DataLoader(dataset, batch_sampler=batches)
         >>> for epoch in range(num_epochs):
-        ...     batches.set_epoch(epoch)
         ...     for waveforms, labels in loader:
         ...         ...
     """
@@ -136,42 +114,23 @@ class ClusterSpeakerBatches(HardSpeakerBatches):
         self,
         speaker_labels: npt.ArrayLike,
         clusters: SpeakerClusters,
+        shape: BatchShape = _PAPERS_SHAPE,
         *,
-        speakers_per_batch: int = 650,
-        utterances_per_speaker: int = 2,
         hard_ratio: float = 1.0,
         pooling: Pooling = "random",
-        steps_per_epoch: int | None = None,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
         persons: npt.ArrayLike | None = None,
     ) -> None:
-        super().__init__(
-            speaker_labels,
-            speakers_per_batch=speakers_per_batch,
-            utterances_per_speaker=utterances_per_speaker,
-            hard_ratio=hard_ratio,
-            steps_per_epoch=steps_per_epoch,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            persons=persons,
-        )
-        if self.speakers[-1] >= len(clusters.labels):
-            raise ValueError(
-                f"clusters must cover speaker label {self.speakers[-1]}, got {len(clusters.labels)} speakers. "
-                "Cluster the same manifest that is sampled."
-            )
+        super().__init__(speaker_labels, shape, hard_ratio=hard_ratio, persons=persons)
         if pooling not in ("random", "nearest", "even"):
             raise ValueError(f"pooling must be 'random', 'nearest' or 'even', got {pooling!r}.")
-        grouped = Groups.by_label(clusters.labels[self.speakers], clusters.num_clusters)
+        rows = self._rows_in(len(clusters.labels), "clusters")
+        grouped = Groups.by_label(clusters.labels[rows], clusters.num_clusters)
         filled = np.flatnonzero(grouped.sizes)
         # Members are places in self.speakers, so that "everybody but these" is arithmetic on places.
         self._clusters = Groups(grouped.members, grouped.starts[filled], grouped.sizes[filled])
         self._centres = clusters.centres[filled]
         self.pooling = pooling
-        self._rounds = Rounds(seed, len(self.speakers), self._cluster_by_cluster)
+        self._rounds = Rounds(shape.seed, len(self.speakers), self._cluster_by_cluster)
 
     def _draw_hard(self, rng: np.random.Generator, epoch: int, step: int) -> IntArray:
         if self.pooling == "even":
@@ -217,3 +176,86 @@ class ClusterSpeakerBatches(HardSpeakerBatches):
         """The shortest beginning of the order that holds enough speakers."""
         enough = int(np.searchsorted(np.cumsum(self._clusters.sizes[order]), self._num_hard)) + 1
         return order[:enough]
+
+
+class NeighbourSpeakerBatches(HardSpeakerBatches):
+    """Batches made of several small groups of speakers who sound alike, each a speaker and some of its neighbours.
+
+    Each batch (P speakers, hard ratio h) is composed so:
+
+    1. Take the next speakers of a random order as seeds, one for each ``group_size`` of ``floor(h * P)`` speakers.
+    2. Add to each seed ``group_size - 1`` speakers drawn from a band of its neighbours.
+    3. Where groups overlap, or speakers who may be one person meet, take more of the bands of the same seeds, until
+       there are ``floor(h * P)`` speakers or the bands are used up.
+    4. Fill up with speakers drawn from all others.
+
+    A cluster has a border, beyond which the nearest speaker of many of its members lies; a group does not. Seeds come
+    in the order of a random permutation, a new one each time it is used up, so everybody is a seed equally often; in
+    all, speakers who are near many others come more often. A band that starts above 0 leaves out the nearest, who may
+    be the same person.
+
+    Keeps, for every batch: exactly P speakers, none twice, K different utterances of each speaker, those of one speaker
+    adjacent, at most ``floor(h * P)`` speakers from groups. An epoch stops after ``steps_per_epoch`` batches.
+
+    Args:
+        speaker_labels: Speaker of each utterance, shape (utterances,), non-negative integers of any size.
+        neighbours: The nearest speakers of every speaker, from `find_neighbours`; rows as in `ClusterSpeakerBatches`.
+        shape: Speakers, utterances and batches, the seed, and which slice of a batch is this process's.
+        hard_ratio: h, between 0 (random) and 1 (all speakers from groups). May be set between epochs.
+        group_size: Speakers of a group, its seed included.
+        band: First rank of the neighbours that a group is drawn from, and the rank after the last; the nearest speaker
+            has rank 0.
+        persons: An integer a speaker label; speakers with the same one, who may be one person under two names, never
+            meet in a batch: all but the first of them make way for others. See `chns.sampling.same_person`.
+
+    Raises:
+        ValueError: If labels are not a non-empty vector of non-negative integers, a label has no neighbours, or a
+            setting is out of range.
+
+    Source:
+        The idea of batches of hard groups: Masztalski et al., Interspeech 2025, with clusters. Growing them from
+        nearest neighbours: Harwood et al., "Smart mining for deep metric learning", ICCV 2017.
+    """
+
+    def __init__(
+        self,
+        speaker_labels: npt.ArrayLike,
+        neighbours: SpeakerNeighbours,
+        shape: BatchShape = _PAPERS_SHAPE,
+        *,
+        hard_ratio: float = 1.0,
+        group_size: int = 8,
+        band: tuple[int, int] = (0, 16),
+        persons: npt.ArrayLike | None = None,
+    ) -> None:
+        super().__init__(speaker_labels, shape, hard_ratio=hard_ratio, persons=persons)
+        num_known, num_neighbours = neighbours.indices.shape
+        rows = self._rows_in(num_known, "neighbours")
+        if group_size < 2:
+            raise ValueError(f"group_size must be at least 2, got {group_size}.")
+        first, end = band
+        if not 0 <= first <= end - (group_size - 1) or end > num_neighbours:
+            raise ValueError(
+                f"band must hold at least group_size - 1 = {group_size - 1} of the {num_neighbours} neighbours, got "
+                f"{first} to {end}. Widen it, make groups smaller, or find more neighbours."
+            )
+        place = np.full(num_known + 1, -1, np.int32)  # the last one answers for the index -1
+        place[rows] = np.arange(len(rows), dtype=np.int32)
+        self._neighbours = place[neighbours.indices[rows, first:end]]
+        self.group_size = group_size
+        self._rounds = Rounds(shape.seed, len(self.speakers), self._shuffled)
+
+    def _draw_hard(self, rng: np.random.Generator, epoch: int, step: int) -> IntArray:
+        num_seeds = -(-self._num_hard // self.group_size)
+        seeds = self._rounds.take(num_seeds, epoch=epoch, step=step)
+        band = rng.permuted(self._neighbours[seeds], axis=1)
+        groups = np.concatenate([seeds[:, None], band[:, : self.group_size - 1]], axis=1)
+        spare = band[:, self.group_size - 1 :].T  # one more of each group, then the next one of each
+        candidates = np.concatenate([groups.ravel(), spare.ravel()])
+        candidates = candidates[candidates >= 0]
+        keys = candidates if self._persons is None else self._persons.of(candidates)
+        hard: IntArray = candidates[first_of_each(keys)[: self._num_hard]]
+        return hard
+
+    def _shuffled(self, rng: np.random.Generator) -> IntArray:
+        return rng.permutation(len(self.speakers))

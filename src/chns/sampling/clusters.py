@@ -8,20 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
-from chns.errors import ModelFileError
-from chns.files import atomic_path
-
-FloatArray = npt.NDArray[np.float32]
+from chns.core.arrays import Float32Array, Float64Array, IntArray
+from chns.core.errors import ModelFileError
+from chns.core.files import atomic_path
 
 _FORMAT = "chns-clusters-1"
 _ITERATIONS = 25
 # Beyond these, more points move the centres little and cost much: a million speakers become half a million.
 _POINTS_PER_CLUSTER, _MIN_POINTS = 64, 500_000
+# The paper's 50 clusters of 5,894 speakers for batches of 650 are this many a batch.
+CLUSTERS_PER_BATCH = 5.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +39,8 @@ class SpeakerClusters:
         ValueError: If a label has no centre.
     """
 
-    labels: npt.NDArray[np.int64]
-    centres: FloatArray
+    labels: IntArray
+    centres: Float32Array
     seed: int
     encoder: str = ""
 
@@ -56,7 +57,7 @@ class SpeakerClusters:
         return len(self.centres)
 
     @property
-    def sizes(self) -> npt.NDArray[np.int64]:
+    def sizes(self) -> IntArray:
         """Speakers in each cluster, shape (clusters,)."""
         return np.bincount(self.labels, minlength=self.num_clusters)
 
@@ -103,7 +104,7 @@ class SpeakerClusters:
 
 
 def cluster_speakers(
-    centroids: FloatArray,
+    centroids: Float32Array,
     *,
     num_clusters: int,
     seed: int = 0,
@@ -137,7 +138,12 @@ def cluster_speakers(
     return SpeakerClusters(labels=labels, centres=centres, seed=seed, encoder=encoder)
 
 
-def unit_length(centroids: FloatArray) -> FloatArray:
+def derived_num_clusters(num_speakers: int, speakers_per_batch: int) -> int:
+    """As many clusters as let a batch hold the paper's 5.5 of them, whatever the sizes of batch and corpus."""
+    return max(1, min(num_speakers, round(CLUSTERS_PER_BATCH * num_speakers / speakers_per_batch)))
+
+
+def unit_length(centroids: Float32Array) -> Float32Array:
     """Scale each centroid to length 1.
 
     Raises:
@@ -153,7 +159,55 @@ def unit_length(centroids: FloatArray) -> FloatArray:
     return np.ascontiguousarray(centroids / norms)
 
 
-def _best_centres(normalised: FloatArray, num_clusters: int, seed: int, num_initialisations: int) -> FloatArray:
+class ClosePair(NamedTuple):
+    """Two speakers of one cluster and the cosine of their centroids."""
+
+    first: int
+    second: int
+    similarity: float
+
+
+def similarity_to_centre(centroids: Float32Array, clusters: SpeakerClusters) -> Float64Array:
+    """Cosine between each speaker's centroid and the centre of the speaker's cluster, shape (speakers,).
+
+    Args:
+        centroids: Unit-length centroids, shape (speakers, dim).
+        clusters: Their grouping.
+    """
+    cosines: Float64Array = np.einsum("sd,sd->s", centroids, clusters.centres[clusters.labels])
+    return cosines.astype(np.float64)
+
+
+def cluster_tightness(centroids: Float32Array, clusters: SpeakerClusters) -> Float64Array:
+    """Mean cosine between the speakers of each cluster and its centre, shape (clusters,); NaN where there are none."""
+    sums = np.bincount(clusters.labels, similarity_to_centre(centroids, clusters), minlength=clusters.num_clusters)
+    with np.errstate(invalid="ignore"):
+        tightness: Float64Array = sums / clusters.sizes
+    return tightness
+
+
+def closest_pairs(centroids: Float32Array, clusters: SpeakerClusters, *, count: int) -> list[ClosePair]:
+    """The most similar pairs of speakers within a cluster, most similar first.
+
+    Pairs across clusters are not compared, so the cost is that of the clusters, not of all pairs; k-means puts the
+    closest together.
+
+    Args:
+        centroids: Unit-length centroids, shape (speakers, dim).
+        clusters: Their grouping.
+        count: Most pairs returned.
+    """
+    found: list[ClosePair] = []
+    for cluster in range(clusters.num_clusters):
+        members = np.flatnonzero(clusters.labels == cluster)
+        first, second = np.triu_indices(len(members), k=1)
+        cosines = (centroids[members] @ centroids[members].T)[first, second]
+        best = np.argsort(-cosines, kind="stable")[:count]
+        found += [ClosePair(int(members[first[i]]), int(members[second[i]]), float(cosines[i])) for i in best]
+    return sorted(found, key=lambda pair: -pair.similarity)[:count]
+
+
+def _best_centres(normalised: Float32Array, num_clusters: int, seed: int, num_initialisations: int) -> Float32Array:
     """The tightest of several runs of k-means; more points than a cluster needs are left out of the runs."""
     rng = np.random.default_rng(seed)
     num_points = max(_POINTS_PER_CLUSTER * num_clusters, _MIN_POINTS)
@@ -175,7 +229,7 @@ def _best_centres(normalised: FloatArray, num_clusters: int, seed: int, num_init
     return best
 
 
-def _iterated(points: FloatArray, centres: FloatArray) -> FloatArray:
+def _iterated(points: Float32Array, centres: Float32Array) -> Float32Array:
     """One iteration of spherical k-means; faiss splits a large cluster where one has become empty."""
     import faiss
 
@@ -191,7 +245,7 @@ def _iterated(points: FloatArray, centres: FloatArray) -> FloatArray:
     return np.array(kmeans.centroids)
 
 
-def _nearest(points: FloatArray, centres: FloatArray) -> tuple[npt.NDArray[np.int64], FloatArray]:
+def _nearest(points: Float32Array, centres: Float32Array) -> tuple[IntArray, Float32Array]:
     """The most similar centre of each point, and the cosine."""
     import faiss
 

@@ -1,13 +1,12 @@
-"""Groups of integers in flat arrays."""
+"""Groups of integers in flat arrays, draws from them, and the array types of this room."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-IntArray = npt.NDArray[np.int64]
+from chns.core.arrays import Float32Array, IntArray
 
 
 class Groups(NamedTuple):
@@ -38,3 +37,29 @@ def first_of_each(keys: IntArray) -> IntArray:
     """Positions at which a key comes for the first time, in their order."""
     _, first = np.unique(keys, return_index=True)
     return np.sort(first)
+
+
+def draw_per_speaker(speaker_labels: IntArray, count: int, rng: np.random.Generator) -> IntArray:
+    """Up to ``count`` utterances of each speaker, drawn at random; their indices, ascending."""
+    shuffled = rng.permutation(len(speaker_labels))
+    by_speaker = shuffled[np.argsort(speaker_labels[shuffled], kind="stable")]
+    sizes = np.unique(speaker_labels, return_counts=True)[1]
+    place = np.arange(len(by_speaker)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.sort(by_speaker[place < count])
+
+
+def centroids_of(embeddings: Float32Array, speaker_labels: IntArray, num_speakers: int) -> Float32Array:
+    """The mean embedding of each speaker, normalised.
+
+    Args:
+        embeddings: Not normalised, shape (utterances, dim).
+        speaker_labels: Speaker of each, shape (utterances,); every speaker has one at least.
+        num_speakers: Number of speakers.
+
+    Returns:
+        Shape (num_speakers, dim).
+    """
+    sums = np.zeros((num_speakers, embeddings.shape[1]), np.float64)
+    np.add.at(sums, speaker_labels, embeddings)
+    centroids: Float32Array = (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32)
+    return centroids

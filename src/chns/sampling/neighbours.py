@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from chns.errors import ModelFileError
-from chns.files import atomic_path
-from chns.sampling.clusters import FloatArray, unit_length
+from chns.core.arrays import Float32Array, IntArray
+from chns.core.errors import ModelFileError
+from chns.core.files import atomic_path
+from chns.sampling.clusters import unit_length
 
 _FORMAT = "chns-neighbours-1"
 _MOST_COMPARED_EXACTLY = 100_000
@@ -84,7 +85,7 @@ class SpeakerNeighbours:
 
 
 def find_neighbours(
-    centroids: FloatArray, *, num_neighbours: int, seed: int = 0, encoder: str = ""
+    centroids: Float32Array, *, num_neighbours: int, seed: int = 0, encoder: str = ""
 ) -> SpeakerNeighbours:
     """The speakers whose centroids are most similar to each speaker's, by cosine.
 
@@ -115,7 +116,7 @@ def find_neighbours(
     return SpeakerNeighbours(indices=indices, encoder=encoder)
 
 
-def _index(normalised: FloatArray, seed: int) -> Any:
+def _index(normalised: Float32Array, seed: int) -> Any:
     """What is searched: all speakers, or the cells around the one who asks."""
     import faiss
 
@@ -130,9 +131,9 @@ def _index(normalised: FloatArray, seed: int) -> Any:
     return index
 
 
-def _without_oneself(found: npt.NDArray[np.int64], first: int) -> npt.NDArray[np.int64]:
+def _without_oneself(found: IntArray, first: int) -> IntArray:
     """Drop from each row the speaker who asks, or the last where many equal centroids have crowded that speaker out."""
     own = found == np.arange(first, first + len(found))[:, None]
     own[~own.any(axis=1), -1] = True
-    others: npt.NDArray[np.int64] = found[~own].reshape(len(found), -1)
+    others: IntArray = found[~own].reshape(len(found), -1)
     return others

@@ -35,14 +35,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from chns.sampling.clusters import FloatArray
+from chns.core.arrays import BoolArray, Float32Array, Float64Array, IntArray
 from chns.sampling.neighbours import find_neighbours
-
-BoolArray = npt.NDArray[np.bool_]
-IntArray = npt.NDArray[np.int64]
-SimilarityArray = npt.NDArray[np.float64]
 
 _ROWS_AT_ONCE = 8192
 
@@ -60,12 +55,12 @@ class SuspectedPairs(NamedTuple):
 
     first: IntArray
     second: IntArray
-    similarity: SimilarityArray
-    own_similarity: SimilarityArray
+    similarity: Float64Array
+    own_similarity: Float64Array
 
 
 def suspected_pairs(
-    embeddings: FloatArray,
+    embeddings: Float32Array,
     speaker_labels: IntArray,
     *,
     num_neighbours: int = 10,
@@ -152,7 +147,7 @@ def persons_of(num_speakers: int, pairs: SuspectedPairs) -> IntArray:
     return np.unique(lowest, return_inverse=True)[1].astype(np.int64)
 
 
-def own_similarities(embeddings: FloatArray, speaker_labels: IntArray) -> SimilarityArray:
+def own_similarities(embeddings: Float32Array, speaker_labels: IntArray) -> Float64Array:
     """Mean cosine of each speaker's utterances with the mean of the speaker's other utterances.
 
     Args:
@@ -169,23 +164,23 @@ def own_similarities(embeddings: FloatArray, speaker_labels: IntArray) -> Simila
         labels, one = speaker_labels[some], embeddings[some].astype(np.float64)
         cosines[some] = np.einsum("ud,ud->u", _unit(one), _unit(sums[labels] - one))
     cosines[counts[speaker_labels] == 1] = np.nan
-    means: SimilarityArray = np.bincount(speaker_labels, cosines) / counts
+    means: Float64Array = np.bincount(speaker_labels, cosines) / counts
     return means
 
 
-def _typical_similarities(neighbours: IntArray, known: BoolArray, similarity: SimilarityArray) -> SimilarityArray:
+def _typical_similarities(neighbours: IntArray, known: BoolArray, similarity: Float64Array) -> Float64Array:
     """Median similarity of each speaker to its known neighbours, shape (speakers,); NaN for one without any."""
     table = np.full(neighbours.shape, np.nan)
     table[known] = similarity
     table.sort(axis=1)  # NaN comes last
     num_known, rows = known.sum(axis=1), np.arange(len(table))
-    medians: SimilarityArray = (table[rows, (num_known - 1) // 2] + table[rows, num_known // 2]) / 2
+    medians: Float64Array = (table[rows, (num_known - 1) // 2] + table[rows, num_known // 2]) / 2
     return medians
 
 
 def _cross_similarities(
-    directions: FloatArray, centroids: FloatArray, first: IntArray, second: IntArray
-) -> SimilarityArray:
+    directions: Float32Array, centroids: Float32Array, first: IntArray, second: IntArray
+) -> Float64Array:
     """Mean cosine of the utterances of each of two speakers with the centroid of the other, shape (pairs,)."""
     similarity = np.empty(len(first))
     for some in _blocks(len(first)):
@@ -195,7 +190,7 @@ def _cross_similarities(
     return similarity / 2
 
 
-def _mean_directions(embeddings: FloatArray, speaker_labels: IntArray) -> FloatArray:
+def _mean_directions(embeddings: Float32Array, speaker_labels: IntArray) -> Float32Array:
     """Mean of each speaker's normalised embeddings: its product with a unit vector is a mean cosine."""
     sums = np.zeros((int(speaker_labels.max()) + 1, embeddings.shape[1]))
     for some in _blocks(len(embeddings)):
@@ -207,7 +202,7 @@ def _mean_directions(embeddings: FloatArray, speaker_labels: IntArray) -> FloatA
     return means
 
 
-def _centroids(embeddings: FloatArray, speaker_labels: IntArray) -> FloatArray:
+def _centroids(embeddings: Float32Array, speaker_labels: IntArray) -> Float32Array:
     """The mean embedding of each speaker, normalised."""
     sums = _sums_by_speaker(embeddings, speaker_labels)
     centroids = np.empty(sums.shape, np.float32)
@@ -216,24 +211,24 @@ def _centroids(embeddings: FloatArray, speaker_labels: IntArray) -> FloatArray:
     return centroids
 
 
-def _sums_by_speaker(embeddings: FloatArray, speaker_labels: IntArray) -> SimilarityArray:
+def _sums_by_speaker(embeddings: Float32Array, speaker_labels: IntArray) -> Float64Array:
     sums = np.zeros((int(speaker_labels.max()) + 1, embeddings.shape[1]))
     for some in _blocks(len(embeddings)):
         np.add.at(sums, speaker_labels[some], embeddings[some])
     return sums
 
 
-def _unit(vectors: SimilarityArray) -> SimilarityArray:
+def _unit(vectors: Float64Array) -> Float64Array:
     """Vectors of length one; a zero one stays zero."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    normalised: SimilarityArray = vectors / np.maximum(lengths, np.finfo(np.float64).tiny)
+    normalised: Float64Array = vectors / np.maximum(lengths, np.finfo(np.float64).tiny)
     return normalised
 
 
-def _mean_of_known(left: SimilarityArray, right: SimilarityArray) -> SimilarityArray:
+def _mean_of_known(left: Float64Array, right: Float64Array) -> Float64Array:
     """The mean of two numbers, or the one that is not NaN."""
     known_left, known_right = np.where(np.isnan(left), right, left), np.where(np.isnan(right), left, right)
-    mean: SimilarityArray = (known_left + known_right) / 2
+    mean: Float64Array = (known_left + known_right) / 2
     return mean
 
 
@@ -242,7 +237,7 @@ def _blocks(count: int) -> list[slice]:
     return [slice(start, start + _ROWS_AT_ONCE) for start in range(0, count, _ROWS_AT_ONCE)]
 
 
-def _require_usable(embeddings: FloatArray, speaker_labels: IntArray) -> None:
+def _require_usable(embeddings: Float32Array, speaker_labels: IntArray) -> None:
     if embeddings.ndim != 2 or speaker_labels.shape != embeddings.shape[:1] or not len(embeddings):
         raise ValueError(
             f"embeddings must have shape (utterances, dim) and a label each, got {embeddings.shape} and "

@@ -8,12 +8,12 @@ import pytest
 import soundfile
 from made_corpus import RATE, good_corpus, voice
 
+from chns.core.errors import FolderInUseError, ManifestError
+from chns.core.files import locked_folder
 from chns.data import resumable
 from chns.data.check import Limits, check_manifest, summary_by_kind
 from chns.data.check import corpus as corpus_module
-from chns.data.check.duplicates import groups_of_copies
-from chns.data.folder_lock import locked_folder
-from chns.errors import ManifestError
+from chns.data.check.findings import groups_of_copies
 
 
 def check(corpus, tmp_path, **settings):
@@ -246,7 +246,7 @@ def test_another_manifest_or_root_is_checked_anew(tmp_path, counted):
 
 def test_one_process_at_a_time_keeps_what_is_done(tmp_path, counted):
     corpus = good_corpus(tmp_path / "corpus")
-    with locked_folder(tmp_path / "kept"), pytest.raises(ManifestError, match="one process at a time, got another"):
+    with locked_folder(tmp_path / "kept"), pytest.raises(FolderInUseError, match="one process at a time, got another"):
         check(corpus, tmp_path)
     assert counted == []
 
@@ -259,7 +259,7 @@ def test_processes_find_what_one_finds(tmp_path, monkeypatch):
     monkeypatch.setattr(resumable, "_UTTERANCES_A_POOL", 5)
     shared = check(corpus, tmp_path, jobs=2)
     assert shared.measures == alone.measures
-    assert len(list((tmp_path / "kept").iterdir())) == 2
+    assert len(list((tmp_path / "kept").glob("*.parquet"))) == 2
 
 
 # ----- wrong arguments

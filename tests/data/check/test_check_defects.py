@@ -11,12 +11,12 @@ from made_corpus import RATE, MadeCorpus, good_corpus, voice
 from chns.data import windows
 from chns.data.audio import audio_info
 from chns.data.check import KINDS, Limits, check_manifest
-from chns.data.check.container import why_cut
 from chns.data.check.measures import measure_utterance
+from chns.data.container import why_cut
+from chns.data.corpora.any_folder import prepare_speech_commands
+from chns.data.corpora.kaldi import prepare_kaldi
+from chns.data.corpora.voxceleb import prepare_voxceleb
 from chns.data.manifest import Manifest
-from chns.data.prepare.kaldi import prepare_kaldi
-from chns.data.prepare.speech_commands import prepare_speech_commands
-from chns.data.prepare.voxceleb import prepare_voxceleb
 
 FORMATS = [(".wav", {}), (".flac", {}), (".ogg", {}), (".opus", {"format": "OGG", "subtype": "OPUS"}), (".mp3", {})]
 
@@ -144,6 +144,16 @@ def test_an_ogg_that_ends_anywhere_is_cut(tmp_path, content):
     assert why_cut(tmp_path / "a.ogg") in {"Ogg stream has no last page", "Ogg stream ends within a page"}
 
 
+def test_a_joined_file_is_found_although_its_beginning_decodes(tmp_path):
+    corpus = good_corpus(tmp_path / "corpus")
+    path = corpus.add("s0/joined", voice(7, 2), suffix=".ogg")
+    other = corpus.add("s0/other", voice(8, 3), suffix=".ogg")
+    path.write_bytes(path.read_bytes() + other.read_bytes())
+    checked = check(corpus, tmp_path)
+    assert [(f.kind, corpus.rows[f.row]["utterance"]) for f in checked.findings] == [("misstated", "s0/joined")]
+    assert "chained (joined), and only the first is read" in checked.findings[0].detail
+
+
 def test_files_that_are_gone_or_no_audio_are_found(tmp_path):
     corpus = good_corpus(tmp_path / "corpus")
     for name, content in (("text", b"hello\n" * 50), ("empty", b"")):
@@ -252,6 +262,6 @@ def test_real_speech_is_not_called_bad(shared_data, tmp_path, corpus, prepare, s
 
 
 def test_every_kind_of_finding_has_a_test_here():
-    tested = {*DEFECTS, "missing", "undecodable", "truncated", "too_long", "wrong_duration", "wrong_rate"}
+    tested = {*DEFECTS, "missing", "undecodable", "truncated", "misstated", "too_long", "wrong_duration", "wrong_rate"}
     elsewhere = {"duplicate", "shared_by_speakers", "few_utterances", "few_sessions"}
     assert tested | elsewhere == set(KINDS)

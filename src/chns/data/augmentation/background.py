@@ -1,16 +1,209 @@
-"""A sound under the voice - noise, music or babble - at a signal-to-noise ratio."""
+"""Where background sounds come from: folders of recordings, the training utterances, or a formula.
+
+A folder is listed once. Of a recording only the part that is needed is decoded, and its header is read when it is
+drawn, not beforehand: 60,000 headers would take 5 s on a local disk and minutes on a network's, for 0.1 ms a draw.
+
+A sound under the voice - noise, music or babble - at a signal-to-noise ratio.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
+import scipy.fft
 
-from chns.data.audio import Waveform
-from chns.data.augmentation.level import power_of
-from chns.data.augmentation.noise_sources import NoiseSource
-from chns.data.augmentation.settings_checks import require_probability, require_range
+from chns.core.errors import AudioError
+from chns.data.audio import EXTENSIONS, Waveform, audio_info, read_audio
+from chns.data.augmentation.level import power_of, require_probability, require_range
+from chns.data.corpora.scan import find_recordings
+from chns.data.manifest import Manifest
+from chns.data.storage.packed import Recording
+
+_LOWEST_NOISE_HZ = 50.0
+
+
+class NoiseSource(Protocol):
+    """Gives so many samples of sound, and their origin in words."""
+
+    def __call__(self, num_samples: int, rng: np.random.Generator) -> tuple[Waveform, str]:
+        """Samples, shape (num_samples,), of any level."""
+        ...
+
+
+class RecordingFolder:
+    """Parts of the recordings below a folder, each file equally likely.
+
+    Args:
+        folder: Searched with all its subfolders, such as ``musan/noise``.
+        sample_rate_hz: Rate of the samples.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        AudioError: If it holds no recording.
+    """
+
+    def __init__(self, folder: Path, *, sample_rate_hz: int) -> None:
+        self._folder = folder
+        self._names = recordings_in(folder)
+        self._sample_rate_hz = sample_rate_hz
+
+    def __len__(self) -> int:
+        """Number of recordings."""
+        return len(self._names)
+
+    def __call__(self, num_samples: int, rng: np.random.Generator) -> tuple[Waveform, str]:
+        """A random part of a random recording; one that is shorter is repeated.
+
+        Raises:
+            FileNotFoundError: If the recording is gone.
+            AudioError: If it cannot be read; names it.
+        """
+        name = self._names[rng.integers(len(self._names))]
+        path = self._folder / name
+        seconds = audio_info(path).duration_seconds
+        return _random_part(path, 0.0, seconds, num_samples, self._sample_rate_hz, rng), name
+
+
+class TrainingUtterances:
+    """Parts of a manifest's utterances, each equally likely: voices for babble without a further corpus.
+
+    Args:
+        manifest: The utterances.
+        sample_rate_hz: Rate of the samples.
+    """
+
+    def __init__(self, manifest: Manifest, *, sample_rate_hz: int) -> None:
+        self._manifest = manifest
+        self._sample_rate_hz = sample_rate_hz
+
+    def __call__(self, num_samples: int, rng: np.random.Generator) -> tuple[Waveform, str]:
+        """A random part of a random utterance; one that is shorter is repeated.
+
+        Raises:
+            FileNotFoundError: If the recording is gone.
+            AudioError: If it cannot be read.
+        """
+        utterance = self._manifest[int(rng.integers(len(self._manifest)))]
+        span = utterance.offset_seconds, utterance.duration_seconds
+        part = _random_part(utterance.path, *span, num_samples, self._sample_rate_hz, rng, channel=utterance.channel)
+        return part, utterance.name
+
+
+class Babble:
+    """Several people at once: a sum of equally loud voices.
+
+    Args:
+        voices: Gives one voice a call.
+        min_voices: Fewest voices.
+        max_voices: Most voices.
+
+    Raises:
+        ValueError: If the numbers are out of range.
+    """
+
+    def __init__(self, voices: NoiseSource, *, min_voices: int, max_voices: int) -> None:
+        if not 1 <= min_voices <= max_voices <= 100:
+            raise ValueError(f"min_voices to max_voices must rise within 1 and 100, got {min_voices} to {max_voices}.")
+        self._voices = voices
+        self._range = (min_voices, max_voices)
+
+    def __call__(self, num_samples: int, rng: np.random.Generator) -> tuple[Waveform, str]:
+        """The sum of a random number of voices; one that is silent adds nothing.
+
+        Raises:
+            FileNotFoundError: If a recording is gone.
+            AudioError: If one cannot be read.
+        """
+        count = int(rng.integers(*self._range, endpoint=True))
+        babble = np.zeros(num_samples, np.float32)
+        for _ in range(count):
+            voice, _ = self._voices(num_samples, rng)
+            power = power_of(voice)
+            if power > 0:
+                babble += voice / np.float32(np.sqrt(power))
+        return babble, f"{count} voices"
+
+
+class ColouredNoise:
+    """Gaussian noise whose power falls as frequency^-exponent, the exponent anywhere from 0 (white) to 2 (brown).
+
+    Fans, streets and hiss lie in between. No download is needed, and no recording repeats.
+
+    Args:
+        sample_rate_hz: Rate of the samples.
+    """
+
+    def __init__(self, *, sample_rate_hz: int) -> None:
+        self._sample_rate_hz = sample_rate_hz
+
+    def __call__(self, num_samples: int, rng: np.random.Generator) -> tuple[Waveform, str]:
+        """Noise of a random colour."""
+        exponent = rng.uniform(0.0, 2.0)
+        noise = coloured_noise(num_samples, exponent, rng, sample_rate_hz=self._sample_rate_hz)
+        return noise, f"colour {exponent:.1f}"
+
+
+def coloured_noise(num_samples: int, exponent: float, rng: np.random.Generator, *, sample_rate_hz: int) -> Waveform:
+    """Noise with a power density proportional to frequency^-exponent from 50 Hz on, and nothing below.
+
+    Otherwise nearly all the power of brown noise would lie where nobody hears it, and a signal-to-noise ratio would say
+    nothing.
+
+    Returns:
+        Shape (num_samples,), of any level.
+    """
+    points = scipy.fft.next_fast_len(num_samples, real=True)
+    spectrum = scipy.fft.rfft(rng.standard_normal(points, dtype=np.float32))
+    frequencies_hz = np.arange(len(spectrum), dtype=np.float32) * np.float32(sample_rate_hz / points)
+    heard = frequencies_hz >= _LOWEST_NOISE_HZ
+    shape = np.zeros(len(spectrum), np.float32)
+    shape[heard] = (frequencies_hz[heard] / _LOWEST_NOISE_HZ) ** np.float32(-exponent / 2)
+    noise: Waveform = scipy.fft.irfft(spectrum * shape, points)[:num_samples]
+    return noise
+
+
+def recordings_in(folder: Path) -> list[str]:
+    """Names of the recordings below a folder, sorted.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        AudioError: If it holds none.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"augmentation folder must exist, got {folder}.")
+    names = find_recordings(folder)
+    if not names:
+        raise AudioError(f"augmentation folder must hold recordings ({', '.join(EXTENSIONS)}), got none in {folder}.")
+    return names
+
+
+def _random_part(
+    path: Recording,
+    offset_seconds: float,
+    duration_seconds: float,
+    num_samples: int,
+    sample_rate_hz: int,
+    rng: np.random.Generator,
+    *,
+    channel: int | None = None,
+) -> Waveform:
+    """Read a random part of a span of a recording; a span that is too short is repeated, from a random place on."""
+    wanted_seconds = num_samples / sample_rate_hz
+    room_seconds = duration_seconds - wanted_seconds
+    place = rng.random()
+    part = read_audio(
+        path,
+        sample_rate_hz=sample_rate_hz,
+        offset_seconds=offset_seconds + place * max(0.0, room_seconds),
+        duration_seconds=min(wanted_seconds, duration_seconds),
+        channel=channel,
+    )
+    if len(part) < num_samples:
+        part = np.resize(np.roll(part, -int(place * len(part))), num_samples)
+    return part
 
 
 class Layer(NamedTuple):

@@ -15,8 +15,7 @@ import soundfile
 import soxr
 
 from chns.data.audio import Waveform
-from chns.data.augmentation.level import without_clipping
-from chns.data.augmentation.settings_checks import require_probability
+from chns.data.augmentation.level import require_probability, without_clipping
 
 _NARROW_HZ, _WIDE_HZ = 8_000, 16_000
 _TELEPHONE_BAND_HZ = (300.0, 3_400.0)

@@ -1,15 +1,172 @@
-"""A room around the voice: convolution with a room impulse response, in place and at the same level."""
+"""Room impulse responses: measured ones in a folder, simulated rooms, or the simplest model that sounds like a room.
+
+A room around the voice: convolution with a room impulse response, in place and at the same level.
+"""
 
 from __future__ import annotations
 
+import importlib
+import math
+from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
 import numpy as np
 import scipy.signal
 
-from chns.data.audio import Waveform
-from chns.data.augmentation.level import power_of
-from chns.data.augmentation.settings_checks import require_probability
+from chns.core.errors import AudioError, ChnsError
+from chns.data.audio import Waveform, read_audio
+from chns.data.augmentation.background import recordings_in
+from chns.data.augmentation.level import power_of, require_probability, require_range
+
+_LONGEST_SECONDS = 2.0
+_SPEED_OF_SOUND = 343.0
+_SECONDS_RANGE = (0.05, 3.0)
+
+
+class ResponseFolder:
+    """The recordings below a folder, each equally likely; of a longer one, the first 2 s. Channels are averaged.
+
+    Args:
+        folder: Searched with all its subfolders, such as ``RIRS_NOISES/simulated_rirs``.
+        sample_rate_hz: Rate of the responses.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        AudioError: If it holds no recording.
+    """
+
+    def __init__(self, folder: Path, *, sample_rate_hz: int) -> None:
+        self._folder = folder
+        self._names = recordings_in(folder)
+        self._sample_rate_hz = sample_rate_hz
+
+    def __call__(self, rng: np.random.Generator) -> tuple[Waveform, str]:
+        """A response, and the name of its file.
+
+        Raises:
+            FileNotFoundError: If the recording is gone.
+            AudioError: If it cannot be read, or is silent.
+        """
+        name = self._names[rng.integers(len(self._names))]
+        path = self._folder / name
+        response = read_audio(path, sample_rate_hz=self._sample_rate_hz, duration_seconds=_LONGEST_SECONDS)
+        if not response.any():
+            raise AudioError(f"room impulse response must hold a sound, got silence in {path}.")
+        return response, name
+
+
+class SyntheticDecay:
+    """A direct sound, and after it noise that decays exponentially: no room, but what rooms have in common.
+
+    It has no single echoes, and all frequencies decay alike, as in no real room. It needs no download.
+
+    Args:
+        min_reverberation_seconds: Shortest time in which the tail falls by 60 dB.
+        max_reverberation_seconds: Longest.
+        sample_rate_hz: Rate of the responses.
+
+    Raises:
+        ValueError: If a time is out of range.
+    """
+
+    MIN_DIRECT_TO_TAIL_DB, MAX_DIRECT_TO_TAIL_DB = -3.0, 12.0
+
+    def __init__(
+        self, *, min_reverberation_seconds: float, max_reverberation_seconds: float, sample_rate_hz: int
+    ) -> None:
+        _require_times(min_reverberation_seconds, max_reverberation_seconds)
+        self._range_seconds = (min_reverberation_seconds, max_reverberation_seconds)
+        self._sample_rate_hz = sample_rate_hz
+
+    def __call__(self, rng: np.random.Generator) -> tuple[Waveform, str]:
+        """A response that nobody has heard before, and its decay."""
+        seconds = rng.uniform(*self._range_seconds)
+        direct_to_tail_db = rng.uniform(self.MIN_DIRECT_TO_TAIL_DB, self.MAX_DIRECT_TO_TAIL_DB)
+        gap_seconds = rng.uniform(0.001, 0.010)
+        times = np.arange(round(seconds * self._sample_rate_hz), dtype=np.float32) / np.float32(self._sample_rate_hz)
+        tail = rng.standard_normal(len(times), dtype=np.float32) * 10 ** (-3 * times / np.float32(seconds))
+        tail[times < gap_seconds] = 0
+        tail *= np.float32(10 ** (-direct_to_tail_db / 20) / np.linalg.norm(tail))
+        tail[0] = 1.0
+        return tail, f"decay {seconds:.2f} s, direct {direct_to_tail_db:+.0f} dB"
+
+
+class SimulatedRooms:
+    """Shoebox rooms by the image-source method of pyroomacoustics, simulated once, then each equally likely.
+
+    A room takes 0.2 to 2 s, more for long reverberation, so that simulating one for each crop is out of the question.
+    Walls follow from the reverberation time by Sabine's formula; a small bare room then rings somewhat longer than it
+    promises.
+
+    Args:
+        num_rooms: How many; source and microphone have one place in each.
+        min_reverberation_seconds: Shortest time in which sound falls by 60 dB.
+        max_reverberation_seconds: Longest.
+        sample_rate_hz: Rate of the responses.
+        seed: Of sizes, places and times.
+
+    Raises:
+        ValueError: If the number or a time is out of range.
+        ChnsError: If pyroomacoustics is not installed.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_rooms: int,
+        min_reverberation_seconds: float,
+        max_reverberation_seconds: float,
+        sample_rate_hz: int,
+        seed: int,
+    ) -> None:
+        if num_rooms < 1:
+            raise ValueError(f"num_rooms must be at least 1, got {num_rooms}.")
+        _require_times(min_reverberation_seconds, max_reverberation_seconds)
+        library = _pyroomacoustics()
+        rng = np.random.default_rng(seed)
+        self._rooms = [
+            _simulate(library, rng, rng.uniform(min_reverberation_seconds, max_reverberation_seconds), sample_rate_hz)
+            for _ in range(num_rooms)
+        ]
+
+    def __call__(self, rng: np.random.Generator) -> tuple[Waveform, str]:
+        """A response, and its room."""
+        return self._rooms[rng.integers(len(self._rooms))]
+
+
+def _require_times(min_reverberation_seconds: float, max_reverberation_seconds: float) -> None:
+    name = "min_reverberation_seconds to max_reverberation_seconds"
+    require_range(name, min_reverberation_seconds, max_reverberation_seconds, within=_SECONDS_RANGE)
+
+
+def _pyroomacoustics() -> ModuleType:
+    try:
+        return importlib.import_module("pyroomacoustics")
+    except ImportError as error:
+        raise ChnsError(
+            "pyroomacoustics must be installed to simulate rooms, got no such package. "
+            "Run `pip install 'chns[rooms]'`, or set augmentation.reverberation.rooms to 0."
+        ) from error
+
+
+def _simulate(
+    library: ModuleType, rng: np.random.Generator, seconds: float, sample_rate_hz: int
+) -> tuple[Waveform, str]:
+    size = rng.uniform([3.0, 3.0, 2.4], [10.0, 8.0, 4.0])
+    surface = 2 * (size[0] * size[1] + size[0] * size[2] + size[1] * size[2])
+    all_absorbing_seconds = 24 * math.log(10) / _SPEED_OF_SOUND * size.prod() / surface
+    seconds = max(seconds, 1.1 * all_absorbing_seconds)
+    absorption, max_order = library.inverse_sabine(seconds, size)
+    room = library.ShoeBox(
+        size, fs=sample_rate_hz, materials=library.Material(absorption), max_order=min(max_order, 60)
+    )
+    room.add_source(rng.uniform(0.5, size - 0.5))
+    room.add_microphone(rng.uniform(0.5, size - 0.5))
+    room.compute_rir()
+    response = np.asarray(room.rir[0][0], np.float32)[: round(_LONGEST_SECONDS * sample_rate_hz)]
+    name = "x".join(f"{length:.1f}" for length in size)
+    return response, f"room {name} m, {seconds:.2f} s"
 
 
 class ResponseSource(Protocol):

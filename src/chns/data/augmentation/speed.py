@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import soxr
 
+from chns.core.arrays import Float64Array
+from chns.core.errors import ManifestError
 from chns.data.audio import Waveform
-from chns.data.augmentation.settings_checks import require_probability
-from chns.data.manifest import Manifest
-from chns.data.manifest_columns import with_columns
-from chns.errors import ManifestError
+from chns.data.augmentation.level import require_probability
+from chns.data.manifest import Manifest, with_columns
 
 SPEED_COLUMN = "speed_factor"
 """Column of a manifest that says how fast an utterance is to be played; 1 where it is empty."""
@@ -84,7 +83,7 @@ def with_speed_speakers(manifest: Manifest, factors: Sequence[float]) -> Manifes
     return Manifest.merge([_at_speed(manifest, factor) for factor in (1.0, *factors)])
 
 
-def speed_factors(manifest: Manifest) -> npt.NDArray[np.float64] | None:
+def speed_factors(manifest: Manifest) -> Float64Array | None:
     """How fast each utterance is to be played, shape (utterances,); None for a manifest without speeds.
 
     Raises:

@@ -3,28 +3,30 @@
 Measured on one core, shared with other work: 8,473 real recordings in 36 s of processor time. VoxCeleb2 excerpts as
 FLAC: 280 a second, 1,800 times real time. Opus, where decoding is most of it: 120 a second of speechocean762, 490 times
 real time, and 420 a second of Speech Commands.
+
+Findings, counted by kind.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from chns.data.check.findings import Finding, Limits, action, find, require_kinds, rows_to_drop
-from chns.data.check.kinds import CORRECT, DROP
+from chns.core.errors import ManifestError
+from chns.core.files import atomic_path
+from chns.data.check.findings import CORRECT, DROP, KINDS, Finding, Limits, action, find, require_kinds, rows_to_drop
 from chns.data.check.measures import measure_utterance
-from chns.data.manifest import Manifest
-from chns.data.manifest_columns import numbers, with_columns
+from chns.data.manifest import Manifest, numbers, with_columns
 from chns.data.resumable import forget, process_utterances
-from chns.errors import ManifestError
-from chns.files import atomic_path
 
 _MEASURES = pa.schema(
     {
@@ -148,7 +150,7 @@ def check_manifest(
         partial(measure_utterance, whole_file=whole_files),
         manifest,
         schema=_MEASURES,
-        settings=f"check 1, whole files: {whole_files}",
+        settings=f"check 2, whole files: {whole_files}",
         kept=kept,
         purpose="checking",
         jobs=jobs,
@@ -160,3 +162,40 @@ def check_manifest(
 def _holds_whole_files(manifest: Manifest) -> bool:
     paths = pa.array(manifest.column("path"))
     return not numbers(manifest, "offset_seconds").any() and pc.count_distinct(paths).as_py() == len(paths)
+
+
+class KindSummary(NamedTuple):
+    """One kind that was found.
+
+    Attributes:
+        kind: One of `KINDS`.
+        number: Utterances, or speakers.
+        action: What becomes of them in a corrected manifest: ``drop``, ``correct`` or ``keep``.
+        example: Utterance or speaker of the first of them.
+        detail: What was found of it.
+    """
+
+    kind: str
+    number: int
+    action: str
+    example: str
+    detail: str
+
+
+def summary_by_kind(check: Check) -> list[KindSummary]:
+    """The kinds that were found, in the order of `KINDS`."""
+    counts = Counter(finding.kind for finding in check.findings)
+    first: dict[str, Finding] = {}
+    for finding in check.findings:
+        first.setdefault(finding.kind, finding)
+    return [
+        KindSummary(
+            kind=kind,
+            number=counts[kind],
+            action=action(kind, check.also_drop),
+            example=first[kind].speaker if first[kind].row is None else check.manifest[first[kind].row or 0].name,
+            detail=first[kind].detail,
+        )
+        for kind in KINDS
+        if kind in counts
+    ]

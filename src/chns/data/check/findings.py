@@ -1,4 +1,12 @@
-"""From measures to findings: thresholds, copies, speakers with too little.
+"""The kinds of findings: what each means, and what becomes of the utterances.
+
+``drop`` is for what cannot be trained on or teaches something wrong, ``correct`` for a manifest that is wrong about
+good audio, ``keep`` for what deserves a look. Nothing of the last is certain to harm; whoever knows their corpus can
+have it dropped as well.
+
+Utterances with the same samples, by the digests of what was decoded.
+
+From measures to findings: thresholds, copies, speakers with too little.
 
 The thresholds are conservative: what they call bad is bad, and much that is mediocre passes. What they cannot see:
 copies with other samples (encoded with loss, cut otherwise, louder), damage inside a WAV or Vorbis file that
@@ -15,19 +23,84 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chns.data.check.duplicates import groups_of_copies
-from chns.data.check.kinds import DROP, KINDS
+from chns.core.arrays import BoolArray, Float64Array, IntArray
 from chns.data.check.measures import DURATION_TOLERANCE_SECONDS
-from chns.data.manifest import Manifest
-from chns.data.manifest_columns import numbers
+from chns.data.manifest import Manifest, numbers
 from chns.data.quality import CLIPPED_SHARE, LARGEST_SAMPLE, QUIET_DBFS
 
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float64]
+DROP, CORRECT, KEEP = "drop", "correct", "keep"
+
+
+class Kind(NamedTuple):
+    """One kind of finding.
+
+    Attributes:
+        action: What becomes of the utterance by default: ``drop``, ``correct`` or ``keep``.
+        meaning: What was found.
+        advice: What to do about it.
+    """
+
+    action: str
+    meaning: str
+    advice: str
+
+
+KINDS = {
+    "missing": Kind(DROP, "no such file", "Restore the files, or prepare the corpus anew."),
+    "undecodable": Kind(DROP, "cannot be decoded", "Copy or download the files again."),
+    "truncated": Kind(DROP, "cut off or damaged, less audio than promised", "Copy or download the files again."),
+    "misstated": Kind(
+        DROP, "more audio than the header says (joined, chained)", "Write the files anew, in one stream."
+    ),
+    "not_finite": Kind(DROP, "samples are not numbers", "Write the files again; something divided by zero."),
+    "out_of_scale": Kind(DROP, "samples far beyond full scale", "Write the files again with full scale at 1."),
+    "silent": Kind(DROP, "nothing above -60 dBFS", "Look whether the wrong channel was taken."),
+    "too_short": Kind(DROP, "too short to hold a voice", "Change the limit with --min-seconds."),
+    "duplicate": Kind(DROP, "the same samples as another utterance of the speaker", "One of each is kept."),
+    "shared_by_speakers": Kind(
+        DROP, "the same samples under several speakers", "All are dropped: one name is wrong, and which is not known."
+    ),
+    "wrong_duration": Kind(
+        CORRECT, "another length than the manifest says", "Prepare the corpus anew if files changed."
+    ),
+    "wrong_rate": Kind(
+        CORRECT, "another sample rate than the manifest says", "Prepare the corpus anew if files changed."
+    ),
+    "too_long": Kind(KEEP, "longer than utterances are", "Look whether recordings with several speakers are uncut."),
+    "mostly_silent": Kind(KEEP, "at least 90 % below -60 dBFS", "Cut the silence off: `chns speech --trim`."),
+    "quiet": Kind(KEEP, "mean level below -50 dBFS", "Listen whether noise drowns the voice."),
+    "clipped": Kind(KEEP, "more than 0.1 % of the samples at full scale", "Harmless if rare; see --drop."),
+    "dc_offset": Kind(KEEP, "mean above 2 % of full scale", "Harmless to the features; look at the sound card."),
+    "narrow_band": Kind(
+        KEEP, "nothing above the telephone band", "Were telephone recordings resampled? Train with them knowingly."
+    ),
+    "few_utterances": Kind(KEEP, "speaker with too few usable utterances", "The samplers leave such speakers out."),
+    "few_sessions": Kind(
+        KEEP, "speaker with too few sessions", "A model may learn their microphones and rooms instead of voices."
+    ),
+}
+"""In the order of reports."""
+
+
+def groups_of_copies(digests: Sequence[bytes | None]) -> Iterator[IntArray]:
+    """Rows with equal digests, two or more at a time, each ascending.
+
+    Args:
+        digests: One a row, of equal lengths; a row without one has no copies.
+    """
+    known = np.array([row for row, digest in enumerate(digests) if digest is not None], np.int64)
+    if not len(known):
+        return
+    values = np.array([digest.hex() for digest in digests if digest is not None])
+    order = np.argsort(values, kind="stable")
+    beginnings = np.flatnonzero(np.r_[True, values[order][1:] != values[order][:-1]])
+    for group in np.split(order, beginnings[1:]):
+        if len(group) > 1:
+            yield known[group]
+
 
 MOSTLY_SILENT_SHARE = 0.9
 DC_OFFSET = 0.02
@@ -138,7 +211,7 @@ def _problems(manifest: Manifest, measures: pa.Table) -> Iterator[Finding]:
 
 
 def _beyond_thresholds(manifest: Manifest, measures: pa.Table, limits: Limits) -> Iterator[Finding]:
-    def column(name: str) -> FloatArray:
+    def column(name: str) -> Float64Array:
         """NaN where there is none, and for an utterance with a problem; NaN is beyond no threshold."""
         return np.asarray(pc.if_else(is_whole, measures[name], None).to_numpy(), np.float64)
 
@@ -146,7 +219,7 @@ def _beyond_thresholds(manifest: Manifest, measures: pa.Table, limits: Limits) -
     seconds, silent, level = column("duration_seconds"), column("silent_share"), column("level_dbfs")
     peak, clipped, offset, band = (column(n) for n in ("peak", "clipped_share", "dc_offset", "high_band_db"))
     in_scale, audible = ~(peak > LARGEST_SAMPLE), level >= QUIET_DBFS
-    judged: list[tuple[str, BoolArray, FloatArray, str]] = [
+    judged: list[tuple[str, BoolArray, Float64Array, str]] = [
         ("out_of_scale", ~in_scale, peak, "peak {:.4g}"),
         ("silent", silent == 1, level, "mean level {:.0f} dBFS"),
         ("too_short", seconds < limits.min_seconds, seconds, "{:.3f} s"),

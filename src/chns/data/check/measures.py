@@ -12,16 +12,16 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import scipy.fft
 
-from chns.data.audio import AudioInfo, Waveform, audio_info
-from chns.data.check.container import why_cut
+from chns.core.arrays import Float64Array
+from chns.core.errors import AudioError
+from chns.data.audio import AudioInfo, Waveform, audio_info, proven_info
+from chns.data.container import why_cut
 from chns.data.manifest import Utterance
 from chns.data.quality import Quality, joint_quality, measure_quality
-from chns.data.shards.recording import Recording
+from chns.data.storage.packed import Recording
 from chns.data.windows import read_windows
-from chns.errors import AudioError
 
 DURATION_TOLERANCE_SECONDS = 0.1
 """Lists round, and decoders differ by a frame or two; a part of a recording may overshoot as much."""
@@ -39,8 +39,8 @@ class Measures(NamedTuple):
     """What one utterance was found to be.
 
     Attributes:
-        problem: Why the rest is not known: ``missing``, ``undecodable``, ``not_finite``; or ``truncated``, and the rest
-            is of what is there. None for an utterance that is whole.
+        problem: Why the rest is not known: ``missing``, ``undecodable``, ``not_finite``; or ``truncated`` or
+            ``misstated``, and the rest is of what is there. None for an utterance that is whole.
         detail: The problem in words.
         sample_rate_hz: Rate of the file.
         duration_seconds: Length of what was decoded.
@@ -86,6 +86,11 @@ def measure_utterance(utterance: Utterance, *, whole_file: bool) -> Measures:
 
 def _measured(utterance: Utterance, whole_file: bool) -> Measures:
     info = audio_info(utterance.path)
+    misstated = None
+    try:
+        info = proven_info(utterance.path)
+    except AudioError as error:  # what of it can be decoded shows what is wrong
+        misstated = _in_one_line(error)
     room = info.duration_seconds - utterance.offset_seconds
     promised = room if whole_file else min(room, utterance.duration_seconds)
     if promised * info.sample_rate_hz < 0.5:
@@ -99,9 +104,13 @@ def _measured(utterance: Utterance, whole_file: bool) -> Measures:
         sample_rate_hz=info.sample_rate_hz,
         offset_seconds=utterance.offset_seconds,
         duration_seconds=promised,
+        channel=utterance.channel,
     ):
         measuring.add(waveform)
-    return measuring.finish(_why_truncated(utterance.path, promised, measuring.seconds, whole_file))
+    why_truncated = _why_truncated(utterance.path, promised, measuring.seconds, whole_file)
+    if why_truncated is not None:
+        return measuring.finish("truncated", why_truncated)
+    return measuring.finish("misstated" if misstated else None, misstated or "")
 
 
 def _why_truncated(path: Recording, promised_seconds: float, decoded_seconds: float, whole_file: bool) -> str | None:
@@ -135,12 +144,12 @@ class _Measuring:
         if self._has_high_band:
             self._band_powers += _band_powers(waveform, self._rate_hz)
 
-    def finish(self, why_truncated: str | None) -> Measures:
+    def finish(self, problem: str | None, detail: str) -> Measures:
         quality = joint_quality(self._qualities)
         high, total = self._band_powers
         return Measures(
-            problem="truncated" if why_truncated else None,
-            detail=why_truncated or "",
+            problem=problem,
+            detail=detail,
             sample_rate_hz=self._rate_hz,
             duration_seconds=self.seconds,
             level_dbfs=quality.level_dbfs,
@@ -153,7 +162,7 @@ class _Measuring:
         )
 
 
-def _band_powers(waveform: Waveform, rate_hz: int) -> npt.NDArray[np.float64]:
+def _band_powers(waveform: Waveform, rate_hz: int) -> Float64Array:
     """Power above the telephone band, and above 100 Hz; frames do not overlap, which is enough for a mean."""
     frame_samples = round(_BAND_FRAME_SECONDS * rate_hz)
     num_frames = len(waveform) // frame_samples

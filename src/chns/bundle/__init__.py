@@ -1,0 +1,1 @@
+"""A model on disk: save, load, build within bounds, download, and take over from other toolkits."""

@@ -1,0 +1,216 @@
+"""The graph that a bundle carries: the model in ONNX from waveform to embedding, run without torch.
+
+``model.onnx`` lies beside the weights. ``config.json`` states its SHA-256, and the graph states the digest of the
+weights that it was made from, so a graph of other weights is refused. It is written only if it computes what the model
+does on a built-in signal of several lengths. Neither proves that a stranger's graph computes what his weights do: a
+bundle is trusted to hear as it says, but not with the machine (`chns.bundle.graph`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from chns.bundle.bundle import GRAPH_FILE, bundle_folder, put_graph, read_description, weights_digest
+from chns.bundle.graph import LARGEST_GRAPH_BYTES, Graph, largest_distance, model_graph, read_untrusted_graph
+from chns.core.arrays import Float32Array
+from chns.core.errors import ChnsError, ModelFileError
+
+if TYPE_CHECKING:
+    from chns.encoders import SpeakerEncoder
+
+_log = logging.getLogger(__name__)
+
+LARGEST_DISTANCE = 1e-4
+
+_LENGTHS_SECONDS = (0.5, 1.0, 2.7)
+_BUILT_IN_SECONDS = 8.0
+_LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 4_000, 48_000
+_LONGEST_FRAME_SAMPLES = 2_048
+
+
+class ExportError(ChnsError, ValueError):
+    """An exported graph does not compute what the model does."""
+
+
+class GraphBundle(NamedTuple):
+    """A bundle's graph, ready to run.
+
+    Attributes:
+        run: Waveforms, shape (batch, samples), to embeddings, shape (batch, dim), not normalised.
+        sample_rate_hz: Rate of the waveforms.
+        frame_samples: The fewest samples that it takes.
+        digest: Of the weights that it was made from: the identity of the encoder.
+        metrics: As in `chns.bundle.bundle.Bundle`.
+    """
+
+    run: Graph
+    sample_rate_hz: int
+    frame_samples: int
+    digest: str
+    metrics: dict[str, Any]
+
+
+def add_graph(folder: Path, model: SpeakerEncoder) -> float:
+    """Write a bundle's graph, or write it anew, and check it before the bundle gets it.
+
+    Args:
+        folder: What `chns.bundle.bundle.save_bundle` wrote.
+        model: What it was written of; put on the CPU and into evaluation mode.
+
+    Returns:
+        The largest cosine distance to the model on the built-in signal.
+
+    Raises:
+        FileNotFoundError: If the folder or one of its files is missing.
+        ModelFileError: If the bundle holds other weights, or the graph has what `chns.bundle.graph` refuses.
+        ChnsError: If a package is missing, or the exporter cannot express a layer.
+        ExportError: If an embedding is further than `LARGEST_DISTANCE` from the model's.
+    """
+    from chns.bundle.onnx_file import write_waveform_graph
+
+    distance = np.nan
+    digest = weights_digest(model.encoder)
+    model.cpu().eval()
+
+    def write(path: Path) -> Mapping[str, Any]:
+        nonlocal distance
+        write_waveform_graph(model, path, metadata={"weights_sha256": digest})
+        content = path.read_bytes()
+        graph = read_untrusted_graph(content, source=str(folder / GRAPH_FILE)).run
+        distance = checked_distance(graph, model_graph(model), built_in_signal(model), limit=LARGEST_DISTANCE)
+        return {"sha256": hashlib.sha256(content).hexdigest(), "frame_samples": model.features.frame_samples}
+
+    put_graph(folder, write, digest=digest)
+    return distance
+
+
+def add_graph_if_possible(folder: Path, model: SpeakerEncoder) -> None:
+    """The same at the end of other work, which shall not fail for it: a warning tells why there is no graph."""
+    try:
+        add_graph(folder, model)
+    except ChnsError as error:
+        _log.warning(
+            "%s gets no graph, so that using it takes torch: %s Later, `chns export %s --into-bundle` writes one.",
+            folder,
+            error,
+            folder,
+        )
+
+
+def load_graph_bundle(model: Path | str) -> GraphBundle | None:
+    """Read a bundle's graph and what is needed to use it; nothing of torch is imported.
+
+    Args:
+        model: A folder, or ``hf://owner/name[@revision]``.
+
+    Returns:
+        None if the bundle has no graph.
+
+    Raises:
+        ModelFileError: If the bundle or its graph is damaged, the graph belongs to other weights, or is not to be
+            trusted.
+        FileNotFoundError, ValueError, ChnsError, HubError: As `chns.bundle.bundle.bundle_folder`.
+    """
+    folder = bundle_folder(model)
+    description = read_description(folder)
+    path = folder / GRAPH_FILE
+    if "graph" not in description or not path.is_file():
+        return None
+    stated = _stated(description, path)
+    if path.stat().st_size > LARGEST_GRAPH_BYTES:
+        raise ModelFileError(f"graph must be at most {LARGEST_GRAPH_BYTES:,} bytes, got more in {path}.")
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != stated["sha256"]:
+        raise ModelFileError(
+            f"graph must have the digest that config.json states, got another in {path}. "
+            f"Write it anew with `chns export {folder} --into-bundle`."
+        )
+    graph = read_untrusted_graph(content, source=str(path))
+    wanted = {name: str(description[name]) for name in ("weights_sha256", "sample_rate_hz")}
+    for name, value in wanted.items():
+        if graph.metadata.get(name) != value:
+            raise ModelFileError(
+                f"graph must be of the bundle's {name}, {value[:12]}, got {graph.metadata.get(name, 'none')[:12]} in "
+                f"{path}. Write it anew with `chns export {folder} --into-bundle`."
+            )
+    return GraphBundle(
+        graph.run,
+        description["sample_rate_hz"],
+        stated["frame_samples"],
+        description["weights_sha256"],
+        description["metrics"],
+    )
+
+
+def checked_distance(graph: Graph, reference: Graph, check: Sequence[Float32Array], *, limit: float) -> float:
+    """The largest cosine distance of a graph to its reference, if it is small enough.
+
+    Raises:
+        ValueError: If there is nothing to check on.
+        ExportError: If it is not.
+    """
+    if not check:
+        raise ValueError("check must hold at least one batch of waveforms, got none.")
+    distance = largest_distance(graph, reference, check)
+    if not distance < limit:  # also if it is not a number
+        raise ExportError(
+            f"cosine distance of the exported graph to the model must be below {limit:g}, got {distance:.2g}. "
+            f"No file was written; export to another format, or report this."
+        )
+    return distance
+
+
+def built_in_signal(model: SpeakerEncoder) -> list[Float32Array]:
+    """Batches to compare on: gliding harmonics that come and go in noise, always the same.
+
+    Returns:
+        Waveforms of 0.5, 1, 2.7 and 8 s, each of shape (2, samples), as of `several_lengths`.
+    """
+    return several_lengths(_gliding_harmonics(model.sample_rate_hz), model.sample_rate_hz)
+
+
+def several_lengths(waveform: Float32Array, sample_rate_hz: int) -> list[Float32Array]:
+    """Batches of a waveform: its first 0.5, 1 and 2.7 s where it is longer, and all of it.
+
+    Returns:
+        Waveforms, each of shape (2, samples): the utterance, and the same at half its level.
+    """
+    lengths = [round(seconds * sample_rate_hz) for seconds in _LENGTHS_SECONDS]
+    crops = [waveform[:length] for length in lengths if length < len(waveform)]
+    return [np.stack([crop, 0.5 * crop]).astype(np.float32) for crop in (*crops, waveform)]
+
+
+def _stated(description: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """What a description says of the graph, and that the rate is one."""
+    stated, rate_hz = description["graph"], description.get("sample_rate_hz")
+    if not isinstance(stated, dict) or not isinstance(stated.get("sha256"), str):
+        raise ModelFileError(f"graph must be described by its sha256, got {stated!r:.100} for {path}.")
+    if type(rate_hz) is not int or not _LOWEST_RATE_HZ <= rate_hz <= _HIGHEST_RATE_HZ:
+        raise ModelFileError(
+            f"sample_rate_hz must be an integer between {_LOWEST_RATE_HZ} and {_HIGHEST_RATE_HZ}, got "
+            f"{rate_hz!r:.100} for {path}."
+        )
+    frame_samples = stated.get("frame_samples")
+    if type(frame_samples) is not int or not 1 <= frame_samples <= _LONGEST_FRAME_SAMPLES:
+        raise ModelFileError(
+            f"frame_samples must be an integer between 1 and {_LONGEST_FRAME_SAMPLES}, got {frame_samples!r:.100} for "
+            f"{path}."
+        )
+    return stated
+
+
+def _gliding_harmonics(sample_rate_hz: int) -> Float32Array:
+    rng = np.random.default_rng(0)
+    times = np.arange(round(_BUILT_IN_SECONDS * sample_rate_hz)) / sample_rate_hz
+    pitch_hz = 140 + 40 * np.sin(2 * np.pi * 0.4 * times)
+    phase = 2 * np.pi * np.cumsum(pitch_hz) / sample_rate_hz
+    harmonics = sum(np.sin(number * phase) / number for number in range(1, 20))
+    syllables = np.square(np.sin(2 * np.pi * 2 * times))
+    waveform: Float32Array = (0.1 * syllables * harmonics + 0.003 * rng.normal(size=len(times))).astype(np.float32)
+    return waveform

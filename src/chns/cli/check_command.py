@@ -1,0 +1,161 @@
+"""``chns check``: listen through a corpus for what would spoil a training."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chns.cli import command_parser
+
+if TYPE_CHECKING:
+    from chns.data.check import Check
+    from chns.data.manifest import Manifest
+
+NEEDS_FIXING = 1
+
+_EXAMPLES = """  chns check vox2.parquet
+  chns check vox2.parquet --fix vox2.clean.parquet --jobs 16
+  chns check mine.parquet --fix clean.parquet --drop clipped --drop few_utterances
+  chns check mine.parquet --report findings.parquet --json
+
+Every utterance is decoded; audio is never changed. A check that was stopped goes on where it was when it is called
+again.
+
+--fix drops:     missing, undecodable, truncated, misstated, not_finite, out_of_scale, silent, too_short; of the same
+                 samples twice within a speaker (duplicate) all but the first; of the same samples under several
+                 speakers (shared_by_speakers) all, for one name is wrong and which is not known
+--fix corrects:  wrong_duration, wrong_rate
+--fix keeps:     too_long, mostly_silent, quiet, clipped, dc_offset, narrow_band, and speakers with few_utterances or
+                 few_sessions; --drop KIND drops them as well
+
+Copies are found by their samples, as 16-bit mono: also losslessly in another format, but not encoded with loss,
+resampled, cut otherwise, padded or louder.
+
+exit code: 0 nothing to drop or correct; 1 something; 2 error"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = command_parser("check", examples=_EXAMPLES)
+    parser.add_argument("manifest", type=Path, metavar="M.parquet", help="the utterances")
+    parser.add_argument("--fix", type=Path, metavar="OUT.parquet", help="write a manifest without what is bad")
+    parser.add_argument(
+        "--report", type=Path, metavar="R.parquet", help="where the findings go (default: M.check.parquet beside M)"
+    )
+    parser.add_argument(
+        "--drop", action="append", default=[], metavar="KIND", help="drop this kind as well; may be repeated"
+    )
+    limits = parser.add_argument_group("limits")
+    limits.add_argument("--min-seconds", type=float, default=0.5, metavar="S", help="(default: %(default)s)")
+    limits.add_argument("--max-seconds", type=float, default=180.0, metavar="S", help="(default: %(default)g)")
+    limits.add_argument(
+        "--min-utterances", type=int, default=2, metavar="N", help="of a speaker (default: %(default)s)"
+    )
+    limits.add_argument(
+        "--min-sessions",
+        type=int,
+        default=2,
+        metavar="N",
+        help="of a speaker, if the manifest has sessions (default: %(default)s)",
+    )
+    parser.add_argument("--jobs", type=int, metavar="N", help="processes at most (default: one a core)")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check, write the report and the corrected manifest, print what was found; the exit code tells if it was bad."""
+    from chns.data.check import Limits, check_manifest
+    from chns.data.manifest import Manifest
+    from chns.data.manifest_file import manifest_suffix
+
+    report = arguments.report or arguments.manifest.with_name(f"{arguments.manifest.stem}.check.parquet")
+    _require_outputs(arguments, report)
+    if arguments.fix:
+        manifest_suffix(arguments.fix)  # a million files later would be late
+    limits = Limits(
+        min_seconds=arguments.min_seconds,
+        max_seconds=arguments.max_seconds,
+        min_utterances=arguments.min_utterances,
+        min_sessions=arguments.min_sessions,
+    )
+    manifest = Manifest.read(arguments.manifest)
+    started = time.monotonic()
+    check = check_manifest(
+        manifest,
+        kept=report.with_name(f"{report.name}.partial"),
+        limits=limits,
+        also_drop=arguments.drop,
+        jobs=arguments.jobs,
+    )
+    elapsed_seconds = time.monotonic() - started
+    check.write(report)
+    fixed = None
+    if arguments.fix:
+        fixed = check.fixed_manifest()
+        fixed.write(arguments.fix)
+    if arguments.json:
+        print(json.dumps(_summary(check, arguments, report, fixed)))
+    else:
+        _print(check, arguments, report, fixed, elapsed_seconds)
+    return NEEDS_FIXING if check.needs_fixing else 0
+
+
+def _require_outputs(arguments: argparse.Namespace, report: Path) -> None:
+    if report.suffix != ".parquet":
+        raise ValueError(f"--report must end in .parquet, got {report}.")
+    outputs = [report, *([arguments.fix] if arguments.fix else [])]
+    paths = [path.resolve() for path in (arguments.manifest, *outputs)]
+    if len(set(paths)) < len(paths):
+        raise ValueError(f"--fix and --report must be files of their own, got {', '.join(map(str, outputs))}.")
+
+
+def _summary(check: Check, arguments: argparse.Namespace, report: Path, fixed: Manifest | None) -> dict[str, Any]:
+    from chns.data.check import summary_by_kind
+
+    summary: dict[str, Any] = {
+        "manifest": str(arguments.manifest),
+        "report": str(report),
+        **_size(check.manifest),
+        "findings": {line.kind: line._asdict() for line in summary_by_kind(check)},
+        "needs_fixing": check.needs_fixing,
+    }
+    if fixed is not None:
+        summary["fixed"] = {"manifest": str(arguments.fix), **_size(fixed)}
+    return summary
+
+
+def _size(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "speakers": len(manifest.speakers),
+        "utterances": len(manifest),
+        "hours": round(float(manifest.durations_seconds.sum()) / 3600, 3),
+    }
+
+
+def _print(
+    check: Check, arguments: argparse.Namespace, report: Path, fixed: Manifest | None, elapsed_seconds: float
+) -> None:
+    from chns.data.check import KINDS, summary_by_kind
+
+    print(f"{_in_words(check.manifest)} in {elapsed_seconds:.0f} s")
+    lines = summary_by_kind(check)
+    if lines:
+        print(f"\n{'finding':<18}  {'count':>9}  {'--fix':<8}  what it is, and an example")
+    for line in lines:
+        print(f"{line.kind:<18}  {line.number:>9,}  {line.action + 's':<8}  {KINDS[line.kind].meaning}")
+        print(f"{'':41}{line.example}: {line.detail}")
+        print(f"{'':41}{KINDS[line.kind].advice}")
+    if not check.needs_fixing:
+        print("\nnothing to drop or correct")
+    print(f"\n{report}: {len(check.findings):,} findings")
+    if fixed is not None:
+        print(f"{arguments.fix}: {_in_words(fixed)}")
+
+
+def _in_words(manifest: Manifest) -> str:
+    size = _size(manifest)
+    return f"{size['utterances']:,} utterances of {size['speakers']:,} speakers, {size['hours']:,.1f} h"

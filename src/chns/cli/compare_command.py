@@ -1,0 +1,104 @@
+"""``chns compare``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chns.cli import command_parser
+
+if TYPE_CHECKING:
+    from chns.comparison.results import TrialList
+    from chns.comparison.runs import Length, PlannedRun
+
+_EXAMPLES = """  chns compare configs/compare.yaml --out runs/comparison --dry-run
+  chns compare configs/compare.yaml --out runs/comparison
+  chns compare configs/compare.yaml --out runs/comparison --jobs 2
+  chns compare configs/compare.yaml --out runs/comparison --baseline chns     the same runs against another of them
+
+CONFIG.yaml, of which configs/compare.yaml is an example with comments:
+  base         settings of `chns train` that all strategies share
+  strategies   name: settings in which it differs; by default the five of the CHNS paper
+  seeds        each strategy is trained with each (default: 0, 1, 2)
+  trial_lists  name: {manifest, trials}, what the models are evaluated on
+  baseline     the strategy that the others are compared with (default: the first)
+
+Runs go to OUT/STRATEGY/seed-N, each as `chns train` leaves it, with its scores in scores/LIST.txt; the table
+with intervals and verdict to OUT/comparison.md and, with all numbers, OUT/comparison.json. Everything is checked
+before the first run trains. The same command goes on with what was stopped and repeats nothing that is finished."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = command_parser("compare", examples=_EXAMPLES)
+    parser.add_argument("config", type=Path, metavar="CONFIG.yaml", help="what to compare")
+    parser.add_argument("--out", type=Path, required=True, metavar="OUT", help="folder of the comparison")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="trainings at the same time, each in a process of its own on its share of the cores (default: 1)",
+    )
+    parser.add_argument(
+        "--baseline", metavar="STRATEGY", help="compare the others with this one, instead of the configuration's"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="check everything, say what is there and what would run")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Compare, and print the table; or only say what would be done."""
+    from chns.comparison.comparison_settings import read_comparison
+
+    comparison = read_comparison(arguments.config, baseline=arguments.baseline)
+
+    from chns.comparison.compare import compare, describe, prepare
+
+    if arguments.dry_run:
+        runs, length, lists = prepare(comparison, arguments.out)
+        states = [_state(planned, lists) for planned in runs]
+        print(json.dumps({"runs": states}) if arguments.json else _listing(states, length))
+        return
+    outcome = compare(comparison, arguments.out, jobs=arguments.jobs)
+    if arguments.json:
+        print(json.dumps(outcome.to_json()))
+        return
+    print(describe(outcome))
+    print(f"written: {arguments.out / 'comparison.md'}, {arguments.out / 'comparison.json'}")
+
+
+def _state(planned: PlannedRun, lists: Sequence[TrialList]) -> dict[str, Any]:
+    from chns.comparison.results import stored_scores
+
+    begun = planned.opened
+    to_score = [one.name for one in lists if not planned.is_finished or stored_scores(planned.folder, one) is None]
+    return {
+        "strategy": planned.strategy,
+        "seed": planned.settings.seed,
+        "folder": str(planned.folder),
+        "finished": planned.is_finished,
+        "steps_done": 0 if begun is None else begun.steps_done(),
+        "to_score": to_score,
+    }
+
+
+def _listing(states: Sequence[dict[str, Any]], length: Length) -> str:
+    width = max(len(state["folder"]) for state in states)
+    lines = [f"{state['folder']:<{width}}  {_in_words(state, length)}" for state in states]
+    finished = sum(state["finished"] for state in states)
+    return "\n".join(
+        [*lines, f"{len(states)} runs of {length}; {finished} finished, {len(states) - finished} to train"]
+    )
+
+
+def _in_words(state: dict[str, Any], length: Length) -> str:
+    if state["finished"]:
+        return f"trained, to be scored on {', '.join(state['to_score'])}" if state["to_score"] else "trained and scored"
+    if state["steps_done"]:
+        return f"goes on after about {state['steps_done']} of {length.num_steps} steps"
+    return "to be trained"

@@ -1,0 +1,42 @@
+"""``chns embed``: write the embedding of every utterance."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from chns.cli import command_parser
+from chns.cli.model_options import add_model_options, add_root_option, load_on_device
+
+_EXAMPLES = """  chns embed runs/chns/model test.parquet --out embeddings.parquet
+
+Columns: utterance, speaker, embedding (a list of float32, not normalised); rows as in the manifest."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = command_parser("embed", examples=_EXAMPLES)
+    parser.add_argument("model", metavar="MODEL", help="the model's folder, or hf://owner/name")
+    parser.add_argument("manifest", type=Path, metavar="M.parquet", help="the utterances")
+    parser.add_argument("--out", type=Path, required=True, metavar="E.parquet", help="where the embeddings go")
+    add_root_option(parser)
+    add_model_options(parser)
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Embed, write, and print what came out."""
+    from chns.data.manifest import Manifest
+    from chns.evaluation.embedder import embed_utterances, write_embeddings
+
+    manifest = Manifest.read(arguments.manifest, root=arguments.root)
+    bundle, device = load_on_device(arguments.model, arguments)
+    embeddings = embed_utterances(bundle.model, manifest, num_workers=arguments.workers, device=device)
+    write_embeddings(arguments.out, manifest, embeddings)
+    count, dim = embeddings.shape
+    if arguments.json:
+        print(json.dumps({"embeddings": str(arguments.out), "utterances": count, "dim": dim}))
+    else:
+        print(f"{arguments.out}: {count:,} embeddings of {dim} dimensions")

@@ -1,0 +1,257 @@
+"""``chns evaluate``: score a trial list with a model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from chns.cli import command_parser
+from chns.cli.model_options import add_model_options, add_root_option, load_on_device
+
+if TYPE_CHECKING:
+    from chns.core.arrays import IntArray
+    from chns.data.manifest import Manifest
+    from chns.evaluation.enrolment import EnrolmentModels
+    from chns.evaluation.normalisation import CohortNormalisation, Kind
+    from chns.evaluation.trials import Trials
+
+_KINDS: tuple[Kind, ...] = ("z", "t", "s", "as")
+_TOP_K = 300
+_AVERAGES = ("average-embeddings", "average-scores")
+
+_EXAMPLES = """  chns evaluate runs/chns/model vox1.parquet --trials veri_test2.txt --scores scores.txt
+  chns evaluate runs/chns/model test.parquet --trials trials.txt --scores scores.txt --json
+  chns evaluate runs/chns/model vox1.parquet --trials veri_test2.txt --scores as.txt --as-norm vox2.parquet
+  chns evaluate runs/chns/model cnceleb.parquet --trials trials.lst --scores scores.txt --enrolment-map enroll.map
+
+The score is the cosine of whole-utterance embeddings. Trial lists:
+  voxceleb    1 ENROL TEST
+  kaldi       ENROL TEST target
+  cnceleb     ENROL TEST 1
+  unlabelled  ENROL TEST           scores without error rates
+Names are utterances or paths of the manifest; the suffix may differ.
+
+Normalisation measures each score in standard deviations from the mean of the scores that a side of the trial gets
+against a cohort: other speakers than those of the trials, like the training speakers.
+  --z-norm    the enrolment's side            --s-norm    the average of both
+  --t-norm    the test utterance's side       --as-norm   that, with the most similar of the cohort alone
+Results are comparable only with the same kind, cohort, --cohort-of, --top-k and --subtract-mean. WeSpeaker's choices
+are `--as-norm VOX2-DEV --subtract-mean`, with the default top 300 of the speakers.
+
+With an enrolment map, trials name a model. A line reads MODEL UTTERANCE UTTERANCE ...: CN-Celeb's enroll.map or
+enroll.lst, Kaldi's spk2utt."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = command_parser("evaluate", examples=_EXAMPLES)
+    parser.add_argument("model", metavar="MODEL", help="the model's folder, or hf://owner/name")
+    parser.add_argument("manifest", type=Path, metavar="M.parquet", help="where the utterances of the trials are")
+    parser.add_argument("--trials", type=Path, required=True, metavar="TRIALS", help="the trial list")
+    parser.add_argument("--scores", type=Path, required=True, metavar="OUT", help="where the scores go")
+    parser.add_argument(
+        "--format",
+        choices=["auto", "voxceleb", "kaldi", "cnceleb", "unlabelled"],
+        default="auto",
+        help="how the trial list reads (default: %(default)s)",
+    )
+    _add_enrolment_options(parser)
+    _add_normalisation_options(parser)
+    add_root_option(parser)
+    add_model_options(parser)
+    parser.add_argument("--json", action="store_true", help="print the summary and the metrics as JSON")
+    return parser
+
+
+def _add_enrolment_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("enrolment from several utterances")
+    group.add_argument("--enrolment-map", type=Path, metavar="MAP", help="the utterances of each enrolment model")
+    group.add_argument(
+        "--enrolment",
+        choices=_AVERAGES,
+        help=f"what is averaged over them: length-normalised embeddings, or scores (default: {_AVERAGES[0]})",
+    )
+
+
+def _add_normalisation_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("score normalisation")
+    kinds = group.add_mutually_exclusive_group()
+    for kind in _KINDS:
+        kinds.add_argument(
+            f"--{kind}-norm",
+            dest="cohort",
+            type=partial(_Cohort, kind),
+            metavar="C.parquet",
+            help=f"{kind.upper()}-norm with this cohort",
+        )
+    group.add_argument(
+        "--top-k", type=int, metavar="K", help=f"most similar of the cohort that --as-norm takes (default: {_TOP_K})"
+    )
+    group.add_argument(
+        "--cohort-of",
+        choices=["speakers", "utterances"],
+        help="compare with the mean of each speaker's length-normalised embeddings, or with every utterance "
+        "(default: speakers)",
+    )
+    group.add_argument(
+        "--subtract-mean", action="store_true", help="first subtract the mean of the cohort from all embeddings"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Embed the utterances of the trials, write their scores, and print the metrics if there are labels."""
+    from chns.data.manifest import Manifest
+    from chns.evaluation.metrics import verification_metrics
+    from chns.evaluation.scoring import write_scores
+    from chns.evaluation.trials import read_trials
+
+    _require_consistent(arguments)
+    trials = read_trials(arguments.trials, form=arguments.format)
+    manifest = Manifest.read(arguments.manifest, root=arguments.root)
+    rows = _Rows.of(trials, manifest, arguments.enrolment_map)
+    for sentence in rows.contradictions(trials, manifest):
+        print(sentence, file=sys.stderr)
+    normalisation = _normalisation(arguments)
+
+    from chns.evaluation.verification import score_trials
+
+    bundle, device = load_on_device(arguments.model, arguments)
+    scores = score_trials(
+        bundle.model,
+        manifest,
+        rows.enrolment,
+        rows.test,
+        enrolment_models=rows.models,
+        averaged="scores" if arguments.enrolment == "average-scores" else "embeddings",
+        normalisation=normalisation,
+        num_workers=arguments.workers,
+        device=device,
+    )
+    write_scores(arguments.scores, trials, scores)
+    metrics = None if trials.is_target is None else verification_metrics(scores, trials.is_target)
+    if arguments.json:
+        summary = {
+            "model": str(arguments.model),
+            "manifest": str(arguments.manifest),
+            "trials": str(arguments.trials),
+            "scores": str(arguments.scores),
+        }
+        settings = _settings_json(arguments, rows, normalisation)
+        print(json.dumps({**summary, **settings, **(metrics.to_json() if metrics else {})}))
+        return
+    print(f"{arguments.scores}: {len(trials):,} scores")
+    for line in _settings_lines(arguments, rows, normalisation):
+        print(line)
+    print(metrics or "The trial list has no labels, so there are no error rates.")
+
+
+def _require_consistent(arguments: argparse.Namespace) -> None:
+    if arguments.enrolment is not None and arguments.enrolment_map is None:
+        raise ValueError(f"--enrolment must come with --enrolment-map, got {arguments.enrolment} alone.")
+    if arguments.cohort is None:
+        given = {
+            "--top-k": arguments.top_k is not None,
+            "--cohort-of": arguments.cohort_of is not None,
+            "--subtract-mean": arguments.subtract_mean,
+        }
+        idle = [name for name, is_given in given.items() if is_given]
+        if idle:
+            options = ", ".join(f"--{kind}-norm" for kind in _KINDS)
+            raise ValueError(f"{idle[0]} must come with one of {options}, got it alone. It says how to normalise.")
+    elif arguments.top_k is not None and arguments.cohort.kind != "as":
+        raise ValueError(
+            f"--top-k must come with --as-norm, got --{arguments.cohort.kind}-norm, which takes the whole cohort."
+        )
+
+
+class _Cohort(NamedTuple):
+    """What an option like ``--as-norm C.parquet`` says."""
+
+    kind: Kind
+    path: str
+
+
+class _Rows(NamedTuple):
+    """The trials as rows of the manifest, or as models and rows."""
+
+    enrolment: IntArray
+    test: IntArray
+    models: EnrolmentModels | None
+
+    @classmethod
+    def of(cls, trials: Trials, manifest: Manifest, enrolment_map: Path | None) -> _Rows:
+        from chns.evaluation.enrolment import read_enrolment_map, resolve_enrolment
+        from chns.evaluation.trials import resolve
+
+        if enrolment_map is None:
+            return cls(*resolve(trials, manifest), None)
+        resolved = resolve_enrolment(trials, read_enrolment_map(enrolment_map), manifest)
+        return cls(resolved.enrolment, resolved.test, resolved.models)
+
+    def contradictions(self, trials: Trials, manifest: Manifest) -> list[str]:
+        """What the trials say against the manifest or themselves."""
+        from chns.evaluation.trials import contradictions, label_contradictions
+
+        labels = manifest.speaker_labels
+        if self.models is None:
+            enrolment, speakers = self.enrolment, labels[self.enrolment]
+        else:  # models are numbered beside the utterances, and speak as their first utterance does
+            enrolment = self.enrolment + len(manifest)
+            speakers = labels[self.models.rows[self.models.starts]][self.enrolment]
+        return [
+            *label_contradictions(trials, speakers, labels[self.test]),
+            *contradictions(trials, enrolment, self.test),
+        ]
+
+
+def _normalisation(arguments: argparse.Namespace) -> CohortNormalisation | None:
+    from chns.data.manifest import Manifest
+    from chns.evaluation.normalisation import CohortNormalisation
+
+    if arguments.cohort is None:
+        return None
+    kind, path = arguments.cohort
+    top_k = arguments.top_k
+    if kind == "as" and top_k is None:
+        top_k = _TOP_K
+    return CohortNormalisation(
+        cohort=Manifest.read(path),
+        kind=kind,
+        top_k=top_k,
+        cohort_of=arguments.cohort_of or "speakers",
+        subtract_mean=arguments.subtract_mean,
+    )
+
+
+def _settings_json(
+    arguments: argparse.Namespace, rows: _Rows, normalisation: CohortNormalisation | None
+) -> dict[str, object]:
+    """What the scores depend on beside model, manifest and trials; nothing where they are plain cosines."""
+    settings: dict[str, object] = {}
+    if rows.models is not None:
+        settings["enrolment"] = {
+            "map": str(arguments.enrolment_map),
+            "by": arguments.enrolment or _AVERAGES[0],
+            "models": len(rows.models.counts),
+            "utterances": len(rows.models.rows),
+        }
+    if normalisation is not None:
+        settings["normalisation"] = {**normalisation.to_json(), "cohort": arguments.cohort.path}
+    return settings
+
+
+def _settings_lines(arguments: argparse.Namespace, rows: _Rows, normalisation: CohortNormalisation | None) -> list[str]:
+    """The same in words."""
+    lines = []
+    if rows.models is not None:
+        lines.append(
+            f"enrolment: {(arguments.enrolment or _AVERAGES[0]).replace('-', ' ')}, {len(rows.models.counts):,} models "
+            f"of {len(rows.models.rows):,} utterances ({arguments.enrolment_map})"
+        )
+    if normalisation is not None:
+        lines.append(f"normalisation: {normalisation} ({arguments.cohort.path})")
+    return lines

@@ -1,0 +1,177 @@
+"""``chns export``: write a model as one graph for other runtimes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chns.cli import command_parser
+
+if TYPE_CHECKING:
+    from chns.bundle.bundle import Bundle
+    from chns.bundle.graph import Graph
+    from chns.core.arrays import Float32Array
+    from chns.data.manifest import Manifest
+    from chns.evaluation.trials import Trials
+
+_EXAMPLES = """  chns export runs/chns/model --format onnx --out model.onnx --check a.wav b.wav
+  chns export runs/chns/model --format torch-export --out model.pt2
+  chns export runs/chns/model --into-bundle
+  chns export runs/chns/model --format onnx --out model.onnx --int8 --manifest test.parquet --trials trials.txt
+  chns export runs/chns/model --format sherpa-onnx --out speaker.onnx --check a.wav
+
+formats:
+  onnx (FILE.onnx), torch-export (.pt2)
+                 waveforms (batch, samples) in [-1, 1] to embeddings (batch, dim)
+  sherpa-onnx (FILE.onnx)
+                 the 80 mels that sherpa-onnx computes, to embeddings
+The file is loaded again and compared with the model before it gets its name; if a cosine distance reaches 1e-4 there is
+no file, and the exit code is 2. --int8 writes a second file beside it, model.int8.onnx."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = command_parser("export", examples=_EXAMPLES)
+    parser.add_argument("model", metavar="MODEL", help="the model's folder, or hf://owner/name")
+    parser.add_argument("--format", choices=["onnx", "torch-export", "sherpa-onnx"], help="see below")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where the graph goes")
+    parser.add_argument(
+        "--into-bundle", action="store_true", help="put the graph that makes torch needless into the model's own folder"
+    )
+    parser.add_argument("--int8", action="store_true", help="also write the ONNX file with 8-bit weights")
+    parser.add_argument(
+        "--check",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="AUDIO",
+        help="recordings to compare on (default: a built-in synthetic signal)",
+    )
+    parser.add_argument("--trials", type=Path, metavar="TRIALS", help="also compare error rates on this trial list")
+    parser.add_argument("--manifest", type=Path, metavar="M.parquet", help="where the utterances of the trials are")
+    parser.add_argument(
+        "--trust", action="append", default=[], metavar="PACKAGE", help="package of your own encoder; may be repeated"
+    )
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Export, check, quantise and measure, and print what came out."""
+    if (arguments.trials is None) != (arguments.manifest is None):
+        raise ValueError("--trials and --manifest must be given together, got only one of them.")
+    if arguments.int8 and not arguments.format.endswith("onnx"):
+        raise ValueError(f"--int8 must go with an ONNX format, got --format {arguments.format}.")
+
+    if [arguments.format is None, arguments.out is None] != [arguments.into_bundle] * 2:
+        raise ValueError("either --format and --out must be given, or --into-bundle, got neither or both.")
+
+    from chns.bundle.bundle import load_bundle
+    from chns.bundle.bundle_graph import built_in_signal
+    from chns.inference.export import check_recordings
+
+    bundle = load_bundle(arguments.model, trusted_packages=arguments.trust)
+    if arguments.into_bundle:
+        _write_into_bundle(arguments, bundle)
+        return
+    check = check_recordings(arguments.check, bundle.model) if arguments.check else built_in_signal(bundle.model)
+    summary: dict[str, Any] = {
+        "model": arguments.model,
+        "weights_sha256": bundle.digest,
+        "format": arguments.format,
+        "checked_on": [str(path) for path in arguments.check] or "built-in synthetic signal",
+    }
+    measured_on = _labelled_trials(arguments)
+    graphs = _export(arguments, bundle, check, summary)
+    if measured_on is not None:
+        summary["trials"] = _error_rates(bundle, graphs, *measured_on)
+    print(json.dumps(summary) if arguments.json else _as_text(summary))
+
+
+def _write_into_bundle(arguments: argparse.Namespace, bundle: Bundle) -> None:
+    from chns.bundle.bundle import GRAPH_FILE, require_local
+    from chns.bundle.bundle_graph import add_graph
+
+    require_local(arguments.model)
+    distance = add_graph(Path(arguments.model), bundle.model)
+    path = Path(arguments.model) / GRAPH_FILE
+    summary = {"model": arguments.model, "weights_sha256": bundle.digest, "graph": str(path), "distance": distance}
+    text = f"{path}: {path.stat().st_size / 1e6:.2f} MB, cosine distance at most {distance:.1e}"
+    print(json.dumps(summary) if arguments.json else text)
+
+
+def _export(
+    arguments: argparse.Namespace, bundle: Bundle, check: list[Float32Array], summary: dict[str, Any]
+) -> dict[str, Graph]:
+    """Write the files, describe them in the summary, and give back the graphs by name, the model's first."""
+    from chns.bundle.graph import model_graph
+    from chns.inference.export import FORMS, export_int8, export_model
+    from chns.inference.export_sherpa import export_for_sherpa, sherpa_graph
+
+    def load(path: Path) -> Graph:
+        if arguments.format == "sherpa-onnx":
+            return sherpa_graph(path, bundle.model.sample_rate_hz)
+        return FORMS[arguments.format].load(path)
+
+    if arguments.format == "sherpa-onnx":
+        comment = f"chns {bundle.digest[:16]}"
+        exported, front_end = export_for_sherpa(
+            bundle.model, bundle.architecture, arguments.out, check=check, comment=comment
+        )
+        summary["distance_to_own_features"] = front_end
+    else:
+        exported = export_model(bundle.model, arguments.out, form=arguments.format, check=check)
+    files = {arguments.format: exported}
+    graphs = {"PyTorch": model_graph(bundle.model), arguments.format: load(exported.path)}
+    if arguments.int8:
+        path = arguments.out.with_suffix(f".int8{arguments.out.suffix}")
+        files["int8"] = export_int8(arguments.out, path, load=load, check=check)
+        graphs["int8"] = load(path)
+    summary["files"] = {name: {**vars(file), "path": str(file.path)} for name, file in files.items()}
+    return graphs
+
+
+def _labelled_trials(arguments: argparse.Namespace) -> tuple[Trials, Manifest] | None:
+    """Read before anything is written, so that a mistake in them is known at once."""
+    from chns.data.manifest import Manifest
+    from chns.evaluation.trials import read_trials
+
+    if arguments.trials is None:
+        return None
+    trials = read_trials(arguments.trials)
+    if trials.is_target is None:
+        raise ValueError(f"--trials must have labels to compare error rates, got none in {arguments.trials}.")
+    return trials, Manifest.read(arguments.manifest)
+
+
+def _error_rates(bundle: Bundle, graphs: dict[str, Graph], trials: Trials, manifest: Manifest) -> dict[str, Any]:
+    from chns.evaluation.trials import resolve
+    from chns.inference.export import evaluate_graphs
+
+    assert trials.is_target is not None
+    enrolment, test = resolve(trials, manifest)
+    results = evaluate_graphs(graphs, bundle.model, manifest, enrolment, test, trials.is_target)
+    return {
+        name: {**result.metrics.to_json(), "real_time_factor": result.real_time_factor}
+        for name, result in results.items()
+    }
+
+
+def _as_text(summary: dict[str, Any]) -> str:
+    checked_on = summary["checked_on"]
+    lines = [f"checked on: {checked_on if isinstance(checked_on, str) else f'{len(checked_on)} recordings'}"]
+    for name, file in summary["files"].items():
+        opset = f", opset {file['opset']}" if file["opset"] else ""
+        size = f"{file['num_bytes'] / 1e6:.2f} MB{opset}"
+        lines.append(f"{file['path']}: {name}, {size}, cosine distance at most {file['distance']:.1e}")
+    if "distance_to_own_features" in summary:
+        distance = summary["distance_to_own_features"]
+        lines.append(f"with sherpa-onnx's features instead of the model's own: cosine distance at most {distance:.1e}")
+    for name, rates in summary.get("trials", {}).items():
+        costs = ", ".join(f"minDCF (p_target {p}) {cost:.4f}" for p, cost in rates["min_dcf"].items())
+        lines.append(
+            f"{name:<12} EER {100 * rates['eer']:.2f} %, {costs}, real-time factor {rates['real_time_factor']:.4f}"
+        )
+    return "\n".join(lines)

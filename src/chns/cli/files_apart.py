@@ -1,0 +1,171 @@
+"""No output of a command is one of its inputs, or another of its outputs; one check for all commands.
+
+A command's inputs are all its options that are files or folders, so a new option is protected without being named
+here; what it writes is named here, also where it goes beside or below what the option says.
+"""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+_BUNDLE = ("model.json", "model.safetensors")
+_RUN = (
+    *("config.yaml", "training.pt", "log.csv", "summary.json", "best.json", "decisions.txt"),
+    *(f"{bundle}/{file}" for bundle in ("model", "best_model") for file in _BUNDLE),
+)
+_TEXTS_THAT_NAME_FILES = ("model", "hardest_under", "train", "root", "validation", "start_from", "folder", "manifest")
+_OUTPUT_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        ("augment-preview", "cluster", "compare", "convert", "embed", "export", "import", "merge", "pack"),
+        ("out",),
+    ),
+    **dict.fromkeys(("speech", "split", "train", "trials"), ("out",)),
+    "report": (),  # its folder may be that of a run
+    "calibrate": (),  # writes into the model, which it also reads
+    "check": ("fix", "report"),
+    "cluster": ("out", "table"),
+    "demo": ("folder",),
+    "enrol": ("store",),
+    "evaluate": ("scores",),
+    "identify": ("store",),
+    "metrics": ("det",),
+    "prepare": ("out", "converted", "recordings"),
+    "push": ("dry_run",),
+    "store": ("out",),
+    "verify": (),
+}
+
+
+def require_files_apart(command: str, arguments: Any) -> None:
+    """Make sure, before anything is read, that nothing will be overwritten that the command needs.
+
+    Links, hard links, ``..`` and, where the file system knows no difference, upper and lower case do not hide that two
+    names are one file.
+
+    Args:
+        command: Its name.
+        arguments: What was parsed.
+
+    Raises:
+        ValueError: If two are the same file.
+    """
+    options = dict(vars(arguments))
+    written_options = {name: options[name] for name in _OUTPUT_OPTIONS[command] if options.get(name) is not None}
+    read = [
+        (label, path)
+        for name, value in options.items()
+        if name not in written_options
+        for label, path in _paths(name, value)
+        for path in _files(path)
+    ]
+    written = [(name, path) for name, value in written_options.items() for _, path in _paths(name, value, is_path=True)]
+    written += _beside(command, arguments)
+    changed = {"calibrate": "model", "train": "config", "report": "out"}.get(command)  # read, and written on purpose
+    read = [(name, path) for name, path in read if name != changed]
+    for number, (name, output) in enumerate(written):
+        for other_name, other in [*read, *written[:number]]:
+            if _is_same(output, other):
+                raise ValueError(
+                    f"{_shown(name)} must be a file of its own, got {output}, which is {_shown(other_name)} too. "
+                    "Choose another name, or it would be overwritten."
+                )
+
+
+def _paths(name: str, value: Any, *, is_path: bool = False) -> Iterator[tuple[str, Path]]:
+    """Every file or folder that an option's value names, at whatever depth."""
+    if isinstance(value, Path) or (isinstance(value, str) and value and (is_path or name in _TEXTS_THAT_NAME_FILES)):
+        yield name, Path(value)
+    elif isinstance(value, Namespace | Mapping) or hasattr(value, "items"):
+        for key, inner in dict(value if isinstance(value, Mapping) else vars(value)).items():
+            yield from _paths(str(key), inner, is_path=is_path)
+    elif hasattr(value, "_asdict"):  # such as the cohort of `chns evaluate`
+        for key, inner in value._asdict().items():
+            yield from _paths(name, inner, is_path=key == "path")
+    elif hasattr(value, "absolute") and not isinstance(value, str):  # a path of jsonargparse
+        yield name, Path(str(value.absolute))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _paths(name, inner, is_path=is_path)
+
+
+def _files(path: Path) -> Iterator[Path]:
+    """The path, and the files of the bundle that it may be."""
+    yield path
+    for name in _BUNDLE:
+        if (path / name).is_file():
+            yield path / name
+
+
+def _beside(command: str, arguments: Any) -> list[tuple[str, Path]]:
+    """Files that a command writes beside or below the one that it was told."""
+    found = _DERIVED.get(command, lambda _: [])(arguments)
+    return [("output", path) for path in found]
+
+
+def _of_prepare(arguments: Any) -> list[Path]:
+    out: Path = arguments.out
+    if arguments.corpus == "synthetic":
+        return [out / "manifest.parquet"]
+    beside = [out.with_name(f"{out.stem}.rejected.csv")]
+    for trials in getattr(arguments, "trials", []):
+        beside += [out.with_name(f"{out.stem}.{trials.stem}{end}") for end in (".missing.txt", ".txt")]
+    return beside
+
+
+def _of_check(arguments: Any) -> list[Path]:
+    manifest: Path = arguments.manifest
+    return [] if arguments.report else [manifest.with_name(f"{manifest.stem}.check.parquet")]
+
+
+def _of_export(arguments: Any) -> list[Path]:
+    out: Path = arguments.out
+    return [out.with_suffix(f".int8{out.suffix}")] if arguments.int8 else []
+
+
+def _of_store(arguments: Any) -> list[Path]:
+    return [] if getattr(arguments, "out", None) is None else _journals(arguments)
+
+
+def _journals(arguments: Any) -> list[Path]:
+    return [Path(f"{arguments.store}{end}") for end in ("-wal", "-shm")]
+
+
+def _of_folder(*names: str) -> Callable[[Any], list[Path]]:
+    def below(arguments: Any) -> list[Path]:
+        folder = arguments.out if hasattr(arguments, "out") else arguments.dry_run
+        return [] if folder is None else [Path(folder) / name for name in names]
+
+    return below
+
+
+_DERIVED: Mapping[str, Callable[[Any], list[Path]]] = {
+    "calibrate": lambda arguments: [Path(arguments.model) / "model.json"],
+    "check": _of_check,
+    "compare": _of_folder("comparison.md", "comparison.json"),
+    "enrol": _journals,
+    "export": _of_export,
+    "import": _of_folder(*_BUNDLE),
+    "pack": _of_folder("manifest.parquet", "manifest.rejected.csv", "SHA256SUMS"),
+    "prepare": _of_prepare,
+    "push": _of_folder(*_BUNDLE, "README.md"),
+    "report": _of_folder("report.html", "suspected_duplicates.csv"),
+    "store": _of_store,
+    "train": _of_folder(*_RUN),
+}
+
+
+def _is_same(first: Path, second: Path) -> bool:
+    try:
+        if first.samefile(second):
+            return True
+    except OSError:  # one is not there
+        pass
+    return os.path.normcase(os.path.realpath(first)) == os.path.normcase(os.path.realpath(second))
+
+
+def _shown(name: str) -> str:
+    return name.replace("_", " ") if name == "output" else f"--{name.replace('_', '-')}"

@@ -1,0 +1,225 @@
+"""Options of ``chns metrics`` that say how sure its numbers are, and whether two systems differ.
+
+``chns metrics``: error rates of a score file.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chns.core.arrays import BoolArray, Float64Array
+
+if TYPE_CHECKING:
+    from chns.evaluation.intervals import Interval
+    from chns.evaluation.trials import Trials
+import json
+from typing import TYPE_CHECKING, Protocol
+
+from chns.cli import command_parser
+
+if TYPE_CHECKING:
+    pass
+
+INTERVALS_HELP = """--intervals draws the speakers of the trials 1,000 times with replacement (bootstrap, 95 %).
+--against OTHER: SCORES minus OTHER on the same draws; negative means that SCORES makes fewer errors,
+and a range without 0 that this is more than chance."""
+
+
+def add_interval_options(parser: argparse.ArgumentParser) -> None:
+    """Where the speakers are found, and what to compare with."""
+    parser.add_argument(
+        "--intervals",
+        type=Path,
+        metavar="M.parquet",
+        help="add 95 %% intervals; the manifest tells who speaks in the utterances of the trials",
+    )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="OTHER",
+        help="with --intervals: score file of another system on the same trials, to tell whether both differ",
+    )
+
+
+@dataclass(frozen=True)
+class IntervalSection:
+    """A title and the interval of each metric: lines of text, or one key of JSON."""
+
+    key: str
+    title: str
+    intervals: Mapping[str, Interval]
+
+    def to_json(self) -> dict[str, object]:
+        """The intervals by metric, under one key."""
+        return {self.key: {name: interval.to_json() for name, interval in self.intervals.items()}}
+
+    def __str__(self) -> str:
+        from chns.evaluation.metrics import metric_line
+
+        lines = [
+            metric_line("EER", f"{interval:.3%}")
+            if name == "eer"
+            else metric_line(f"minDCF (p_target {name.removeprefix('min_dcf_')})", f"{interval:.4f}")
+            for name, interval in self.intervals.items()
+        ]
+        return "\n".join((self.title, *lines))
+
+
+def interval_sections(
+    arguments: argparse.Namespace,
+    trials: Trials,
+    scores: Float64Array,
+    is_target: BoolArray,
+) -> Iterator[IntervalSection]:
+    """Intervals of the system, and of its difference to the other; nothing without ``--intervals``.
+
+    Raises:
+        ValueError: If ``--against`` is there without ``--intervals``; else as `speaker_intervals`.
+        TrialError: If the manifest lacks an utterance, or the other score file has other trials.
+    """
+    if arguments.intervals is None:
+        if arguments.against is not None:
+            raise ValueError(f"--against must come with --intervals, got {arguments.against} alone. Add the manifest.")
+        return
+    from chns.data.manifest import Manifest
+    from chns.evaluation.intervals import paired_difference, speaker_intervals
+    from chns.evaluation.metrics import REPORTED_P_TARGETS
+    from chns.evaluation.trials import resolve
+
+    p_targets = arguments.p_target or REPORTED_P_TARGETS
+    manifest = Manifest.read(arguments.intervals)
+    enrolment, test = (manifest.speaker_labels[rows] for rows in resolve(trials, manifest))
+    num_speakers = len({*enrolment.tolist(), *test.tolist()})
+    yield IntervalSection(
+        "intervals",
+        f"95 % intervals, {num_speakers:,} speakers",
+        speaker_intervals(scores, is_target, enrolment, test, p_targets=p_targets),
+    )
+    if arguments.against is not None:
+        other = _scores_of_same_trials(arguments.against, trials)
+        yield IntervalSection(
+            "difference",
+            f"{arguments.scores} minus {arguments.against}",
+            paired_difference((other, scores), is_target, enrolment, test, p_targets=p_targets),
+        )
+
+
+def _scores_of_same_trials(path: Path, trials: Trials) -> Float64Array:
+    from chns.core.errors import TrialError
+    from chns.evaluation.scoring import read_scores
+
+    others, scores = read_scores(path)
+    if len(others) != len(trials):
+        raise TrialError(
+            f"other score file must have the same trials, got {len(others)} in {path} "
+            f"and {len(trials)} in {trials.source}. Score one trial list with both systems."
+        )
+    for number, (line, other_line) in enumerate(zip(_lines(trials), _lines(others), strict=True)):
+        if line != other_line:
+            raise TrialError(
+                f"other score file must have the same trials in the same order, got {' '.join(other_line)!r} in "
+                f"{others.place(number)} and {' '.join(line)!r} in {trials.place(number)}. "
+                "Score one trial list with both systems."
+            )
+    return scores
+
+
+def _lines(trials: Trials) -> Iterator[tuple[str, ...]]:
+    if trials.is_target is None:
+        return zip(trials.enrolment, trials.test, strict=True)
+    labels = ("target" if one else "nontarget" for one in trials.is_target.tolist())
+    return zip(trials.enrolment, trials.test, labels, strict=True)
+
+
+_EXAMPLES = f"""  chns metrics scores.txt
+  chns metrics scores.txt --p-target 0.001 --p-target 0.5 --all
+  chns metrics calibrated.txt --llr
+  chns metrics scores.txt --json --det det.csv
+  chns metrics new.txt --intervals vox1.parquet --against old.txt
+
+A line reads `ENROL TEST SCORE LABEL`; LABEL is target, nontarget, 1 or 0.
+EER: linear interpolation where miss and false-alarm rate cross, equal scores are one threshold
+(NIST, WeSpeaker; the script of the VoxSRC challenges gives the same).
+minDCF: normalised, both costs 1, at p_target 0.01 and 0.05.
+actDCF: the same cost at the Bayes threshold of log-likelihood ratios; Cllr: their cost in bits.
+
+--all adds what other toolkits report:
+  EER, convex hull        BOSARIS' ROCCH-EER
+  EER, nearest threshold  voxceleb_trainer's: the larger rate at the threshold where both are closest
+  minCllr                 Cllr in bits after the best calibration on these trials
+
+{INTERVALS_HELP}"""
+
+
+class _Section(Protocol):
+    """One group of metrics: lines of text, or keys of JSON."""
+
+    def to_json(self) -> dict[str, object]: ...
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = command_parser("metrics", examples=_EXAMPLES)
+    parser.add_argument("scores", type=Path, metavar="SCORES", help="the score file")
+    parser.add_argument(
+        "--p-target",
+        type=float,
+        action="append",
+        metavar="P",
+        help="prior of a target trial for the costs; may be repeated (default: 0.01 and 0.05)",
+    )
+    parser.add_argument("--all", action="store_true", help="add the EER by other conventions, and minCllr")
+    parser.add_argument(
+        "--llr",
+        action="store_true",
+        help="scores are log-likelihood ratios (natural logarithm): add actual costs and Cllr",
+    )
+    parser.add_argument("--det", type=Path, metavar="OUT.csv", help="write points of the DET curve, for drawing")
+    add_interval_options(parser)
+    parser.add_argument("--json", action="store_true", help="print the metrics as JSON; the EER as a fraction")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Read the scores, print the metrics, and write the DET curve if wished."""
+    from chns.core.errors import TrialError
+    from chns.evaluation.scoring import read_scores
+
+    trials, scores = read_scores(arguments.scores)
+    if trials.is_target is None:
+        raise TrialError(
+            f"score file must have a label on each line, got `ENROL TEST SCORE` in {trials.place(0)}. "
+            "Add target or nontarget."
+        )
+    sections = [
+        *_sections(arguments, scores, trials.is_target),
+        *interval_sections(arguments, trials, scores, trials.is_target),
+    ]
+    if arguments.json:
+        print(json.dumps({key: value for section in sections for key, value in section.to_json().items()}))
+    else:
+        print(*sections, sep="\n")
+    if arguments.det:
+        from chns.evaluation.metrics import det_curve, write_det_curve
+
+        write_det_curve(arguments.det, det_curve(scores, trials.is_target))
+
+
+def _sections(arguments: argparse.Namespace, scores: Float64Array, is_target: BoolArray) -> Iterator[_Section]:
+    """What is printed, in this order."""
+    from chns.evaluation.metrics import REPORTED_P_TARGETS, verification_metrics
+
+    p_targets = arguments.p_target or REPORTED_P_TARGETS
+    yield verification_metrics(scores, is_target, p_targets=p_targets)
+    if arguments.llr:
+        from chns.evaluation.calibration_metrics import calibration_metrics
+
+        yield calibration_metrics(scores, is_target, p_targets=p_targets)
+    if arguments.all:
+        from chns.evaluation.calibration_metrics import other_conventions
+
+        yield other_conventions(scores, is_target)

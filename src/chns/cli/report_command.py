@@ -1,0 +1,118 @@
+"""``chns report``: draw and explain what runs came to, in one HTML file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chns.cli import command_parser
+from chns.cli.model_options import add_model_options, resolve_device
+
+if TYPE_CHECKING:
+    from chns.report.compared import Comparison
+    from chns.report.page import Report
+    from chns.report.run_findings import RunFindings
+
+_EXAMPLES = """  chns evaluate runs/chns/model vox1.parquet --trials veri_test2.txt --scores runs/chns/scores/vox1-o.txt
+  chns report runs/supcon runs/chns --out report
+  chns report runs/supcon runs/chns --name random --name clustered --manifest /moved/vox2.parquet --out report
+  chns report runs/comparison --out report             all runs, the table and the verdict of `chns compare`
+
+Writes OUT/report.html, which needs neither network nor the files beside it, OUT/figures/*.png and *.svg, and
+OUT/suspected_duplicates.csv. What a run lacks is said in its place. The first report of a model embeds some
+utterances of every training speaker and keeps the result in RUN/report; later ones only draw."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = command_parser("report", examples=_EXAMPLES)
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="folders of trainings, or one of a comparison (`chns compare`)",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="OUT", help="folder of the report")
+    parser.add_argument(
+        "--manifest", type=Path, metavar="M.parquet", help="the training manifest, if it is no longer where it was"
+    )
+    parser.add_argument(
+        "--name",
+        action="append",
+        metavar="NAME",
+        help="what the report calls a run; once for each, in their order (default: the end of its path)",
+    )
+    add_model_options(parser)
+    parser.add_argument("--json", action="store_true", help="print the summary and the error rates as JSON")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Compute the findings, write the report, and print where it is and its first sentences."""
+    from chns.report.drawing import require_libraries
+
+    require_libraries()  # before minutes of embedding
+
+    comparison, folders = _comparison_and_runs(arguments.runs)
+
+    from chns.report.collect import collect_findings
+    from chns.report.page import write_report
+
+    findings = collect_findings(
+        folders,
+        names=arguments.name,
+        manifest=arguments.manifest,
+        device=resolve_device(arguments.device),
+        num_workers=arguments.workers,
+        trusted_packages=arguments.trust,
+    )
+    report = write_report(arguments.out, findings, comparison=comparison)
+    if arguments.json:
+        print(json.dumps(_summary(report, findings)))
+        return
+    for paragraph in report.summary:
+        print(paragraph)
+    print(f"{report.page}: {len(findings)} run{'' if len(findings) == 1 else 's'}, {report.num_figures} figures")
+
+
+def _comparison_and_runs(given: Sequence[Path]) -> tuple[Comparison | None, Sequence[Path]]:
+    """What was given as runs: a comparison, which brings its own, or runs."""
+    from chns.report.compared import FILE_NAME, read_comparison
+
+    comparisons = [folder for folder in given if (folder / FILE_NAME).is_file()]
+    if not comparisons:
+        return None, given
+    if len(given) > 1:
+        raise ValueError(
+            f"RUN must be one comparison or any number of runs, got {comparisons[0]} among {len(given)}. "
+            "Make a report of each."
+        )
+    comparison = read_comparison(comparisons[0])
+    if not comparison.runs:
+        raise ValueError(
+            f"comparison must have runs beside {FILE_NAME}, got none in {comparisons[0]}. "
+            "Give the folder where `chns compare` trained."
+        )
+    return comparison, comparison.runs
+
+
+def _summary(report: Report, findings: Sequence[RunFindings]) -> dict[str, Any]:
+    return {
+        "report": str(report.page),
+        "summary": list(report.summary),
+        "figures": report.num_figures,
+        "suspected_duplicates": report.num_duplicates,
+        "runs": [
+            {
+                "name": run.name,
+                "path": str(run.path),
+                "strategy": run.strategy,
+                "trial_lists": {name: scored.metrics.to_json() for name, scored in run.scored.items()},
+            }
+            for run in findings
+        ],
+    }

@@ -1,0 +1,287 @@
+"""Which runs a comparison consists of, and whether comparing them is fair: checked before any of them trains.
+
+Train the runs of a comparison: one after the other in this process, or several beside each other in their own.
+
+A run's own process is a `chns train` of the same settings on its share of the cores, so a run is the same however it
+was started, up to the order of additions, which the number of threads changes. Worker processes of `multiprocessing`
+would do as well, but what they say could not be told apart, and a run that fails could not be repeated by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from chns.core.errors import ConfigError, RunFolderError, in_short
+from chns.data.manifest import Manifest
+from chns.training.build import make_loss, make_plan, read_data, starting_model
+from chns.training.folder import RunFolder, TrainSettings
+from chns.training.run import train
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialListSettings:
+    """A trial list, and where its utterances are.
+
+    Args:
+        manifest: Manifest of the utterances.
+        trials: The list, with labels.
+        root: Folder of the audio, or URL of packed shards, if not the folder that the manifest names.
+        form: How the list reads, see `chns.evaluation.trials.read_trials`.
+    """
+
+    manifest: str
+    trials: str
+    root: str | None = None
+    form: Literal["auto", "voxceleb", "kaldi", "cnceleb"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A comparison whose settings have been checked against each other.
+
+    Attributes:
+        strategies: Settings of each strategy, complete but for the seed.
+        seeds: At least one, all different.
+        trial_lists: At least one.
+        baseline: The strategy that the others are compared with.
+    """
+
+    strategies: Mapping[str, TrainSettings]
+    seeds: tuple[int, ...]
+    trial_lists: Mapping[str, TrialListSettings]
+    baseline: str
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PlannedRun:
+    """One training of a comparison.
+
+    Attributes:
+        strategy: Its name.
+        settings: Complete, with the seed.
+        folder: ``OUT/STRATEGY/seed-N``.
+    """
+
+    strategy: str
+    settings: TrainSettings
+    folder: Path
+
+    def __str__(self) -> str:
+        return f"{self.strategy}, seed {self.settings.seed}"
+
+    @property
+    def opened(self) -> RunFolder | None:
+        """What is already there; None if the run was never begun."""
+        return RunFolder.open(self.folder) if (self.folder / "config.yaml").is_file() else None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has been trained to its end."""
+        return self.opened is not None and self.opened.is_finished
+
+
+@dataclass(frozen=True)
+class Length:
+    """What a run costs, and what all runs of a comparison have in common.
+
+    Attributes:
+        segments_per_step: Speakers times utterances of a batch.
+        num_steps: Of the whole run.
+    """
+
+    segments_per_step: int
+    num_steps: int
+
+    def __str__(self) -> str:
+        return f"{self.num_steps} steps of {self.segments_per_step} segments"
+
+
+def plan_runs(comparison: Comparison, out: Path) -> list[PlannedRun]:
+    """All runs, seed by seed, so that every strategy has been trained once before one is trained twice."""
+    return [
+        PlannedRun(strategy=name, settings=replace(settings, seed=seed), folder=out / name / f"seed-{seed}")
+        for seed in comparison.seeds
+        for name, settings in comparison.strategies.items()
+    ]
+
+
+def check_runs(runs: Sequence[PlannedRun]) -> Length:
+    """Build what each run would train with, and make sure that all see equally many segments.
+
+    Returns:
+        How long every run is.
+
+    Raises:
+        ConfigError: If settings do not suit a factory or each other, a folder holds a run with other settings, or runs
+            differ in their number of steps or of segments a step.
+        ManifestError, FileNotFoundError: If a manifest is missing or not valid.
+        RunFolderError: If a folder holds a damaged run.
+    """
+    data: dict[tuple[str, int], Manifest] = {}
+    lengths = {}
+    for run in runs:
+        key = (repr(run.settings.data), run.settings.seed)
+        if key not in data:
+            data[key] = read_data(run.settings)[0]
+        lengths[run] = _length(run, data[key])
+        _refuse_other_settings(run)
+    reference = runs[0]
+    for run, length in lengths.items():
+        if length != lengths[reference]:
+            raise ConfigError(
+                f"strategies must train on equally many segments, got {lengths[reference]} for {reference} and "
+                f"{length} for {run}. Set batches.steps_per_epoch and train.epochs, and keep speakers_per_batch x "
+                "utterances_per_speaker the same."
+            )
+    return lengths[reference]
+
+
+def _length(run: PlannedRun, manifest: Manifest) -> Length:
+    settings = run.settings
+    try:
+        _, model = starting_model(settings)
+        make_loss(settings, model, manifest)
+        plan = make_plan(settings, manifest)
+    except ValueError as error:
+        raise ConfigError(f"strategy {run.strategy} must be trainable, got an error: {error}") from error
+    batches = settings.batches
+    return Length(
+        segments_per_step=batches.speakers_per_batch * batches.utterances_per_speaker,
+        num_steps=settings.train.epochs * plan.steps_per_epoch,
+    )
+
+
+def _refuse_other_settings(run: PlannedRun) -> None:
+    begun = run.opened
+    changed = {} if begun is None or not begun.is_begun else begun.differences(run.settings)
+    if changed:
+        name, (before, now) = next(iter(changed.items()))
+        raise ConfigError(
+            f"{name} of {run} must be {in_short(before)} as when the run was begun, got {in_short(now)} "
+            f"(settings that differ: {in_short(', '.join(changed))}) in {run.folder}. "
+            f"Use another folder for another comparison."
+        )
+
+
+# `chns train`, which is asked to stop when the process that started it ends, however it ends: by its parent-death
+# signal, which this program sets before anything else. A parent that has ended by then is seen by its number.
+_PR_SET_PDEATHSIG = 1
+_TRAIN = f"""
+import ctypes, os, signal, sys
+parent = int(os.environ.pop("CHNS_COMPARE_PID"))
+if ctypes.CDLL(None).prctl({_PR_SET_PDEATHSIG}, signal.SIGTERM) or os.getppid() != parent:
+    raise SystemExit("chns: error: the comparison that started this training must go on, got none.")
+from chns.cli import main
+raise SystemExit(main(["train", *sys.argv[1:]]))
+"""
+_COMMAND = (sys.executable, "-c", _TRAIN)
+_POLL_SECONDS = 0.2
+
+
+def train_runs(runs: Sequence[PlannedRun], *, jobs: int = 1) -> Generator[PlannedRun]:
+    """Train what is not trained yet, going on with what was begun; yield each run when it is finished.
+
+    Closing the iterator, or an error, asks the processes that are training to stop after their step and waits for them.
+
+    Args:
+        runs: What to train, in this order.
+        jobs: How many train at the same time. With more than one, what each says goes to ``train.log`` in its folder.
+
+    Raises:
+        ConfigError: If jobs is below 1.
+        KeyboardInterrupt: After Ctrl-C or SIGTERM, once all checkpoints are written.
+        RunFolderError: If a run in its own process failed. In this process, whatever `chns.training.run.train` raises.
+    """
+    if jobs < 1:
+        raise ConfigError(f"jobs must be at least 1, got {jobs}.")
+    numbered = {run: f"run {number} of {len(runs)}: {run}" for number, run in enumerate(runs, start=1)}
+    if jobs > 1:
+        yield from _beside_each_other(numbered, jobs)
+        return
+    for run, title in numbered.items():
+        _log.info("%s: %s", title, "already trained" if run.is_finished else "training")
+        if not run.is_finished:
+            train(run.settings, run.folder)
+        yield run
+
+
+def _beside_each_other(numbered: dict[PlannedRun, str], jobs: int) -> Generator[PlannedRun]:
+    waiting = []
+    for run, title in numbered.items():
+        if run.is_finished:
+            _log.info("%s: already trained", title)
+            yield run
+        else:
+            waiting.append(run)
+    with _processes() as training:
+        while waiting or training:
+            while waiting and len(training) < jobs:
+                run = waiting.pop(0)
+                training[_start(run, jobs)] = run
+                _log.info("%s: training, see %s", numbered[run], _log_path(run))
+            time.sleep(_POLL_SECONDS)
+            for process in [process for process in training if process.poll() is not None]:
+                run = training.pop(process)
+                if process.returncode:
+                    raise RunFolderError(
+                        f"training of {run} must come to its end, got exit code {process.returncode} "
+                        f"({_last_line(_log_path(run))}) in {_log_path(run)}. The same command goes on."
+                    )
+                _log.info("%s: trained", numbered[run])
+                yield run
+
+
+@contextmanager
+def _processes() -> Iterator[dict[subprocess.Popen[bytes], PlannedRun]]:
+    """Running trainings. Those that are left when the block ends stop after their step; all are waited for.
+
+    They have sessions of their own, so that Ctrl-C reaches them once, through here: a second signal would stop them in
+    mid-step.
+    """
+    training: dict[subprocess.Popen[bytes], PlannedRun] = {}
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield training
+    finally:
+        for process in training:
+            process.terminate()
+        for process in training:
+            process.wait()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _start(run: PlannedRun, jobs: int) -> subprocess.Popen[bytes]:
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    words = ("--config", json.dumps(asdict(run.settings)), "--out", str(run.folder))
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with _log_path(run).open("ab") as output:
+        return subprocess.Popen(  # noqa: S603 - our own command, without a shell
+            (*_COMMAND, *words),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": threads, "CHNS_COMPARE_PID": str(os.getpid())},
+            start_new_session=True,
+        )
+
+
+def _log_path(run: PlannedRun) -> Path:
+    return run.folder / "train.log"
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"

@@ -1,0 +1,1 @@
+"""What every room stands on: errors, files, array types, processes, objects by name."""

@@ -1,0 +1,153 @@
+"""What the processes of a run exchange; with one process, each of these does nothing or the obvious.
+
+Losses over the embeddings of all processes, with the gradients that one process would compute.
+
+Negatives must come from the whole batch, not from the slice that a device holds. Every process gathers all embeddings
+and computes the same loss; gradients flow back to its own slice only. Data-parallel training then *averages* the
+encoder's gradients over the processes where their *sum* is the gradient of the loss, so the slice's gradient is
+multiplied by the number of processes here. Parameters of the loss itself (a temperature, class weights) already get
+their whole gradient in every process and must not be scaled, which is why the factor cannot simply go onto the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Result = TypeVar("Result")
+Number = TypeVar("Number", bound=np.generic)
+
+
+def world_size() -> int:
+    """Number of processes of the run."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def gather_rows(rows: Tensor) -> list[Tensor]:
+    """The rows of every process, in the order of their ranks; their numbers may differ.
+
+    Args:
+        rows: Shape (any, ...), equal on all processes but for the first axis.
+    """
+    if world_size() == 1:
+        return [rows]
+    lengths = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world_size())]
+    dist.all_gather(lengths, torch.tensor([len(rows)], device=rows.device))
+    # Collectives exchange equal shapes only.
+    padded = rows.new_zeros((int(max(lengths)), *rows.shape[1:]))
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(parts, padded)
+    return [part[: int(length)] for part, length in zip(parts, lengths, strict=True)]
+
+
+def gather_array(rows: npt.NDArray[Number], device: torch.device | str) -> npt.NDArray[Number]:
+    """The rows of every process as one array, in the order of their ranks."""
+    if world_size() == 1:
+        return rows
+    parts = gather_rows(torch.from_numpy(rows).to(device))
+    gathered: npt.NDArray[Number] = torch.cat(parts).cpu().numpy()
+    return gathered
+
+
+def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
+    """Replace each gradient by its mean over the processes."""
+    if world_size() > 1:
+        for parameter in parameters:
+            if parameter.grad is not None:
+                dist.all_reduce(parameter.grad)
+                parameter.grad /= world_size()
+
+
+def average_buffers(module: torch.nn.Module) -> None:
+    """Replace each floating-point buffer (running statistics) by its mean over the processes."""
+    if world_size() > 1:
+        for buffer in module.buffers():
+            if buffer.is_floating_point():
+                dist.all_reduce(buffer)
+                buffer.div_(world_size())
+
+
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is set in some process; all get the same answer."""
+    if world_size() == 1:
+        return flag
+    votes = torch.tensor([int(flag)], device=device)
+    dist.all_reduce(votes)
+    return bool(votes.item())
+
+
+def largest_anywhere(number: int, device: torch.device) -> int:
+    """The largest of the processes' numbers."""
+    if world_size() == 1:
+        return number
+    largest = torch.tensor([number], device=device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest.item())
+
+
+def from_first_process(make: Callable[[], Result]) -> Result:
+    """Let the first process make something and give it to all; if it fails, it fails in all.
+
+    Args:
+        make: Called in the first process only.
+
+    Raises:
+        Exception: What ``make`` raised, in every process, so that none waits for another that has given up.
+    """
+    if world_size() == 1:
+        return make()
+    outcome: list[Result | Exception | None] = [None]
+    if rank() == 0:
+        try:
+            outcome[0] = make()
+        except (ValueError, OSError) as error:
+            outcome[0] = error
+    dist.broadcast_object_list(outcome)
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]  # type: ignore[return-value]  # what make returned, None included
+
+
+class _Gather(torch.autograd.Function):
+    """Concatenate over processes; the backward pass keeps the own slice."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, embeddings: Tensor) -> Tensor:
+        parts = gather_rows(embeddings)
+        ctx.first = sum(len(part) for part in parts[: rank()])  # type: ignore[attr-defined]
+        ctx.length = len(embeddings)  # type: ignore[attr-defined]
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
+        own = gradient[ctx.first : ctx.first + ctx.length]  # type: ignore[attr-defined]
+        return own * world_size()
+
+
+def gather_batch(embeddings: Tensor, speaker_labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The embeddings and labels of all processes, in the order of their ranks.
+
+    Args:
+        embeddings: Of this process, shape (n, dim); n may differ between processes.
+        speaker_labels: Shape (n,).
+
+    Returns:
+        Shapes (N, dim) and (N,), with N the sum of n; with one process, what was given.
+    """
+    if world_size() == 1:
+        return embeddings, speaker_labels
+    gathered: Tensor = _Gather.apply(embeddings)  # type: ignore[no-untyped-call]
+    return gathered, torch.cat(gather_rows(speaker_labels))

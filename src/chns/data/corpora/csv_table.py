@@ -1,0 +1,134 @@
+"""A CSV file with one line an utterance and any names for its columns.
+
+A manifest as a CSV file that may lie anywhere: its paths are absolute.
+"""
+
+from __future__ import annotations
+
+import csv
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from chns.core.errors import ManifestError
+from chns.core.files import atomic_path
+from chns.data.corpora.listed import channel_of, columns_of, number_of, relative_path, text_of
+from chns.data.corpora.located import file_of, further_columns
+from chns.data.corpora.scan import Candidate, Part
+from chns.data.manifest import Manifest, relative_name
+from chns.data.manifest_file import REQUIRED_COLUMNS
+from chns.data.text_rows import split_rows
+
+
+class ColumnNames(NamedTuple):
+    """Which column of a table says what. An utterance without a name is called as its path without the suffix.
+
+    A column ``channel`` that holds numbers from 0, ``left``, ``right`` or ``mix`` says which channel of the file is
+    meant; with other words in it, it becomes the column ``channel_name``.
+    """
+
+    path: str = "path"
+    speaker: str = "speaker"
+    utterance: str = "utterance"
+    offset_seconds: str = "offset_seconds"
+    duration_seconds: str = "duration_seconds"
+    session: str = "session"
+
+
+def read_csv(
+    source: Path, *, root: Path, names: ColumnNames | None = None, delimiter: str = ","
+) -> Iterator[Candidate]:
+    """Read a table; columns that ``names`` does not mention become columns of the manifest under their own names.
+
+    Args:
+        source: The table, with a header line.
+        root: Folder of the audio; see ``relative_path``.
+        names: Those of the path and the speaker must be there; a table without the others is fine.
+        delimiter: What stands between two fields, one character.
+
+    Raises:
+        ValueError: If the delimiter is not one character.
+        FileNotFoundError: If there is no such file.
+        ManifestError: If a column is missing, a line has another number of fields than the header or lacks a value,
+            or a path is a command or leaves the root.
+    """
+    names = names or ColumnNames()
+    for row, place in table_rows(source, required=(names.path, names.speaker), delimiter=delimiter):
+        path = relative_path(text_of(row, names.path, place), root, place)
+        yield Candidate(
+            utterance=row.get(names.utterance) or relative_name(PurePosixPath(path)),
+            speaker=text_of(row, names.speaker, place),
+            path=path,
+            session=row.get(names.session) or None,
+            columns=columns_of(row, without=(*names, "session")),
+            part=Part(
+                number_of(row, names.offset_seconds, place) or 0.0, number_of(row, names.duration_seconds, place)
+            ),
+            place=place,
+            channel=channel_of(row),
+        )
+
+
+def table_rows(
+    source: Path, *, required: Sequence[str], delimiter: str = ","
+) -> Iterator[tuple[Mapping[str, str], str]]:
+    """Every row by the names of its columns, and its place; see ``split_rows``.
+
+    Raises:
+        ValueError: If the delimiter is not one character.
+        FileNotFoundError: If there is no such file.
+        ManifestError: If the header lacks a column or has one twice, or a line is not as the header says.
+    """
+    rows = split_rows(source, delimiter=delimiter)
+    header, header_place = next(rows, ([], f"{source}:1"))
+    _require_columns(header, required, header_place)
+    for fields, place in rows:
+        if len(fields) != len(header):
+            raise ManifestError(
+                f"line must have {len(header)} fields as the header, got {len(fields)} in {place}. "
+                + ("Remove" if delimiter == "\t" else "Put quotes around")
+                + f" a field that holds {delimiter!r}."
+            )
+        yield dict(zip(header, fields, strict=True)), place
+
+
+def _require_columns(header: Sequence[str], required: Sequence[str], place: str) -> None:
+    missing = [name for name in required if name not in header]
+    if missing:
+        raise ManifestError(
+            f"header must name the column {missing[0]}, got {reprlib.repr(', '.join(header))} in {place}. "
+            f"Say which column holds what."
+        )
+    if len(set(header)) < len(header):
+        raise ManifestError(f"columns must have different names, got {', '.join(header)} in {place}. Rename one.")
+
+
+def write_csv(manifest: Manifest, path: Path) -> None:
+    """Write a table with the columns of the manifest; what is not known is empty.
+
+    ``Manifest.write`` makes a CSV that is a manifest itself, beside its audio; this one is for other programs.
+
+    Args:
+        manifest: The utterances.
+        path: The table.
+
+    Raises:
+        ManifestError: If a recording lies in a shard.
+    """
+    further = further_columns(manifest)
+    columns = [manifest.column(name) for name in further]
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        has_channels = "channel" in manifest.column_names
+        writer.writerow([*REQUIRED_COLUMNS, *(["channel"] if has_channels else []), *further])
+        for row in range(len(manifest)):
+            each = manifest[row]
+            fields = (
+                each.name,
+                each.speaker,
+                file_of(each).absolute(),
+                *each[3:6],
+                *([each.channel] if has_channels else []),
+            )
+            writer.writerow([*fields, *(values[row] for values in columns)])

@@ -1,1 +1,0 @@
-"""Manifests in the formats of other tools, one module a format."""

@@ -1,0 +1,191 @@
+"""Keep padding out of an utterance's embedding.
+
+A convolution near the end of an utterance reads what follows: zeros where the tensor ends, but, in a padded batch,
+whatever the layers before made of the padding. Setting padding to zero before every convolution that looks sideways
+makes both cases the same.
+
+Pooling over time: from a sequence of any length to one vector, mostly with learnt weights for its frames.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def frame_mask(lengths: Tensor | None, frames: Tensor) -> Tensor | None:
+    """One where a frame belongs to the utterance, zero where it is padding.
+
+    Args:
+        lengths: Number of frames of each utterance, shape (batch,), or None if nothing is padding.
+        frames: Any tensor whose last axis is time; gives the length, the device and the type.
+
+    Returns:
+        Shape (batch, 1, frames), or None.
+    """
+    if lengths is None:
+        return None
+    inside = torch.arange(frames.shape[-1], device=frames.device) < lengths[:, None]
+    return inside[:, None, :].to(frames.dtype)
+
+
+def masked(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Padding set to zero; the tensor itself if there is none."""
+    return x if mask is None else x * mask
+
+
+def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over the frames that are not padding, shape (batch, channels, 1).
+
+    Args:
+        x: Shape (batch, channels, frames).
+        mask: Shape (batch, 1, frames), or None.
+    """
+    if mask is None:
+        return x.mean(dim=2, keepdim=True)
+    return (x * mask).sum(dim=2, keepdim=True) / mask.sum(dim=2, keepdim=True)
+
+
+def repeated(x: Tensor, times: int) -> Tensor:
+    """Each frame so many times in a row: (batch, channels, frames) -> (batch, channels, times * frames)."""
+    return x[..., None].expand(-1, -1, -1, times).flatten(2)
+
+
+def mirrored(x: Tensor, mask: Tensor | None, reach: int) -> Tensor:
+    """Prolong each utterance by mirroring it at its first and its own last frame, so that padding does not matter.
+
+    Unlike `torch.nn.functional.pad`, also an utterance shorter than the reach is prolonged: its ends are repeated.
+
+    Args:
+        x: Shape (batch, channels, frames).
+        mask: Shape (batch, 1, frames), or None.
+        reach: Frames to add at either end.
+
+    Returns:
+        Shape (batch, channels, frames + 2 * reach).
+    """
+    places = torch.arange(-reach, x.shape[-1] + reach, device=x.device)
+    last = x.shape[-1] - 1 if mask is None else mask.sum(dim=2, dtype=torch.int64) - 1
+    places = (last - (last - places.abs()).abs()).clamp_min(0)
+    if mask is None:
+        return x.index_select(2, places)
+    return x.gather(2, places[:, None].expand(-1, x.shape[1], -1))
+
+
+class StatisticsPooling(nn.Module):
+    """Mean and standard deviation over time, every frame alike.
+
+    Args:
+        channels: Channels of the input.
+
+    Source:
+        Snyder et al., "X-vectors: robust DNN embeddings for speaker recognition", ICASSP 2018; with the deviation over
+        frames - 1 and the floor of WeSpeaker's models.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.out_channels = 2 * channels
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Pool (batch, channels, frames) to (batch, 2 * channels): means, then standard deviations."""
+        mean, variance = _mean_and_variance(x, mask, unbiased=True)
+        return torch.cat([mean, (variance + 1e-7).sqrt()], dim=1).squeeze(2)
+
+
+class SelfAttentivePooling(nn.Module):
+    """Weighted mean over time (SAP).
+
+    The weight of frame t is the softmax over time of ``v . tanh(W x_t + b)``.
+
+    Args:
+        channels: Channels of the input.
+        bottleneck: Size of the hidden layer.
+
+    Source:
+        Cai, Chen, Li, "Exploring the encoding layer and loss function in end-to-end speaker and language recognition
+        system", Odyssey 2018.
+    """
+
+    def __init__(self, channels: int, *, bottleneck: int) -> None:
+        super().__init__()
+        self.hidden = nn.Conv1d(channels, bottleneck, kernel_size=1)
+        self.score = nn.Conv1d(bottleneck, 1, kernel_size=1, bias=False)
+        self.out_channels = channels
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Pool (batch, channels, frames) to (batch, channels); mask as `chns.encoders.layers.frame_mask` makes it."""
+        weights = _softmax_over_time(self.score(self.hidden(x).tanh()), mask)
+        return (weights * x).sum(dim=2)
+
+
+class AttentiveStatisticsPooling(nn.Module):
+    """Weighted mean and standard deviation over time, with weights for each channel (ASP).
+
+    With a global context, the attention of a frame also sees the utterance's mean and standard deviation.
+
+    Args:
+        channels: Channels of the input.
+        bottleneck: Size of the attention's hidden layer.
+        global_context: Whether the attention sees the whole utterance.
+        plain: Whether the attention is without rectifier and batch normalisation, its context's deviation over
+            frames - 1, and the floor under variances higher, as in WeSpeaker's models.
+
+    Source:
+        Okabe, Koshinaka, Shinoda, "Attentive statistics pooling for deep speaker embedding", Interspeech 2018; with
+        weights a channel and context as in Desplanques et al., "ECAPA-TDNN", Interspeech 2020, section 3.1.
+    """
+
+    def __init__(self, channels: int, *, bottleneck: int, global_context: bool = True, plain: bool = False) -> None:
+        super().__init__()
+        self.global_context = global_context
+        self.plain = plain
+        self.variance_floor = 1e-7 if plain else 1e-12  # keeps the slope finite where a channel is constant
+        self.hidden = nn.Conv1d(3 * channels if global_context else channels, bottleneck, kernel_size=1)
+        if not plain:
+            self.norm = nn.BatchNorm1d(bottleneck)
+        self.score = nn.Conv1d(bottleneck, channels, kernel_size=1)
+        self.out_channels = 2 * channels
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Pool (batch, channels, frames) to (batch, 2 * channels): means, then standard deviations."""
+        attended = self._attended(x, mask) if self.global_context else self.hidden(x)
+        hidden = (attended if self.plain else self.norm(attended.relu())).tanh()
+        weights = _softmax_over_time(self.score(hidden), mask)
+        mean = (weights * x).sum(dim=2)
+        variance = (weights * (x - mean[:, :, None]).square()).sum(dim=2)
+        return torch.cat([mean, self._deviation(variance)], dim=1)
+
+    def _attended(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """The hidden layer on each frame joined with the utterance's mean and deviation.
+
+        These two are the same for all frames, so their share is computed once an utterance: a third of the work, and
+        no tensor of three times the size.
+        """
+        mean, variance = _mean_and_variance(x, mask, unbiased=self.plain)
+        channels = x.shape[1]
+        of_frame = self.hidden.weight[:, :channels]
+        of_mean = self.hidden.weight[:, channels : 2 * channels]
+        of_deviation = self.hidden.weight[:, 2 * channels :]
+        context = F.conv1d(mean, of_mean, self.hidden.bias) + F.conv1d(self._deviation(variance), of_deviation)
+        return F.conv1d(x, of_frame) + context
+
+    def _deviation(self, variance: Tensor) -> Tensor:
+        return variance.clamp_min(self.variance_floor).sqrt()
+
+
+def _softmax_over_time(scores: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is not None:
+        scores = scores.masked_fill(mask == 0, -torch.inf)
+    return scores.softmax(dim=2)
+
+
+def _mean_and_variance(x: Tensor, mask: Tensor | None, *, unbiased: bool) -> tuple[Tensor, Tensor]:
+    """Of each channel over time, shape (batch, channels, 1); a single frame varies by 0."""
+    mean = masked_mean(x, mask)
+    variance = masked_mean((x - mean).square(), mask)
+    if unbiased:
+        num_frames = (torch.ones_like(x[:, :1]) if mask is None else mask).sum(dim=2, keepdim=True)
+        variance = variance * num_frames / (num_frames - 1).clamp_min(1.0)
+    return mean, variance

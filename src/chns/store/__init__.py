@@ -1,0 +1,1 @@
+"""Voiceprints of enrolled people in one file."""

@@ -1,0 +1,457 @@
+"""From settings to objects: the only module that knows both. What ``batches.kind: auto`` means is decided here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from chns.bundle.bundle import OUR_FACTORIES, Architecture, load_bundle
+from chns.core.distributed import rank, world_size
+from chns.core.errors import ConfigError
+from chns.core.factory import make
+from chns.data.augmentation.augmenter import Augmenter
+from chns.data.augmentation.background import (
+    Babble,
+    Background,
+    ColouredNoise,
+    Layer,
+    NoiseSource,
+    RecordingFolder,
+    TrainingUtterances,
+)
+from chns.data.augmentation.codec import Codec
+from chns.data.augmentation.level import Gain
+from chns.data.augmentation.reverberation import (
+    ResponseFolder,
+    ResponseSource,
+    Reverberation,
+    SimulatedRooms,
+    SyntheticDecay,
+)
+from chns.data.augmentation.speed import Speed, with_speed_speakers
+from chns.data.dataset import SpeakerCrops
+from chns.data.manifest import Manifest
+from chns.encoders import SpeakerEncoder
+from chns.features.spec_augment import SpecAugment
+from chns.sampling.hard_batches import ClusterGroups, NeighbourGroups
+from chns.sampling.schedule import Schedule, StartAt, StartWhenEasy
+from chns.sampling.speaker_batches import BatchShape
+from chns.training.log import MetricsLogger
+from chns.training.loop import Rhythm
+from chns.training.plan import BatchPlan, CentroidCrops
+from chns.training.settings import (
+    AugmentationSettings,
+    BabbleSettings,
+    ClusterSettings,
+    NoiseSettings,
+    OptimizerSettings,
+    ReverberationSettings,
+    TrainSettings,
+)
+from chns.training.validation import Validation
+
+# Of the cost of a training, a segment of which costs three forward passes, that `auto` spends on its one pass.
+_AUTO_PASS_SHARE = 0.05
+_PASSES_PER_TRAINED_SEGMENT = 3
+
+
+def make_plan(settings: TrainSettings, manifest: Manifest) -> BatchPlan:
+    """Which batches each epoch trains on.
+
+    Args:
+        settings: Of the run.
+        manifest: Its training utterances.
+
+    Raises:
+        ConfigError: If a hard phase would never begin, or there are fewer speakers than clusters.
+        ValueError: If a setting is out of range.
+    """
+    batches = settings.batches
+    clusters = settings.clusters if batches.kind != "auto" else _auto(settings, manifest)
+    if batches.kind in ("clustered", "neighbours") and clusters.start_epoch >= settings.train.epochs:
+        raise ConfigError(
+            f"clusters.start_epoch must be before the last of train.epochs = {settings.train.epochs}, "
+            f"got {clusters.start_epoch}. The hard phase would never begin."
+        )
+    return BatchPlan(
+        manifest,
+        shape=BatchShape(
+            batches.speakers_per_batch,
+            batches.utterances_per_speaker,
+            steps_per_epoch=batches.steps_per_epoch,
+            seed=settings.seed,
+            rank=rank(),
+            world_size=world_size(),
+        ),
+        groups=_groups(settings, clusters, num_speakers=len(manifest.speakers)),
+        schedule=None if batches.kind == "random" else _schedule(clusters),
+        separate_same_person=clusters.separate_same_person,
+        crops=CentroidCrops(
+            utterances_per_speaker=clusters.utterances_per_centroid,
+            crop_seconds=clusters.crop_seconds,
+            num_workers=settings.data.num_workers,
+        ),
+    )
+
+
+def _auto(settings: TrainSettings, manifest: Manifest) -> ClusterSettings:
+    """The settings that the ablation in docs/results.md speaks for; those of the user remain where it is silent.
+
+    Recordings are embedded once, when the hard phase begins: fresher groups made no difference. So many utterances of
+    each speaker are embedded that this costs 5 % of the training at most, though never fewer than two.
+    """
+    batches = settings.batches
+    segments_per_step = batches.speakers_per_batch * batches.utterances_per_speaker
+    usable_steps = batches.steps_per_epoch or len(manifest) // segments_per_step
+    affordable = _AUTO_PASS_SHARE * _PASSES_PER_TRAINED_SEGMENT * settings.train.epochs * usable_steps
+    affordable_of_each = int(affordable * segments_per_step / len(manifest.speakers))
+    return replace(
+        settings.clusters,
+        start="easy",
+        start_epoch=1,
+        hard_ratio=1.0,
+        refresh_every=0,
+        separate_same_person=True,
+        utterances_per_centroid=max(2, min(settings.clusters.utterances_per_centroid, affordable_of_each)),
+    )
+
+
+def _schedule(clusters: ClusterSettings) -> Schedule:
+    if clusters.start == "easy":
+        return StartWhenEasy(
+            earliest_epoch=clusters.start_epoch,
+            start_easy_share=clusters.start_easy_share,
+            easy_share_low=clusters.easy_share_low,
+            easy_share_high=clusters.easy_share_high,
+            hard_ratio=clusters.hard_ratio,
+            regroup_every=clusters.refresh_every,
+        )
+    return StartAt(
+        clusters.start_epoch,
+        hard_ratio=clusters.hard_ratio,
+        ramp_epochs=clusters.ramp_epochs,
+        regroup_every=clusters.refresh_every,
+    )
+
+
+def _groups(
+    settings: TrainSettings, clusters: ClusterSettings, *, num_speakers: int
+) -> ClusterGroups | NeighbourGroups:
+    if settings.batches.kind in ("neighbours", "auto"):
+        return NeighbourGroups(clusters.group_size, band=(clusters.first_neighbour, clusters.last_neighbour))
+    if settings.batches.kind == "clustered" and not 1 <= (clusters.num_clusters or 1) <= num_speakers:
+        raise ConfigError(
+            f"clusters.num_clusters must be between 1 and the {num_speakers} training speakers, or null, "
+            f"got {clusters.num_clusters}."
+        )
+    return ClusterGroups(clusters.num_clusters, pooling=clusters.pooling)
+
+
+def starting_model(settings: TrainSettings) -> tuple[Architecture, SpeakerEncoder]:
+    """How the model is built, and the model: with fresh weights, or as ``train.start_from`` has it.
+
+    A bundle brings its encoder and features. An encoder of a user's own must be named in the settings all the same:
+    that name, and no other of its package, is what makes its code trusted.
+
+    Raises:
+        ConfigError: If an encoder or features are chosen that are not those of ``train.start_from``, or an encoder of
+            this package that a bundle cannot name.
+        ModelFileError, FileNotFoundError: If that is damaged, not trusted or missing.
+    """
+    chosen = _architecture(settings)
+    if chosen.encoder.startswith("chns.") and chosen.encoder not in OUR_FACTORIES["encoder"]:
+        raise ConfigError(
+            f"encoder.factory must be your own or one of {', '.join(sorted(OUR_FACTORIES['encoder']))}, "
+            f"got {chosen.encoder!r}."
+        )
+    if settings.train.start_from is None:
+        return chosen, chosen.build()
+    bundle = load_bundle(settings.train.start_from, trusted_packages=named_by_user(settings))
+    if chosen not in (_architecture(TrainSettings()), bundle.architecture):
+        raise ConfigError(
+            f"encoder and features must be those of train.start_from, {bundle.architecture}, got {chosen}. "
+            "Leave them out."
+        )
+    model = bundle.architecture.build()
+    model.encoder.load_state_dict(bundle.model.encoder.state_dict())
+    return bundle.architecture, model
+
+
+def named_by_user(settings: TrainSettings) -> list[str]:
+    """The encoder that the settings of this command name, if it is not one of ours: its code may run.
+
+    Args:
+        settings: From the command line and its configuration, never from a folder that came from elsewhere.
+    """
+    named = settings.encoder.factory
+    return [] if named in OUR_FACTORIES["encoder"] else [named]
+
+
+def _architecture(settings: TrainSettings) -> Architecture:
+    return Architecture(
+        encoder=settings.encoder.factory,
+        encoder_settings=settings.encoder.settings,
+        feature_settings=settings.features,
+    )
+
+
+def read_data(settings: TrainSettings) -> tuple[Manifest, Manifest | None]:
+    """The training manifest, with the new speakers of ``augmentation.speed``, and that of the validation speakers.
+
+    No speaker is in both.
+
+    Raises:
+        ConfigError: If no training manifest is named, or a speaker is in both.
+        ManifestError, FileNotFoundError: If a manifest is missing or not valid.
+    """
+    data = settings.data
+    if data.validation is None:
+        return _split(settings)
+    everything, _ = _split(settings)
+    validation = Manifest.read(data.validation, root=data.root)
+    shared = set(everything.speakers) & set(validation.speakers)
+    if shared:
+        raise ConfigError(
+            f"data.validation must hold other speakers than data.train, got {len(shared)} in both, such as "
+            f"{min(shared)!r}. Split a manifest with `chns split`."
+        )
+    return everything, validation
+
+
+def training_manifest(settings: TrainSettings, *, manifest: Path | str | None = None) -> Manifest:
+    """The utterances that a run trained on; those it was validated on need not exist any more.
+
+    Args:
+        settings: Of the run.
+        manifest: Where its manifest is now, if not where the settings say; it then names its own audio folder.
+
+    Raises:
+        ConfigError: If no training manifest is named.
+        ManifestError, FileNotFoundError: If it is missing or not valid.
+    """
+    if manifest is not None:
+        settings = replace(settings, data=replace(settings.data, train=str(manifest), root=None))
+    return _split(settings)[0]
+
+
+def _split(settings: TrainSettings) -> tuple[Manifest, Manifest | None]:
+    data = settings.data
+    if not data.train:
+        raise ConfigError("data.train must name a manifest, got none. Make one with `chns prepare`.")
+    manifest = Manifest.read(data.train, root=data.root)
+    num_held_out = data.held_out_speakers
+    if num_held_out is None:
+        num_held_out = min(100, len(manifest.speakers) // 10)
+    held_out = None
+    if data.validation is None and num_held_out:
+        manifest, held_out = manifest.split_speakers(num_held_out, seed=settings.seed)
+    return with_new_speakers(settings, manifest), held_out
+
+
+def augmented_crops(settings: TrainSettings, manifest: Manifest, *, sample_rate_hz: int) -> SpeakerCrops:
+    """The training crops, with the effects whose probability is above 0.
+
+    Args:
+        settings: Of the run.
+        manifest: The training utterances.
+        sample_rate_hz: Rate of the crops.
+
+    Raises:
+        ConfigError: If settings contradict each other, or one is missing.
+        ValueError: If one is out of range.
+        FileNotFoundError, AudioError: If a folder of noises or rooms is missing or empty.
+        ChnsError: If a library that is needed is not installed.
+    """
+    augmentation = settings.augmentation
+    speed, gain, codec = augmentation.speed, augmentation.gain, augmentation.codec
+    if speed.probability and speed.new_speakers:
+        raise ConfigError(
+            "augmentation.speed.probability must be 0 with augmentation.speed.new_speakers, for a crop at another "
+            f"speed would sound like the other speaker, got {speed.probability}."
+        )
+    augmenter = Augmenter(
+        speed=Speed(probability=speed.probability, factors=speed.factors) if speed.probability else None,
+        reverberation=_reverberation(augmentation.reverberation, sample_rate_hz, settings.seed),
+        background=_background(augmentation, manifest, sample_rate_hz),
+        codec=Codec(probability=codec.probability, kinds=codec.kinds, sample_rate_hz=sample_rate_hz)
+        if codec.probability
+        else None,
+        gain=Gain(probability=gain.probability, min_gain_db=gain.min_gain_db, max_gain_db=gain.max_gain_db)
+        if gain.probability
+        else None,
+    )
+    return SpeakerCrops(
+        manifest, crop_seconds=settings.data.crop_seconds, sample_rate_hz=sample_rate_hz, augmenter=augmenter
+    )
+
+
+def described_augmentation(settings: AugmentationSettings) -> dict[str, dict[str, Any]]:
+    """The settings as a model tells them to others: of a folder, only its own name."""
+    sections: dict[str, dict[str, Any]] = asdict(settings)
+    for section in sections.values():
+        if section.get("folder") is not None:
+            section["folder"] = Path(section["folder"]).name
+    return sections
+
+
+def with_new_speakers(settings: TrainSettings, manifest: Manifest) -> Manifest:
+    """The training manifest, with every speaker once more at each of ``augmentation.speed.new_speakers``.
+
+    Raises:
+        ValueError: If a speed is out of range.
+        ManifestError: If the manifest already has such speakers.
+    """
+    return with_speed_speakers(manifest, settings.augmentation.speed.new_speakers)
+
+
+def make_masking(settings: TrainSettings) -> SpecAugment | None:
+    """The masking of features while training, if there is to be any.
+
+    Raises:
+        ValueError: If a setting is out of range.
+    """
+    masking = settings.augmentation.spec_augment
+    if not masking.probability:
+        return None
+    return SpecAugment(
+        probability=masking.probability,
+        time_masks=masking.time_masks,
+        max_mask_frames=masking.max_mask_frames,
+        mel_masks=masking.mel_masks,
+        max_mask_mels=masking.max_mask_mels,
+    )
+
+
+def _reverberation(settings: ReverberationSettings, sample_rate_hz: int, seed: int) -> Reverberation | None:
+    if not settings.probability:
+        return None
+    times = {
+        "min_reverberation_seconds": settings.min_reverberation_seconds,
+        "max_reverberation_seconds": settings.max_reverberation_seconds,
+    }
+    responses: ResponseSource
+    if settings.folder is not None:
+        if settings.rooms:
+            raise ConfigError(
+                f"augmentation.reverberation.rooms must be 0 with a folder, got {settings.rooms}. Choose one."
+            )
+        responses = ResponseFolder(Path(settings.folder), sample_rate_hz=sample_rate_hz)
+    elif settings.rooms:
+        responses = SimulatedRooms(num_rooms=settings.rooms, sample_rate_hz=sample_rate_hz, seed=seed, **times)
+    else:
+        responses = SyntheticDecay(sample_rate_hz=sample_rate_hz, **times)
+    return Reverberation(responses, probability=settings.probability)
+
+
+def _background(settings: AugmentationSettings, manifest: Manifest, sample_rate_hz: int) -> Background | None:
+    layers = []
+    if settings.noise.probability:
+        noise = _folder(settings.noise, sample_rate_hz) or ColouredNoise(sample_rate_hz=sample_rate_hz)
+        layers.append(_layer("noise", settings.noise, noise))
+    if settings.music.probability:
+        music = _folder(settings.music, sample_rate_hz)
+        if music is None:
+            raise ConfigError("augmentation.music.folder must name a folder of music, got none.")
+        layers.append(_layer("music", settings.music, music))
+    if settings.babble.probability:
+        voices = _folder(settings.babble, sample_rate_hz) or TrainingUtterances(manifest, sample_rate_hz=sample_rate_hz)
+        babble = Babble(voices, min_voices=settings.babble.min_voices, max_voices=settings.babble.max_voices)
+        layers.append(_layer("babble", settings.babble, babble))
+    return Background(layers) if layers else None
+
+
+def _folder(settings: NoiseSettings | BabbleSettings, sample_rate_hz: int) -> RecordingFolder | None:
+    if settings.folder is None:
+        return None
+    return RecordingFolder(Path(settings.folder), sample_rate_hz=sample_rate_hz)
+
+
+def _layer(name: str, settings: NoiseSettings | BabbleSettings, source: NoiseSource) -> Layer:
+    return Layer(name, source, settings.probability, settings.min_snr_db, settings.max_snr_db)
+
+
+def make_loss(settings: TrainSettings, model: SpeakerEncoder, manifest: Manifest) -> nn.Module:
+    """The loss; one that classifies is told how many speakers there are and how large an embedding is."""
+    derived = {"num_speakers": len(manifest.speakers)}
+    embedding_dim = getattr(model.encoder, "embedding_dim", None)
+    if embedding_dim is not None:
+        derived["embedding_dim"] = embedding_dim
+    loss: nn.Module = make(settings.loss.factory, settings.loss.settings, **derived)
+    return loss
+
+
+def optimizer_maker(settings: OptimizerSettings) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:
+    """What makes the optimiser of a list of parameters."""
+    kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return lambda parameters: kinds[settings.kind](
+        parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
+
+
+def make_rhythm(settings: TrainSettings) -> Rhythm:
+    """How long the run is, and when what is done."""
+    train = settings.train
+    return Rhythm(
+        epochs=train.epochs,
+        warmup_share=settings.optimizer.warmup_share,
+        clip_norm=settings.optimizer.clip_norm,
+        log_every_steps=train.log_every_steps,
+        checkpoint_every_steps=train.checkpoint_every_steps,
+        validate_every_epochs=train.validate_every_epochs,
+        num_workers=settings.data.num_workers,
+        chunk_size=train.chunk_size,
+        seed=settings.seed,
+    )
+
+
+def make_validation(settings: TrainSettings, manifest: Manifest | None) -> Validation | None:
+    """Trials on the held-out speakers, if there are any."""
+    if manifest is None:
+        return None
+    return Validation(
+        manifest,
+        num_trials=settings.train.validation_trials,
+        seed=settings.seed,
+        num_workers=settings.data.num_workers,
+    )
+
+
+def make_logger(settings: TrainSettings) -> MetricsLogger | None:
+    """The user's own logger, beside ``log.csv``.
+
+    Raises:
+        ConfigError: If it cannot be made, or does not take metrics.
+    """
+    chosen = settings.train.logger
+    if chosen is None:
+        return None
+    logger: MetricsLogger = make(chosen.factory, chosen.settings)
+    if not callable(getattr(logger, "log_metrics", None)):
+        raise ConfigError(f"train.logger must have a method log_metrics(metrics, step), got {chosen.factory}.")
+    return logger
+
+
+def world(settings: TrainSettings) -> tuple[int, int]:
+    """Processes on this machine, and machines: as set, or as torchrun has started them.
+
+    Raises:
+        ConfigError: If torchrun has started others than are set.
+    """
+    devices, num_nodes = settings.train.devices, settings.train.num_nodes
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return devices or 1, num_nodes or 1
+    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    nodes = int(os.environ["WORLD_SIZE"]) // local
+    for name, wanted, started in (("devices", devices, local), ("num_nodes", num_nodes, nodes)):
+        if wanted is not None and wanted != started:
+            raise ConfigError(
+                f"train.{name} must be the {started} that torchrun has started, got {wanted}. "
+                "Leave it out with torchrun."
+            )
+    return local, nodes

@@ -1,0 +1,315 @@
+"""What a training left in its folder, for those that come after: comparison, verdict and report.
+
+Nothing here trains or builds a network.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jsonargparse import ArgumentError
+
+from chns.core.arrays import Float64Array
+from chns.core.errors import ConfigError, RunFolderError, in_short, quoted
+from chns.core.files import bounded_text, read_yaml
+from chns.sampling.clusters import SpeakerClusters
+from chns.training.log import COLUMNS
+from chns.training.settings import BatchSettings, ClusterSettings, ObjectSettings, SettingsParser, TrainSettings
+
+__all__ = [
+    "BatchSettings",
+    "ClusterSettings",
+    "RunFolder",
+    "TrainSettings",
+    "longer",
+    "read_settings",
+    "strategy_name",
+    "with_whole_paths",
+]
+
+
+_MOST_DECISION_BYTES = 1_000_000
+
+# Settings that may differ when a run goes on, because they do not change what it computes.
+FREE_SETTINGS = frozenset(
+    {
+        "data.num_workers",
+        "train.device",
+        "train.devices",
+        "train.num_nodes",
+        "train.strategy",
+        "train.log_every_steps",
+        "train.checkpoint_every_steps",
+    }
+)
+_LOGGER = "train.logger"  # and all below it are free too
+
+# Settings that name a file or folder, which may be written in more than one way.
+_PATHS = (
+    "data.train",
+    "data.root",
+    "data.validation",
+    "train.start_from",
+    *(f"augmentation.{kind}.folder" for kind in ("reverberation", "noise", "music", "babble")),
+)
+
+_LOSS_NAMES = {
+    "chns.losses.SupConLoss": "SupCon",
+    "chns.losses.HSCLLoss": "H-SCL",
+    "chns.losses.AAMSoftmaxLoss": "AAM-softmax",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class RunFolder:
+    """A training run's folder.
+
+    Attributes:
+        path: The folder that `chns train` was given as ``--out``.
+        settings: Content of its ``config.yaml``.
+    """
+
+    path: Path
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: Path | str) -> RunFolder:
+        """Look at a run, finished or not.
+
+        Raises:
+            FileNotFoundError: If there is no ``config.yaml``.
+            RunFolderError: If it is damaged.
+        """
+        path = Path(path)
+        config = path / "config.yaml"
+        if not config.is_file():
+            raise FileNotFoundError(f"run must be the folder of a training, with config.yaml, got {path}.")
+        try:
+            settings = read_yaml(config)
+        except ConfigError as error:
+            raise RunFolderError(f"config.yaml must be YAML, got something else in {config} ({error}).") from error
+        if not isinstance(settings, dict):
+            raise RunFolderError(f"config.yaml must hold settings, got {type(settings).__name__} in {config}.")
+        return cls(path, settings)
+
+    def differences(self, wanted: TrainSettings) -> dict[str, tuple[Any, Any]]:
+        """Settings in which a run with other settings would compute something else, as begun and as wanted, by name.
+
+        A setting that did not exist yet when the run was begun counts as having had its default.
+        """
+        begun = _compared({**dict(_flat(asdict(TrainSettings()))), **dict(_flat(self.settings))})
+        now = _compared(dict(_flat(asdict(wanted))))
+        names = sorted({*begun, *now} - FREE_SETTINGS)
+        return {name: (begun.get(name), now.get(name)) for name in names if begun.get(name) != now.get(name)}
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is anything to go on with. Until then settings may change."""
+        return (self.path / "training.pt").is_file() or self.is_finished
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the training came to its end."""
+        return (self.path / "summary.json").is_file()
+
+    @property
+    def model(self) -> Path:
+        """The bundle of the last epoch."""
+        return self.path / "model"
+
+    def log(self) -> dict[str, Float64Array]:
+        """The columns of ``log.csv``, each of shape (rows,); NaN where a value was not measured at that step.
+
+        Raises:
+            FileNotFoundError: If there is no log.
+            RunFolderError: If a value is not a number.
+        """
+        path = self.path / "log.csv"
+        if not path.is_file():
+            raise FileNotFoundError(f"run must have a log.csv, got none in {self.path}. Has it begun to train?")
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        try:
+            return {name: np.array([float(row.get(name) or math.nan) for row in rows]) for name in COLUMNS}
+        except ValueError as error:
+            raise RunFolderError(f"log.csv must hold numbers, got another value in {path} ({error}).") from error
+
+    def clusters(self) -> SpeakerClusters | None:
+        """The clusters it used last; None if it never clustered."""
+        paths = sorted((self.path / "clusters").glob("epoch-*.safetensors"))
+        return SpeakerClusters.load(paths[-1]) if paths else None
+
+    def num_same_person(self) -> int | None:
+        """Pairs of training speakers who may be one person, found when groups were first made; None if nobody looked.
+
+        Raises:
+            RunFolderError: If the file is damaged.
+        """
+        path = self.path / "same_person.json"
+        if not path.is_file():
+            return None
+        try:
+            number = json.loads(path.read_text(encoding="utf-8"))["pairs"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise RunFolderError(
+                f"same_person.json must hold a number of pairs, got something else in {path}."
+            ) from error
+        if not isinstance(number, int) or number < 0:
+            raise RunFolderError(f"same_person.json must hold a number of pairs, got {number!r} in {path}.")
+        return number
+
+    def decisions(self) -> list[str]:
+        """What it decided about its batches while it trained, in words; of a very long list the beginning."""
+        path = self.path / "decisions.txt"
+        if not path.is_file():
+            return []
+        with path.open("rb") as file:
+            text = file.read(_MOST_DECISION_BYTES).decode("utf-8", errors="replace")
+        return [line for line in text.splitlines() if line.strip()]
+
+    def summary(self) -> dict[str, Any]:
+        """Content of ``summary.json``; empty while the training is not finished.
+
+        Raises:
+            RunFolderError: If it is damaged.
+        """
+        if not self.is_finished:
+            return {}
+        path = self.path / "summary.json"
+        try:
+            content = json.loads(bounded_text(path))
+        except (ValueError, RecursionError) as error:
+            raise RunFolderError(f"summary.json must be JSON, got something else in {path} ({error}).") from error
+        if not isinstance(content, dict):
+            raise RunFolderError(f"summary.json must hold an object, got {type(content).__name__} in {path}.")
+        return content
+
+    def steps_done(self) -> int:
+        """The last step in the log, 0 before its first line. A run goes on from its checkpoint, which may be older."""
+        path = self.path / "log.csv"
+        if not path.is_file():
+            return 0
+        steps = self.log()["step"]
+        return int(np.nanmax(steps, initial=0))
+
+    def scores(self) -> dict[str, Path]:
+        """Score files of this run's model by the name of the trial list, from the folder ``scores``."""
+        return {path.stem: path for path in sorted((self.path / "scores").glob("*.txt"))}
+
+
+def longer(changed: Mapping[str, tuple[Any, Any]]) -> bool:
+    """Whether settings differ in nothing but a larger ``train.epochs``, with which a run goes on."""
+    before, now = changed.get("train.epochs", (0, 0))
+    return set(changed) == {"train.epochs"} and isinstance(before, int) and now > before
+
+
+def with_whole_paths(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings as a run folder keeps them: paths that mean the same wherever the next command is given."""
+    whole: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            whole[name] = with_whole_paths(value, f"{prefix}{name}.")
+        else:
+            whole[name] = os.path.abspath(value) if _is_path(f"{prefix}{name}", value) else value  # noqa: PTH100 - keeps links
+    return whole
+
+
+def _is_path(name: str, value: Any) -> bool:
+    """Whether it names something on this machine; a model to start from may be one on the Hub."""
+    return name in _PATHS and isinstance(value, str) and value != "" and Path(value).exists()
+
+
+def _compared(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings in a form in which equal ones are equal: links followed, the logger left out."""
+    return {
+        name: os.path.realpath(value) if _is_path(name, value) else value
+        for name, value in flat.items()
+        if name != _LOGGER and not name.startswith(f"{_LOGGER}.")
+    }
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def read_settings(run: RunFolder) -> TrainSettings:
+    """The settings of a run; one that its ``config.yaml`` lacks has its default.
+
+    Raises:
+        RunFolderError: If a setting is unknown or of the wrong type.
+    """
+    defaults = TrainSettings()
+    for name, value in run.settings.items():  # jsonargparse would read a section that is text as the name of a file
+        if is_dataclass(getattr(defaults, name, None)) and not isinstance(value, Mapping):
+            raise RunFolderError(
+                f"config.yaml must hold the settings of a training, got {quoted(value)} for the section {name} in "
+                f"{run.path / 'config.yaml'} (sections are mappings)."
+            )
+    parser = SettingsParser(exit_on_error=False)
+    parser.add_class_arguments(TrainSettings)
+    try:
+        settings = parser.instantiate(parser.parse_object(dict(run.settings)))
+        return TrainSettings(**{name: settings[name] for name in TrainSettings.__dataclass_fields__})
+    except (ArgumentError, TypeError) as error:
+        raise RunFolderError(
+            f"config.yaml must hold the settings of a training, got others in {run.path / 'config.yaml'} "
+            f"({in_short(error)})."
+        ) from error
+
+
+def strategy_name(settings: TrainSettings) -> str:
+    """Loss and batches in words, e.g. ``SupCon, clustered batches, hard ratio 1.0``."""
+    loss, clusters = _loss_name(settings.loss), settings.clusters
+    match settings.batches.kind:
+        case "random":
+            words = ["random batches"]
+        case "clustered":
+            words = ["clustered batches", f"hard ratio {clusters.hard_ratio}", *_of_clusters(clusters)]
+            words += _of_hard_phase(clusters, anew="clustered anew")
+        case "neighbours":
+            words = ["batches of neighbours", f"hard ratio {clusters.hard_ratio}", *_of_groups(clusters)]
+            words += _of_hard_phase(clusters, anew="neighbours anew")
+        case "auto":
+            words = ["auto batches", *_of_groups(clusters)]
+    return ", ".join([loss, *words])
+
+
+def _loss_name(loss: ObjectSettings) -> str:
+    name = _LOSS_NAMES.get(loss.factory, loss.factory.rpartition(".")[2])
+    start = loss.settings.get("beta_start")
+    return name if start is None else f"{name} with beta from {start}"
+
+
+def _of_clusters(clusters: ClusterSettings) -> list[str]:
+    words = [] if clusters.pooling == "random" else [f"{clusters.pooling} pooling"]
+    return words if clusters.num_clusters else [*words, "number of clusters derived"]
+
+
+def _of_groups(clusters: ClusterSettings) -> list[str]:
+    """Size of the groups and their band, if they are not the usual ones."""
+    size, first, last = clusters.group_size, clusters.first_neighbour, clusters.last_neighbour
+    usual = ClusterSettings()
+    if (size, first, last) == (usual.group_size, usual.first_neighbour, usual.last_neighbour):
+        return []
+    return [f"groups of {size} from the nearest {first + 1} to {last}"]
+
+
+def _of_hard_phase(clusters: ClusterSettings, *, anew: str) -> list[str]:
+    words = ["from when batches are easy"] if clusters.start == "easy" else []
+    if clusters.refresh_every:
+        words.append(f"{anew} every {clusters.refresh_every} epochs")
+    if clusters.separate_same_person:
+        words.append("suspected doubles kept apart")
+    return words

@@ -1,0 +1,328 @@
+"""The training loop: random warm-up, then centroids, clusters and the hard phase, in one run that can be resumed.
+
+Everything random is a function of the seed and the position in the run, and the position is saved with the weights, so
+a run that was killed and goes on ends with the same weights as one left alone (on the same kind of device). With
+several processes each runs this loop on its slice of every batch; the first one writes the files.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Never
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from chns.core.distributed import any_process, average_buffers
+from chns.core.errors import NonFiniteError
+from chns.core.files import atomic_path
+from chns.data.dataset import CropBatches, SpeakerCrops, plain_worker_errors
+from chns.encoders import SpeakerEncoder
+from chns.evaluation.metrics import VerificationMetrics
+from chns.sampling.schedule import EpochSignals
+from chns.training.log import Meter, MetricsLogger, RunLog
+from chns.training.plan import BatchPlan
+from chns.training.state import Stateful, StopRequest, load_training, save_training
+from chns.training.step import TrainingStep
+from chns.training.validation import Validation
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rhythm:
+    """How long a run is, what a step does, and when it is interrupted.
+
+    Attributes:
+        epochs: Epochs of the whole run.
+        warmup_share: Share of all steps over which the learning rate rises.
+        clip_norm: Largest norm of all gradients together, or None.
+        log_every_steps: Steps between two lines of the log.
+        checkpoint_every_steps: Steps between two checkpoints; one more at each epoch's end and when stopped.
+        validate_every_epochs: Epochs between two validations; one more at the end.
+        num_workers: Processes that decode.
+        chunk_size: Segments embedded at a time, see `chns.training.step`; None for the whole batch.
+        seed: Of crops, dropout and masking.
+    """
+
+    epochs: int
+    warmup_share: float
+    clip_norm: float | None
+    log_every_steps: int
+    checkpoint_every_steps: int
+    validate_every_epochs: int
+    num_workers: int
+    chunk_size: int | None
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """Where a run is written down, and what is measured for it.
+
+    Attributes:
+        folder: Gets the checkpoint, the clusters and the log.
+        validation: Held-out speakers, or None.
+        on_validation: Called in every process with the metrics after each validation, and with None after the last
+            epoch if there is no validation; the model is to be saved then.
+        logger: Is told what ``log.csv`` is told, or None.
+    """
+
+    folder: Path
+    validation: Validation | None
+    on_validation: Callable[[VerificationMetrics | None], None]
+    logger: MetricsLogger | None = None
+
+
+class Training:
+    """A run of a number of epochs, from its start or from its last checkpoint.
+
+    Args:
+        fabric: Device and precision.
+        model: Waveforms to embeddings; trained in place.
+        loss: Of embeddings and speaker labels; its parameters are trained too. If it has a method ``set_progress``, it
+            is told the share of the steps that are done before each one.
+        make_optimizer: Makes the optimiser of a list of parameters.
+        plan: Which batches each epoch trains on.
+        crops: The training utterances.
+        rhythm: How long, and when what is done.
+        record: Where the run is written down.
+    """
+
+    def __init__(
+        self,
+        *,
+        fabric: Fabric,
+        model: SpeakerEncoder,
+        loss: nn.Module,
+        make_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+        plan: BatchPlan,
+        crops: SpeakerCrops,
+        rhythm: Rhythm,
+        record: Record,
+    ) -> None:
+        self._fabric = fabric
+        self._loss = fabric.to_device(loss)
+        self._set_progress: Callable[[float], None] | None = getattr(loss, "set_progress", None)
+        parameters = [p for p in (*model.parameters(), *loss.parameters()) if p.requires_grad]
+        optimizer = make_optimizer(parameters)
+        self._parameters = parameters
+        self._peak_rates = [group["lr"] for group in optimizer.param_groups]
+        self._model, self._optimizer = fabric.setup(model, optimizer)
+        self._compute_gradients = TrainingStep(
+            fabric, self._model, self._loss, chunk_size=rhythm.chunk_size, seed=rhythm.seed
+        )
+        self._plan = plan
+        self._crops = crops
+        self._rhythm = rhythm
+        self._record = record
+        self._step = 0
+        self._meter = Meter()
+        self._parts: dict[str, Stateful] = {
+            "model": self._model,
+            "loss": self._loss,
+            "optimizer": self._optimizer,
+            "plan": plan,
+            "meter": self._meter,
+        }
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole run."""
+        return self._rhythm.epochs * self._plan.steps_per_epoch
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the state of the run is kept."""
+        return self._record.folder / "training.pt"
+
+    def run(self) -> None:
+        """Train to the end.
+
+        Raises:
+            KeyboardInterrupt: After Ctrl-C or SIGTERM, once the step is finished and the checkpoint written.
+            AudioError, FileNotFoundError: If a recording cannot be read; the last checkpoint stays.
+            ModelFileError: If the checkpoint is damaged or of another run.
+            NonFiniteError: If a loss or a gradient is NaN or infinite. The weights are as before that step, and the
+                last checkpoint stays.
+        """
+        if self.checkpoint.is_file():
+            self._step = load_training(
+                self.checkpoint, self._parts, num_steps=self.num_steps, steps_per_epoch=self._plan.steps_per_epoch
+            )
+            _log.info("going on from step %d of %d", self._step, self.num_steps)
+        with (
+            RunLog(self._record.folder, first_step=self._step, logger=self._record.logger)
+            if self._writes
+            else nullcontext() as log,
+            logging_redirect_tqdm(),
+            self._progress_bar() as progress,
+            StopRequest() as stop,
+        ):
+            for epoch in range(self._step // self._plan.steps_per_epoch, self._rhythm.epochs):
+                self._train_epoch(epoch, log, progress, stop)
+                average_buffers(self._model)
+                validation_eer = self._validate_if_due(epoch, log)
+                self._plan.end_epoch(epoch, EpochSignals(self._meter.read_epoch(), validation_eer))
+                self._write_decisions()
+                self._save()
+                if epoch + 1 < self._rhythm.epochs and stop.is_made(self._fabric.device):
+                    raise KeyboardInterrupt
+
+    @property
+    def _writes(self) -> bool:
+        """Whether this is the process that writes files."""
+        return bool(self._fabric.is_global_zero)
+
+    def _progress_bar(self) -> tqdm[Never]:
+        hidden = None if self._writes else True
+        return tqdm(total=self.num_steps, initial=self._step, desc="training", unit="step", disable=hidden)
+
+    def _train_epoch(self, epoch: int, log: RunLog | None, progress: tqdm[Never], stop: StopRequest) -> None:
+        first_step = self._step - epoch * self._plan.steps_per_epoch
+        if first_step == 0 and self._plan.begin(epoch, self._model, self._fabric.device) and self._writes:
+            self._plan.save_groups(self._record.folder)
+            self._write_decisions()
+        self._model.train()
+        self._meter.restart_clock()
+        for waveforms, labels in self._batches(epoch, first_step):
+            self._meter.data_arrived()
+            self._train_step(epoch, waveforms, labels)
+            progress.update()
+            if self._step % self._rhythm.log_every_steps == 0:
+                self._write_log(epoch, log, progress)
+            if self._step % self._plan.steps_per_epoch:  # the end of an epoch is saved after its validation
+                self._save_or_stop(stop)
+            self._meter.step_done()
+
+    def _write_log(self, epoch: int, log: RunLog | None, progress: tqdm[Never]) -> None:
+        values = {**self._meter.read(), **self._settings_now(epoch)}
+        if log is not None:
+            log.write(self._step, epoch, values)
+        progress.set_postfix(epoch=epoch, loss=f"{values['loss']:.3f}")
+        if progress.disable:
+            _log.info("%s", _line(self._step, self.num_steps, epoch, values))
+
+    def _save_or_stop(self, stop: StopRequest) -> None:
+        if stop.is_made(self._fabric.device):
+            self._save()
+            raise KeyboardInterrupt
+        if self._step % self._rhythm.checkpoint_every_steps == 0:
+            self._save()
+
+    def _requests(self, epoch: int, first_step: int) -> CropBatches:
+        batches = self._plan.batches(epoch)
+        batches.load_state_dict(batches.state_dict(step=first_step))
+        return CropBatches(
+            batches, seed=self._rhythm.seed, epoch=epoch, first_step=first_step, first_place=batches.first_place
+        )
+
+    def _batches(self, epoch: int, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        loader = DataLoader(
+            self._crops,
+            batch_sampler=self._requests(epoch, first_step),
+            num_workers=self._rhythm.num_workers,
+            pin_memory=self._fabric.device.type == "cuda",
+        )
+        with plain_worker_errors():
+            for waveforms, labels in loader:
+                yield self._fabric.to_device(waveforms), self._fabric.to_device(labels)
+
+    def _train_step(self, epoch: int, waveforms: Tensor, labels: Tensor) -> None:
+        rate = learning_rate_factor(self._step, self.num_steps, self._rhythm.warmup_share)
+        for group, peak in zip(self._optimizer.param_groups, self._peak_rates, strict=True):
+            group["lr"] = peak * rate
+        if self._set_progress is not None:
+            self._set_progress(self._step / self.num_steps)
+        self._optimizer.zero_grad()
+        timed = (self._step + 1) % self._rhythm.log_every_steps == 0
+        result = self._compute_gradients(waveforms, labels, step=self._step, timed=timed)
+        largest = math.inf if self._rhythm.clip_norm is None else self._rhythm.clip_norm
+        norm = nn.utils.clip_grad_norm_(self._parameters, largest)
+        if any_process(not bool(torch.isfinite(norm + result.loss)), self._fabric.device):
+            self._refuse_non_finite(epoch, waveforms, result.loss, norm)
+        self._optimizer.step()
+        self._step += 1
+        self._meter.add(result)
+
+    def _refuse_non_finite(self, epoch: int, waveforms: Tensor, loss: Tensor, norm: Tensor) -> Never:
+        """Name the batch, of several processes this one's part of it, and the recordings that are themselves broken."""
+        self._optimizer.zero_grad()
+        first_step = self._step - epoch * self._plan.steps_per_epoch
+        names = [
+            self._crops.manifest[request.utterance].name for request in next(iter(self._requests(epoch, first_step)))
+        ]
+        broken = [name for name, crop in zip(names, waveforms, strict=True) if not bool(torch.isfinite(crop).all())]
+        what = "loss" if not bool(torch.isfinite(loss)) else "norm of the gradients"
+        value = float(loss) if what == "loss" else float(norm)
+        cause = f" Not finite in themselves are {', '.join(broken)}." if broken else ""
+        raise NonFiniteError(
+            f"{what} must be finite, got {value} at step {self._step + 1}, epoch {epoch}, of the utterances "
+            f"{', '.join(names)}.{cause} Leave out what is broken, or lower optimizer.learning_rate or set "
+            f"optimizer.clip_norm; the same command then goes on from the last checkpoint in {self._record.folder}."
+        )
+
+    def _settings_now(self, epoch: int) -> dict[str, float]:
+        values = {"learning_rate": self._optimizer.param_groups[0]["lr"], "hard_ratio": self._plan.hard_ratio_at(epoch)}
+        temperature = getattr(self._loss, "temperature", None)
+        if isinstance(temperature, nn.Module):
+            values["temperature"] = float(temperature().detach())
+        return values
+
+    def _validate_if_due(self, epoch: int, log: RunLog | None) -> float | None:
+        """The EER on the held-out speakers, if it is measured after this epoch."""
+        last = epoch + 1 == self._rhythm.epochs
+        if self._record.validation is None:
+            if last:
+                self._record.on_validation(None)
+            return None
+        if not last and (epoch + 1) % self._rhythm.validate_every_epochs:
+            return None
+        metrics = self._record.validation.measure(self._model, self._fabric.device)
+        values = {"validation_eer": metrics.eer}
+        values |= {f"validation_min_dcf_{p}": cost for p, cost in metrics.min_dcf.items()}
+        if log is not None:
+            log.write(self._step, epoch, values)
+        _log.info("epoch %d: validation EER %.2f %%", epoch, 100 * metrics.eer)
+        self._record.on_validation(metrics)
+        return metrics.eer
+
+    def _write_decisions(self) -> None:
+        """What the plan decided so far, one decision a line, and how many speakers may be one person."""
+        if self._writes and self._plan.decisions:
+            with atomic_path(self._record.folder / "decisions.txt") as temporary:
+                temporary.write_text("".join(f"{line}\n" for line in self._plan.decisions), encoding="utf-8")
+        if self._writes and self._plan.num_same_person is not None:
+            with atomic_path(self._record.folder / "same_person.json") as temporary:
+                temporary.write_text(json.dumps({"pairs": self._plan.num_same_person}) + "\n", encoding="utf-8")
+
+    def _save(self) -> None:
+        if self._writes:
+            save_training(self.checkpoint, self._parts, step=self._step, num_steps=self.num_steps)
+
+
+def _line(step: int, num_steps: int, epoch: int, values: dict[str, float]) -> str:
+    return (
+        f"step {step}/{num_steps}, epoch {epoch}: loss {values['loss']:.3f}, "
+        f"negatives {values['negative_similarity_mean']:.2f} (p95 {values['negative_similarity_p95']:.2f}), "
+        f"{values['segments_per_second']:.0f} segments/s"
+    )
+
+
+def learning_rate_factor(step: int, num_steps: int, warmup_share: float) -> float:
+    """Share of the peak learning rate at a step (from 0): a linear rise, then half a cosine down to zero."""
+    warmup_steps = warmup_share * num_steps
+    if step + 1 < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = (step + 1 - warmup_steps) / max(1.0, num_steps + 1 - warmup_steps)
+    return 0.5 * (1.0 + math.cos(math.pi * progress))

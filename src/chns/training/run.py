@@ -1,0 +1,242 @@
+"""One training from its settings to its summary: launch, build, train, keep the models."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning_fabric import Fabric
+
+from chns.bundle.bundle import Architecture, load_bundle, require_own_bundle, save_bundle
+from chns.bundle.bundle_graph import add_graph_if_possible
+from chns.core.distributed import from_first_process, rank
+from chns.core.errors import ConfigError, in_short
+from chns.core.files import atomic_path, locked_folder
+from chns.data.manifest import Manifest
+from chns.encoders import SpeakerEncoder
+from chns.evaluation.metrics import VerificationMetrics
+from chns.training.build import (
+    augmented_crops,
+    described_augmentation,
+    make_logger,
+    make_loss,
+    make_masking,
+    make_plan,
+    make_rhythm,
+    make_validation,
+    named_by_user,
+    optimizer_maker,
+    read_data,
+    starting_model,
+    world,
+)
+from chns.training.folder import RunFolder, longer, with_whole_paths
+from chns.training.loop import Record, Training
+from chns.training.settings import TrainSettings
+
+_log = logging.getLogger(__name__)
+
+# What a bundle tells by itself, or does not tell.
+_TOLD_ELSEWHERE = ("data", "encoder", "features")
+
+
+def train(settings: TrainSettings, folder: Path) -> dict[str, Any]:
+    """Train a model, or go on with a training, and write everything about it into a folder.
+
+    The folder gets ``config.yaml`` (once all is made, so a start that failed leaves nothing), ``training.pt`` (the
+    state to go on from), ``log.csv``, ``clusters`` or ``neighbours``, the bundles ``model`` (the latest) and
+    ``best_model`` (the lowest validation EER), and, when all is done, the graphs of these two and ``summary.json``.
+
+    Args:
+        settings: Everything that decides the run.
+        folder: One run's own; calling again with the same settings goes on where that run stopped, with more epochs
+            makes it longer. Settings may change until there is a checkpoint.
+
+    Returns:
+        The summary.
+
+    Raises:
+        ConfigError: If settings contradict each other or those that the folder was begun with.
+        FileExistsError: If the folder has a ``model`` or ``best_model`` that is no bundle.
+        ManifestError, FileNotFoundError: If a manifest is missing or not valid.
+        FolderInUseError: If another training writes into the folder.
+        NonFiniteError: If a loss, a gradient or a weight is NaN or infinite.
+    """
+    fabric = _launched(settings)
+    with ExitStack() as held:
+        from_first_process(lambda: held.enter_context(locked_folder(folder)))
+        return _train_in(folder, settings, fabric)
+
+
+def _train_in(folder: Path, settings: TrainSettings, fabric: Fabric) -> dict[str, Any]:
+    for name in ("model", "best_model"):
+        require_own_bundle(folder / name)
+    summary: dict[str, Any] | None = from_first_process(lambda: _finished(settings, folder))
+    if summary is not None:
+        _log.info("already trained: %s", folder)
+        return summary
+    training_manifest, validation_manifest = read_data(settings)
+    torch.manual_seed(settings.seed)
+    architecture, model = starting_model(settings)
+    model.masking = make_masking(settings)
+    progress = _Progress(settings, folder, architecture, model, training_manifest)
+    run = Training(
+        fabric=fabric,
+        model=model,
+        loss=make_loss(settings, model, training_manifest),
+        make_optimizer=optimizer_maker(settings.optimizer),
+        plan=make_plan(settings, training_manifest),
+        crops=augmented_crops(settings, training_manifest, sample_rate_hz=model.sample_rate_hz),
+        rhythm=make_rhythm(settings),
+        record=Record(
+            folder=folder,
+            validation=make_validation(settings, validation_manifest),
+            on_validation=progress.save,
+            logger=make_logger(settings) if rank() == 0 else None,
+        ),
+    )
+    from_first_process(lambda: _begin(settings, folder))
+    _log.info(
+        "training on %d speakers, %d utterances: %d steps of %d speakers x %d utterances",
+        len(training_manifest.speakers),
+        len(training_manifest),
+        run.num_steps,
+        settings.batches.speakers_per_batch,
+        settings.batches.utterances_per_speaker,
+    )
+    run.run()
+    from_first_process(progress.add_graphs)
+    return from_first_process(
+        lambda: _write_json(folder / "summary.json", {"steps": run.num_steps, **progress.summary()})
+    )
+
+
+class _Progress:
+    """Saves the model after each validation, and the best one apart."""
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        folder: Path,
+        architecture: Architecture,
+        model: SpeakerEncoder,
+        manifest: Manifest,
+    ) -> None:
+        self._folder = folder
+        self._architecture = architecture
+        self._model = model
+        kept = {name: value for name, value in asdict(settings).items() if name not in _TOLD_ELSEWHERE}
+        kept["augmentation"] = described_augmentation(settings.augmentation)
+        del kept["train"]["logger"]  # which may hold a key
+        self._training = {
+            "manifest": Path(settings.data.train).name,
+            "speakers": len(manifest.speakers),
+            "utterances": len(manifest),
+            "hours": round(float(manifest.durations_seconds.sum()) / 3600, 3),
+            "crop_seconds": settings.data.crop_seconds,
+            "settings": kept,
+        }
+        self._last: VerificationMetrics | None = None
+        self._best_path = folder / "best.json"
+        self._named = named_by_user(settings)
+
+    def save(self, metrics: VerificationMetrics | None) -> None:
+        """Write ``model``, and ``best_model`` if no earlier validation was better."""
+        self._last = metrics
+        if rank() > 0:
+            return
+        measured = {} if metrics is None else {"validation": {**metrics.to_json(), "threshold": metrics.threshold}}
+        save_bundle(self._folder / "model", self._model, self._architecture, training=self._training, metrics=measured)
+        if metrics is not None and metrics.eer < self._best_eer():
+            save_bundle(
+                self._folder / "best_model", self._model, self._architecture, training=self._training, metrics=measured
+            )
+            _write_json(self._best_path, metrics.to_json())
+
+    def add_graphs(self) -> None:
+        """Give the bundles their graphs, with which they are used without torch."""
+        for name in ("model", "best_model"):
+            if (self._folder / name).is_dir():
+                bundle = load_bundle(self._folder / name, trusted_packages=self._named)
+                add_graph_if_possible(self._folder / name, bundle.model)
+
+    def summary(self) -> dict[str, Any]:
+        """What training ended with."""
+        if self._last is None:
+            return {"model": str(self._folder / "model")}
+        return {
+            "model": str(self._folder / "model"),
+            "validation": self._last.to_json(),
+            "best_model": str(self._folder / "best_model"),
+            "best_validation": json.loads(self._best_path.read_text(encoding="utf-8")),
+        }
+
+    def _best_eer(self) -> float:
+        if not self._best_path.is_file():
+            return float("inf")
+        return float(json.loads(self._best_path.read_text(encoding="utf-8"))["eer"])
+
+
+def _launched(settings: TrainSettings) -> Fabric:
+    """Start the other processes, if there are to be any, and join them."""
+    devices, num_nodes = world(settings)
+    fabric = Fabric(
+        accelerator=settings.train.device,
+        strategy=settings.train.strategy,
+        devices=devices,
+        num_nodes=num_nodes,
+        precision=settings.train.precision,
+    )
+    fabric.launch()
+    if not fabric.is_global_zero:
+        logging.getLogger("chns").setLevel(logging.WARNING)
+    return fabric
+
+
+def _finished(settings: TrainSettings, folder: Path) -> dict[str, Any] | None:
+    """Make sure that what was begun in the folder had these settings; the summary, if it was finished with them.
+
+    Raises:
+        ConfigError: If there is a checkpoint of a run with other settings.
+    """
+    if not (folder / "config.yaml").is_file():
+        return None
+    run = RunFolder.open(folder)
+    if not run.is_begun:
+        return None
+    changed = run.differences(settings)
+    if longer(changed):
+        return None
+    if changed:
+        name, (before, now) = next(iter(changed.items()))
+        raise ConfigError(
+            f"{name} must be {in_short(before)} as when the run was begun, got {in_short(now)} "
+            f"(settings that differ: {in_short(', '.join(changed))}) in {run.path / 'config.yaml'}. Use another folder "
+            f"for another run, with --train.start_from {run.model} if it is to start from these weights."
+        )
+    return run.summary() or None
+
+
+def _begin(settings: TrainSettings, folder: Path) -> None:
+    """Write the settings; of a run that has no checkpoint, remove what it left of decisions and best model."""
+    (folder / "summary.json").unlink(missing_ok=True)  # of a run that is made longer
+    if not (folder / "training.pt").is_file():
+        for name in ("best.json", "decisions.txt", "same_person.json"):
+            (folder / name).unlink(missing_ok=True)
+        for name in ("clusters", "neighbours"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+    with atomic_path(folder / "config.yaml") as temporary:
+        temporary.write_text(yaml.safe_dump(with_whole_paths(asdict(settings)), sort_keys=False), encoding="utf-8")
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return content

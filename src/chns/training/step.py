@@ -1,0 +1,155 @@
+"""The gradients of one batch: in one go or in chunks, in one process or in many, always the same.
+
+A contrastive loss compares every utterance of a batch with every other, so a batch that does not fit into memory cannot
+be split by accumulating gradients of smaller batches: that is another loss. Instead (Gao, Zhang, Han, Callan, "Scaling
+deep contrastive learning batch size under memory limited setup", 2021): embed the batch in chunks without a graph,
+compute the loss of all embeddings and its gradient for each of them, then embed each chunk again, now with a graph,
+and send its embeddings' gradients back. Memory is that of one chunk; the price is a second forward pass.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.wrappers import _FabricModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from chns.core.distributed import average_gradients, gather_batch, largest_anywhere, rank
+
+
+class StepResult(NamedTuple):
+    """What a step computed, over all processes.
+
+    Attributes:
+        loss: Of the batch, a scalar without graph.
+        embeddings: Of the batch, shape (N, dim), without graph.
+        speaker_labels: Shape (N,).
+        encoder_seconds: Time in the encoder, forward and backward. On a GPU, exact only if the step was timed.
+        loss_seconds: The same for the loss, with the exchange of embeddings between processes.
+    """
+
+    loss: Tensor
+    embeddings: Tensor
+    speaker_labels: Tensor
+    encoder_seconds: float
+    loss_seconds: float
+
+
+class TrainingStep:
+    """Computes the gradients of one batch into the parameters of model and loss.
+
+    Batch normalisation uses the statistics of a chunk and, with several processes, of a process's slice; running
+    statistics are updated by the first pass only. Random numbers (dropout, masking) are seeded for each step, chunk and
+    process, so the second pass repeats those of the first.
+
+    Args:
+        fabric: Device, precision and processes.
+        model: Waveforms to embeddings, set up by ``fabric``.
+        loss: Of embeddings and speaker labels.
+        chunk_size: Segments embedded at a time; None for all.
+        seed: Of the random numbers.
+
+    Raises:
+        ValueError: If chunk_size is below 1.
+    """
+
+    def __init__(
+        self, fabric: Fabric, model: _FabricModule, loss: nn.Module, *, chunk_size: int | None, seed: int
+    ) -> None:
+        if chunk_size is not None and chunk_size < 1:
+            raise ValueError(f"chunk_size must be at least 1, got {chunk_size}.")
+        self._fabric = fabric
+        self._model = model
+        self._loss = loss
+        self._chunk_size = chunk_size
+        self._seed = seed
+
+    def __call__(self, waveforms: Tensor, speaker_labels: Tensor, *, step: int, timed: bool = False) -> StepResult:
+        """Add the gradients of a batch to those that are there.
+
+        Args:
+            waveforms: This process's slice of the batch, shape (n, samples).
+            speaker_labels: Shape (n,).
+            step: Number of the step, which the random numbers follow.
+            timed: Whether to wait for the GPU where a time is taken.
+        """
+        clock = _Clock(waveforms.device if timed else None)
+        begin = clock.read()
+        chunk_size = self._chunk_size or len(waveforms)
+        # All processes must agree: data-parallel training exchanges gradients where the wrapped model is called.
+        whole = self._chunk_size is None or largest_anywhere(len(waveforms), waveforms.device) <= chunk_size
+        chunks = torch.split(waveforms, chunk_size)
+        if whole:
+            outputs = self._embedded(self._model, waveforms, step, 0)
+        else:
+            with torch.no_grad():
+                outputs = torch.cat([self._alone(chunk, step, number) for number, chunk in enumerate(chunks)])
+        leaf = outputs.detach().requires_grad_()
+
+        begin_loss = clock.read()
+        embeddings, labels = gather_batch(leaf, speaker_labels)
+        loss = self._loss(embeddings, labels)
+        self._fabric.backward(loss)
+        average_gradients(list(self._loss.parameters()))
+        end_loss = clock.read()
+
+        assert leaf.grad is not None
+        if whole:
+            self._fabric.backward(outputs, leaf.grad)
+        else:
+            self._second_pass(chunks, torch.split(leaf.grad, chunk_size), step)
+        loss_seconds = end_loss - begin_loss
+        encoder_seconds = clock.read() - begin - loss_seconds
+        return StepResult(loss.detach(), embeddings.detach(), labels, encoder_seconds, loss_seconds)
+
+    def _second_pass(self, chunks: Sequence[Tensor], gradients: Sequence[Tensor], step: int) -> None:
+        last = len(chunks) - 1
+        with _frozen_running_statistics(self._model):
+            with self._fabric.no_backward_sync(self._model):
+                for number in range(last):
+                    self._fabric.backward(self._alone(chunks[number], step, number), gradients[number])
+            self._fabric.backward(self._embedded(self._model, chunks[last], step, last), gradients[last])
+
+    def _alone(self, chunk: Tensor, step: int, number: int) -> Tensor:
+        """Embed without the wrapper, which waits for the other processes; they may have other numbers of chunks."""
+        with self._fabric.autocast():
+            embeddings = self._embedded(self._model.module, chunk, step, number)
+        return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+
+    def _embedded(self, model: nn.Module, chunk: Tensor, step: int, number: int) -> Tensor:
+        seed = np.random.SeedSequence([self._seed, step, number, rank()]).generate_state(1, np.uint64)
+        torch.manual_seed(int(seed[0]))
+        embeddings: Tensor = model(chunk)
+        return embeddings
+
+
+class _Clock:
+    """Seconds; waits for the GPU first if it is given one."""
+
+    def __init__(self, device: torch.device | None) -> None:
+        self._waits = device is not None and device.type == "cuda"
+
+    def read(self) -> float:
+        if self._waits:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+@contextmanager
+def _frozen_running_statistics(model: nn.Module) -> Iterator[None]:
+    """In training mode, normalise by the batch without updating the running statistics."""
+    norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.track_running_stats]
+    try:
+        for norm in norms:
+            norm.track_running_stats = False
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True

@@ -1,0 +1,198 @@
+"""Configurations: every shipped one builds and takes a step; wrong ones are refused with their key."""
+
+import os
+import signal
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+
+from chns.bundle.bundle import Architecture, load_bundle
+from chns.cli import main
+from chns.cli.train_command import build_parser
+from chns.core.errors import ConfigError
+from chns.data.manifest import Manifest
+from chns.training.build import make_loss, make_plan, read_data
+from chns.training.log import Meter
+from chns.training.run import train
+from chns.training.settings import (
+    BatchSettings,
+    ClusterSettings,
+    DataSettings,
+    ObjectSettings,
+    TrainingSettings,
+    TrainSettings,
+)
+
+STRATEGIES = ["supcon", "hscl", "chns", "chns_hscl", "neighbours", "auto", "aam_softmax"]
+HARD_FROM_THE_START = ["chns", "chns_hscl", "neighbours"]
+ENCODERS = [(), ("thin_resnet34",)]  # configurations beside that of the strategy, whose encoder is the default
+
+
+def settings_of(configs, *names, **data):
+    parser = build_parser()
+    words = [word for name in names for word in ("--config", str(configs / f"{name}.yaml"))]
+    arguments = parser.instantiate(parser.parse_args(words))
+    settings = TrainSettings(**{name: arguments[name] for name in TrainSettings.__dataclass_fields__})
+    return replace(settings, data=replace(settings.data, **data))
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_shipped_configuration_builds_and_takes_a_step(configs, hum_manifest, strategy, encoder):
+    settings = settings_of(configs, strategy, *encoder, train=str(hum_manifest))
+    settings = replace(
+        settings,
+        batches=replace(settings.batches, speakers_per_batch=4, steps_per_epoch=1),
+        clusters=replace(settings.clusters, num_clusters=2, start_epoch=0, crop_seconds=0.5, utterances_per_centroid=1),
+    )
+    manifest, _ = read_data(settings)
+    torch.manual_seed(0)
+    model = Architecture(encoder=settings.encoder.factory, encoder_settings=settings.encoder.settings).build()
+    loss = make_loss(settings, model, manifest)
+    plan = make_plan(settings, manifest)
+    assert plan.begin(0, model, torch.device("cpu")) == (strategy in HARD_FROM_THE_START)
+    (batch,) = plan.batches(0)
+    labels = torch.from_numpy(manifest.speaker_labels[batch])
+    value = loss(model(0.1 * torch.randn(len(batch), 4_000)), labels)
+    value.backward()
+    assert torch.isfinite(value)
+    optimizer = torch.optim.Adam([*model.parameters(), *loss.parameters()], lr=settings.optimizer.learning_rate)
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer.step()
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_the_defaults_are_the_papers(configs):
+    settings = settings_of(configs, "chns_hscl")
+    assert (settings.batches.speakers_per_batch, settings.batches.utterances_per_speaker) == (650, 2)
+    assert (settings.clusters.num_clusters, settings.clusters.hard_ratio, settings.clusters.start_epoch) == (50, 1.0, 2)
+    assert (settings.optimizer.kind, settings.optimizer.learning_rate, settings.optimizer.weight_decay) == (
+        "adam", 0.01, 2e-6,
+    )  # fmt: skip
+    assert (settings.data.crop_seconds, settings.train.epochs) == (3.0, 200)
+
+
+def test_print_config_shows_everything(configs, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        build_parser().parse_args(["--config", str(configs / "chns.yaml"), "--print_config"])
+    assert stopped.value.code == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["batches"]["kind"] == "clustered"
+    assert set(TrainSettings.__dataclass_fields__) <= set(shown)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("batches: {speakers: 3}", "does not accept option 'speakers'"), ("bogus: 1", "bogus"), ("seed: x", "seed")],
+)
+def test_an_unknown_or_wrong_key_is_named(tmp_path, capsys, text, message):
+    (tmp_path / "wrong.yaml").write_text(text)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--config", str(tmp_path / "wrong.yaml"), "--out", str(tmp_path / "run")])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_training_manifest_is_required(tmp_path):
+    with pytest.raises(ConfigError, match=r"data\.train must name a manifest, got none"):
+        train(TrainSettings(), tmp_path / "run")
+
+
+def test_a_folder_is_required(capsys):
+    assert main(["train", "--data.train", "m.parquet"]) == 2
+    assert "--out must name the folder of the run, got none" in capsys.readouterr().err
+
+
+def test_validation_speakers_must_be_others(hum_manifest):
+    settings = TrainSettings(data=DataSettings(train=str(hum_manifest), validation=str(hum_manifest)))
+    with pytest.raises(
+        ConfigError, match=r"data\.validation must hold other speakers .* got 20 in both, such as 's00'"
+    ):
+        read_data(settings)
+
+
+def test_a_validation_manifest_of_other_speakers_is_used(hum_manifest):
+    kept, held_out = Manifest.read(hum_manifest).split_speakers(5, seed=0)
+    for name, part in (("kept", kept), ("held_out", held_out)):
+        part.write(hum_manifest.parent / f"{name}.parquet")
+    settings = TrainSettings(
+        data=DataSettings(
+            train=str(hum_manifest.parent / "kept.parquet"), validation=str(hum_manifest.parent / "held_out.parquet")
+        )
+    )
+    manifest, validation = read_data(settings)
+    assert manifest.speakers == kept.speakers
+    assert validation.speakers == held_out.speakers
+
+
+@pytest.mark.parametrize(("held_out", "expected"), [(None, 2), (7, 7), (0, None)])
+def test_held_out_speakers_are_a_tenth_unless_told(hum_manifest, held_out, expected):
+    manifest, validation = read_data(
+        TrainSettings(data=DataSettings(train=str(hum_manifest), held_out_speakers=held_out))
+    )
+    assert (None if validation is None else len(validation.speakers)) == expected
+    assert len(manifest.speakers) == 20 - (expected or 0)
+
+
+def test_a_hard_phase_that_would_never_begin_is_refused(hum_manifest):
+    settings = TrainSettings(
+        batches=BatchSettings(kind="clustered", speakers_per_batch=4),
+        clusters=ClusterSettings(start_epoch=3, num_clusters=2),
+        train=TrainingSettings(epochs=3),
+    )
+    with pytest.raises(ConfigError, match=r"clusters\.start_epoch must be before the last of train\.epochs = 3, got 3"):
+        make_plan(settings, Manifest.read(hum_manifest))
+
+
+class OwnEncoder(torch.nn.Module):
+    """A user's encoder: an import path is all that a configuration needs."""
+
+    embedding_dim = 80
+
+    def __init__(self, *, width: int) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(80, width)
+        self.drop = torch.nn.Dropout(0.2)
+
+    def forward(self, features, lengths=None):
+        if lengths is not None:
+            inside = torch.arange(features.shape[1]) < lengths[:, None]
+            features = features.abs() * inside[:, :, None]
+            return self.layer(features.sum(1) / lengths[:, None])
+        return self.drop(self.layer(features.abs().mean(1)))
+
+
+def own_settings(configs, hum_manifest):
+    settings = settings_of(configs, "supcon", "tiny", train=str(hum_manifest), held_out_speakers=0)
+    return replace(
+        settings,
+        encoder=ObjectSettings(factory="own_package.OwnEncoder", settings={"width": 16}),
+        train=replace(settings.train, epochs=1, device="cpu"),
+    )
+
+
+def test_a_users_own_encoder_without_validation_trains_and_loads(tmp_path, configs, hum_manifest, monkeypatch):
+    monkeypatch.setitem(sys.modules, "own_package", sys.modules[__name__])
+    summary = train(own_settings(configs, hum_manifest), tmp_path / "run")
+    assert summary == {"steps": 6, "model": str(tmp_path / "run" / "model")}
+    bundle = load_bundle(tmp_path / "run" / "model", trusted_packages=["own_package"])
+    assert bundle.model(torch.randn(2, 8_000)).shape == (2, 16)
+
+
+def test_dropout_too_is_the_same_after_a_stop(tmp_path, configs, hum_manifest, monkeypatch):
+    monkeypatch.setitem(sys.modules, "own_package", sys.modules[__name__])
+    settings = own_settings(configs, hum_manifest)
+    train(settings, tmp_path / "alone")
+    with monkeypatch.context() as patched:
+        patched.setattr(Meter, "step_done", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(KeyboardInterrupt):
+            train(settings, tmp_path / "stopped")
+    assert torch.load(tmp_path / "stopped" / "training.pt", weights_only=True)["step"] == 2
+    train(settings, tmp_path / "stopped")
+    alone, stopped = (
+        load_bundle(tmp_path / name / "model", trusted_packages=["own_package"]) for name in ("alone", "stopped")
+    )
+    assert alone.digest == stopped.digest

@@ -1,0 +1,266 @@
+"""Runs from the command line: to the end, stopped, killed, resumed."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from chns.bundle.bundle import load_bundle
+from chns.cli import main
+from chns.data.manifest import Manifest
+from chns.training.log import negative_similarity
+from chns.training.loop import learning_rate_factor
+
+TIMES = {"segments_per_second", "data_wait_share", "encoder_seconds", "loss_seconds"}
+
+
+def command(configs, manifest, out, *more):
+    return [
+        "train", "--config", str(configs / "chns.yaml"), "--config", str(configs / "tiny.yaml"),
+        "--data.train", str(manifest), "--data.held_out_speakers", "4", "--train.device", "cpu",
+        "--out", str(out), *more,
+    ]  # fmt: skip
+
+
+def weights(folder):
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def assert_same_weights(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, configs, hum_manifest):
+    """A run left alone."""
+    folder = tmp_path_factory.mktemp("runs") / "alone"
+    assert main(command(configs, hum_manifest, folder)) == 0
+    return folder
+
+
+def test_a_run_leaves_a_model_a_log_clusters_and_a_summary(finished):
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["steps"] == 18
+    assert 0 <= summary["best_validation"]["eer"] <= summary["validation"]["eer"] <= 1
+    assert (finished / "model" / "config.json").is_file()
+    assert (finished / "best_model" / "config.json").is_file()
+    assert [path.name for path in (finished / "clusters").iterdir()] == ["epoch-0001.safetensors"]
+
+
+def test_the_log_shows_loss_temperature_hardness_and_validation(finished):
+    with (finished / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    training = [row for row in rows if row["loss"]]
+    assert [int(row["step"]) for row in training] == list(range(2, 19, 2))
+    assert [float(row["hard_ratio"]) for row in training] == [0.0] * 3 + [1.0] * 6
+    for row in training:
+        assert float(row["temperature"]) > 0
+        assert -1 <= float(row["negative_similarity_mean"]) <= float(row["negative_similarity_p95"]) <= 1
+        assert 0 <= float(row["data_wait_share"]) <= 1
+    assert [int(row["step"]) for row in rows if row["validation_eer"]] == [6, 12, 18]
+
+
+def test_the_same_command_again_does_nothing(finished, configs, hum_manifest):
+    before = (finished / "log.csv").read_bytes()
+    assert main(command(configs, hum_manifest, finished)) == 0
+    assert (finished / "log.csv").read_bytes() == before
+
+
+def test_other_settings_in_the_same_folder_are_refused(finished, configs, hum_manifest, capsys):
+    assert main(command(configs, hum_manifest, finished, "--seed", "7")) == 2
+    assert "seed must be 0 as when the run was begun, got 7" in capsys.readouterr().err
+
+
+def test_two_runs_with_one_seed_are_equal_and_workers_change_nothing(finished, tmp_path, configs, hum_manifest):
+    assert main(command(configs, hum_manifest, tmp_path / "again", "--data.num_workers", "1")) == 0
+    assert_same_weights(weights(tmp_path / "again"), weights(finished))
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_run_stopped_in_mid_epoch_and_resumed_ends_with_the_same_weights(
+    how, finished, tmp_path, configs, hum_manifest
+):
+    folder = tmp_path / "stopped"
+    words = command(configs, hum_manifest, folder)
+    stop_in_the_hard_phase(words, folder, how)
+    assert main(words) == 0
+    assert_same_weights(weights(folder), weights(finished))
+    assert_same_log(folder, finished)
+
+
+def test_a_run_that_decides_by_itself_decides_the_same_when_killed_and_resumed(tmp_path, configs, hum_manifest):
+    shares = {"start_easy_share": "0", "easy_share_low": "0", "easy_share_high": "0.01"}
+    automatic = ("--batches.kind", "auto", *(f"--clusters.{name}={value}" for name, value in shares.items()))
+    alone, stopped = tmp_path / "alone", tmp_path / "stopped"
+    assert main(command(configs, hum_manifest, alone, *automatic)) == 0
+    words = command(configs, hum_manifest, stopped, *automatic)
+    stop_in_the_hard_phase(words, stopped, signal.SIGKILL)
+    assert main(words) == 0
+    assert_same_weights(weights(stopped), weights(alone))
+    assert_same_log(stopped, alone)
+    decisions = (alone / "decisions.txt").read_text()
+    assert "epoch 1: the hard phase begins: grouping 16 speakers by their centroids" in decisions
+    assert "epoch 1: " in decisions.splitlines()[-1]
+    assert (stopped / "decisions.txt").read_text() == decisions
+    assert [path.name for path in (stopped / "neighbours").iterdir()] == ["epoch-0001.safetensors"]
+
+
+def test_a_run_that_never_finds_its_batches_easy_is_one_with_random_batches(tmp_path, configs, hum_manifest):
+    for kind in ("auto", "random"):
+        words = ("--batches.kind", kind, "--clusters.start_easy_share", "1")
+        assert main(command(configs, hum_manifest, tmp_path / kind, *words)) == 0
+    assert_same_weights(weights(tmp_path / "auto"), weights(tmp_path / "random"))
+    assert not (tmp_path / "auto" / "decisions.txt").exists()
+
+
+def stop_in_the_hard_phase(words, folder, how):
+    slow = "import time, chns.training.log as m; add = m.Meter.add\n"
+    slow += "m.Meter.add = lambda *a: (time.sleep(0.15), add(*a))[1]; "
+    start = f"{slow}\nfrom chns.cli import main; raise SystemExit(main({words!r}))"
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    process = subprocess.Popen([sys.executable, "-c", start], env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    # The tiny configuration saves after step 4 and at the end of each epoch of 6; the hard phase begins with step 7.
+    while not _logged_step(folder) >= 10:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 130), errors
+    assert not (folder / "summary.json").exists()
+    assert torch.load(folder / "training.pt", weights_only=True)["step"] % 6 != 0
+
+
+def _logged_step(folder):
+    if not (folder / "log.csv").is_file():
+        return 0
+    with (folder / "log.csv").open() as file:
+        return max((int(row["step"]) for row in csv.DictReader(file) if row["loss"]), default=0)
+
+
+def assert_same_log(a, b):
+    """All columns but those that measure time."""
+    tables = []
+    for folder in (a, b):
+        with (folder / "log.csv").open() as file:
+            tables.append([{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)])
+    assert tables[0] == tables[1]
+
+
+def test_clipped_gradients_move_the_weights_no_further_than_they_are_long(tmp_path, configs, hum_manifest):
+    """Adam divides by the gradients' size, except where they are far below its epsilon."""
+    distances = {}
+    for name, norm in (("clipped", "1e-12"), ("free", "1e6")):
+        words = ["--optimizer.kind", "adamw", "--optimizer.weight_decay", "0", "--optimizer.clip_norm", norm]
+        assert main(command(configs, hum_manifest, tmp_path / name, *words, "--train.epochs", "2")) == 0
+        torch.manual_seed(0)
+        architecture = load_bundle(tmp_path / name / "model").architecture
+        initial = dict(architecture.build().encoder.named_parameters())
+        distances[name] = max(float((weights(tmp_path / name)[n] - p.detach()).abs().max()) for n, p in initial.items())
+    assert distances["clipped"] < 1e-4 < 1e-3 < distances["free"]
+
+
+def test_bf16_trains_float32_weights(tmp_path, configs, hum_manifest):
+    assert main(command(configs, hum_manifest, tmp_path, "--train.precision", "bf16-mixed", "--train.epochs", "2")) == 0
+    trained = weights(tmp_path)
+    assert all(tensor.dtype == torch.float32 for name, tensor in trained.items() if "num_batches" not in name)
+    assert all(torch.isfinite(tensor).all() for tensor in trained.values())
+
+
+def test_chunks_do_not_change_what_is_learnt(tmp_path, configs, hum_manifest):
+    """Without batch normalisation's per-chunk statistics: an encoder of linear layers."""
+    own = ["--encoder.factory", "chns_test_encoders.Plain", "--encoder.settings", "{}", "--train.epochs", "2"]
+    runs = {}
+    for name, chunk_size in (("whole", []), ("chunks", ["--train.chunk_size", "5"])):
+        assert main(command(configs, hum_manifest, tmp_path / name, *own, *chunk_size)) == 0
+        runs[name] = weights(tmp_path / name)
+    for name, tensor in runs["whole"].items():
+        torch.testing.assert_close(runs["chunks"][name], tensor, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("launcher", ["own", "torchrun"])
+def test_two_processes_learn_what_one_does(launcher, tmp_path, configs, hum_manifest):
+    """The same global batches, losses and gradients; only the order of additions differs."""
+    own = ["--encoder.factory", "chns_test_encoders.Plain", "--encoder.settings", "{}", "--train.epochs", "2",
+           "--batches.speakers_per_batch", "5"]  # fmt: skip
+    assert main(command(configs, hum_manifest, tmp_path / "one", *own)) == 0
+    words = command(configs, hum_manifest, tmp_path / "two", *own, "--train.devices", "2", "--train.chunk_size", "4")
+    start = ["-m", "chns", *words]
+    if launcher == "torchrun":
+        start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *start]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "helpers"), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run([sys.executable, *start], env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("training on 16 speakers") == 1
+    for name, tensor in weights(tmp_path / "one").items():
+        torch.testing.assert_close(weights(tmp_path / "two")[name], tensor, atol=1e-4, rtol=1e-3)
+    one, two = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("one", "two"))
+    assert two["validation"]["eer"] == pytest.approx(one["validation"]["eer"], abs=0.02)
+    with (tmp_path / "one" / "log.csv").open() as a, (tmp_path / "two" / "log.csv").open() as b:
+        losses = [[float(row["loss"]) for row in csv.DictReader(file) if row["loss"]] for file in (a, b)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path, configs, hum_manifest, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "training.pt").write_bytes(b"half a file")
+    assert main(command(configs, hum_manifest, tmp_path / "run")) == 2
+    assert "checkpoint must be one that this run wrote, got a damaged or foreign file" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_version_is_refused(tmp_path, configs, hum_manifest, capsys):
+    (tmp_path / "run").mkdir()
+    torch.save({"format": "chns-training-1"}, tmp_path / "run" / "training.pt")
+    assert main(command(configs, hum_manifest, tmp_path / "run")) == 2
+    assert "checkpoint must be of format chns-training-2, got chns-training-1" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_length_is_refused(finished, tmp_path, configs, hum_manifest, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "training.pt").write_bytes((finished / "training.pt").read_bytes())
+    assert main(command(configs, hum_manifest, tmp_path / "run", "--train.epochs", "2")) == 2
+    assert "checkpoint must be of a run of 12 steps, got one of 18" in capsys.readouterr().err
+
+
+def test_a_missing_recording_is_named_without_a_worker_trace(tmp_path, configs, hum_manifest, capsys):
+    manifest = Manifest.read(hum_manifest)
+    Manifest.from_rows(
+        [{**manifest[i]._asdict(), "utterance": str(i), "path": "gone.flac"} for i in range(len(manifest))],
+        root=tmp_path,
+    ).write(tmp_path / "gone.parquet")
+    words = command(configs, tmp_path / "gone.parquet", tmp_path / "run", "--data.num_workers", "1")
+    assert main(words) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message == f"chns: error: recording must be a file, got {tmp_path}/gone.flac."
+
+
+def test_the_learning_rate_rises_then_falls_to_almost_zero():
+    factors = [learning_rate_factor(step, 100, 0.1) for step in range(100)]
+    assert factors[:9] == pytest.approx([0.1 * (i + 1) for i in range(9)])
+    assert max(factors) == pytest.approx(1.0)
+    assert factors[9:] == sorted(factors[9:], reverse=True)
+    assert 0 < factors[-1] < 0.001
+
+
+@pytest.mark.parametrize(("num_steps", "warmup_share"), [(1, 0.0), (1, 0.1), (3, 1.0), (10, 0.0)])
+def test_the_learning_rate_is_a_share_for_any_length(num_steps, warmup_share):
+    assert all(0 < learning_rate_factor(step, num_steps, warmup_share) <= 1 for step in range(num_steps))
+
+
+def test_negative_similarity_is_over_pairs_of_different_speakers():
+    embeddings = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [3.0, 3.0]])
+    mean, p95 = negative_similarity(embeddings, torch.tensor([0, 0, 1, 2]))
+    root = 0.5**0.5
+    assert mean == pytest.approx((0 + root + 0 + root + root) / 5)
+    assert p95 == pytest.approx(root)
