@@ -51,6 +51,15 @@ class Cache:
                 self._shards[path.name] = (clips, np.load(path))
         return len(self._shards)
 
+    @property
+    def shards(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Clips and targets of each."""
+        return list(self._shards.values())
+
+    def keep_only(self, samples: int) -> None:
+        """Leave out shards whose clips are of another length."""
+        self._shards = {name: shard for name, shard in self._shards.items() if shard[0].shape[1] == samples}
+
     def sample(self, name: str, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The first clips of a shard, whether taken up or not, and their targets."""
         clips = np.load(self._folder / name.replace("targets", "clips"), mmap_mode="r")

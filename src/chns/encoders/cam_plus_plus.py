@@ -10,9 +10,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from chns.encoders.layers import StatisticsPooling, frame_mask, masked, masked_mean, repeated
+from chns.encoders.layers import StatisticsPooling, frame_mask, masked, masked_mean
 
 _SEGMENT_FRAMES = 100  # of the halved frames: 2 s
 _CONTEXT_REDUCTION = 2
@@ -74,13 +73,14 @@ class MaskedTdnnLayer(nn.Module):
         self.squeeze = nn.Conv1d(in_channels, in_channels // _CONTEXT_REDUCTION, kernel_size=1)
         self.excite = nn.Conv1d(in_channels // _CONTEXT_REDUCTION, out_channels, kernel_size=1)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Mask of shape (B, 1, T) or None."""
+    def forward(self, x: Tensor, mask: Tensor | None, segments: Tensor) -> Tensor:
+        """Mask of shape (B, 1, T) or None; which segment each frame is in, shape (T, segments), ones and zeros."""
         x = masked(x, mask)
-        context = masked_mean(x, mask) + _segment_means(x, mask)
-        gates = self.excite(self.squeeze(context).relu()).sigmoid()  # one a segment
-        gates = repeated(gates, _SEGMENT_FRAMES)[:, :, : x.shape[2]]
-        scaled: Tensor = self.conv(x) * gates
+        inside = torch.ones_like(x[:, :1]) if mask is None else mask
+        of_segments = (x @ segments) / (inside @ segments).clamp_min(1.0)  # of one that is all padding: zero
+        context = masked_mean(x, mask) + of_segments
+        gates = self.excite(self.squeeze(context).relu()).sigmoid()
+        scaled: Tensor = self.conv(x) * (gates @ segments.T)
         return scaled
 
 
@@ -94,10 +94,10 @@ class DenseLayer(nn.Module):
         self.norm2 = nn.BatchNorm1d(bottleneck)
         self.masked = MaskedTdnnLayer(bottleneck, growth, kernel=3, dilation=dilation)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Mask of shape (B, 1, T) or None."""
+    def forward(self, x: Tensor, mask: Tensor | None, segments: Tensor) -> Tensor:
+        """Mask and segments as of `MaskedTdnnLayer`."""
         hidden = self.norm2(self.mix(self.norm1(x).relu())).relu()
-        return torch.cat([x, self.masked(hidden, mask)], dim=1)
+        return torch.cat([x, self.masked(hidden, mask, segments)], dim=1)
 
 
 class CamPlusPlus(nn.Module):
@@ -151,7 +151,7 @@ class CamPlusPlus(nn.Module):
             self.transitions.append(nn.Sequential(nn.BatchNorm1d(channels), nn.ReLU(), halved))
             channels //= 2
         self.last_norm = nn.BatchNorm1d(channels)
-        self.pooling = StatisticsPooling(channels)
+        self.pooling = StatisticsPooling(channels, variance_floor=1e-12)
         self.embedding = nn.Linear(self.pooling.out_channels, embedding_dim, bias=False)
         self.embedding_norm = nn.BatchNorm1d(embedding_dim, affine=False)
 
@@ -169,22 +169,23 @@ class CamPlusPlus(nn.Module):
         mask = frame_mask(lengths, mels)
         x = self.first_norm(self.first(masked(self.front(mels, mask), mask))).relu()
         mask = frame_mask(None if lengths is None else (lengths + 1) // 2, x)
+        segments = _segments(x)
         for block, transition in zip(self.blocks, self.transitions, strict=True):
             for layer in block:  # type: ignore[attr-defined]
-                x = layer(x, mask)
+                x = layer(x, mask, segments)
             x = transition(x)
         embedding: Tensor = self.embedding_norm(self.embedding(self.pooling(self.last_norm(x).relu(), mask)))
         return embedding
 
 
-def _segment_means(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of each segment over its own frames, shape (B, C, segments); zero where a segment is all padding."""
-    # Joined with zeros rather than a ceiling in the pooling: exporters differ on how the last window is divided.
-    missing = -x.shape[2] % _SEGMENT_FRAMES
-    inside = torch.ones_like(x[:, :1]) if mask is None else mask
-    sums = F.avg_pool1d(F.pad(x, (0, missing)), _SEGMENT_FRAMES)
-    shares = F.avg_pool1d(F.pad(inside, (0, missing)), _SEGMENT_FRAMES)
-    return sums / shares.clamp_min(0.5 / _SEGMENT_FRAMES)
+def _segments(x: Tensor) -> Tensor:
+    """Which segment each frame of (B, C, T) is in, shape (T, segments), ones and zeros.
+
+    A product with it exports where a pooling whose last window is shorter does not.
+    """
+    of_frames = torch.arange(x.shape[2], device=x.device) // _SEGMENT_FRAMES
+    numbers = torch.arange((x.shape[2] + _SEGMENT_FRAMES - 1) // _SEGMENT_FRAMES, device=x.device)
+    return (of_frames[:, None] == numbers).to(x.dtype)
 
 
 def cam_plus_plus(*, num_mels: int = 80, embedding_dim: int = 192) -> CamPlusPlus:

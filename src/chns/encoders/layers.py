@@ -78,20 +78,22 @@ class StatisticsPooling(nn.Module):
 
     Args:
         channels: Channels of the input.
+        variance_floor: Is added to each variance; keeps the slope finite where a channel is constant.
 
     Source:
         Snyder et al., "X-vectors: robust DNN embeddings for speaker recognition", ICASSP 2018; with the deviation over
         frames - 1 and the floor of WeSpeaker's models.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, variance_floor: float = 1e-7) -> None:
         super().__init__()
+        self.variance_floor = variance_floor
         self.out_channels = 2 * channels
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Pool (batch, channels, frames) to (batch, 2 * channels): means, then standard deviations."""
         mean, variance = _mean_and_variance(x, mask, unbiased=True)
-        return torch.cat([mean, (variance + 1e-7).sqrt()], dim=1).squeeze(2)
+        return torch.cat([mean, (variance + self.variance_floor).sqrt()], dim=1).squeeze(2)
 
 
 class SelfAttentivePooling(nn.Module):

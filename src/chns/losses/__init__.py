@@ -11,6 +11,6 @@
 
 from chns.losses.aam_softmax import AAMSoftmaxLoss
 from chns.losses.contrast import HSCLLoss, SupConLoss
-from chns.losses.distillation import DistillationLoss
+from chns.losses.distillation import DistillationLoss, TaughtLoss
 
-__all__ = ["AAMSoftmaxLoss", "DistillationLoss", "HSCLLoss", "SupConLoss"]
+__all__ = ["AAMSoftmaxLoss", "DistillationLoss", "HSCLLoss", "SupConLoss", "TaughtLoss"]

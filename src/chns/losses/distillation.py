@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -83,3 +85,64 @@ class DistillationLoss(nn.Module):
             own = torch.arange(len(cosines), device=cosines.device)
             contrast = F.cross_entropy(cosines / self.temperature, own)
             return 1 - cosines.diagonal().mean() + self.contrast_weight * contrast
+
+
+class TaughtLoss(nn.Module):
+    """A loss of embeddings and speaker labels, and beside it that of a teacher's embeddings of the same crops.
+
+    The training step asks for the teacher's embeddings of its crops, as they are after augmentation, and hands them in
+    with the labels. The teacher is no part of what is trained or saved.
+
+    Args:
+        loss: Of embeddings and speaker labels.
+        distillation: Of embeddings and the teacher's.
+        teacher: Waveforms, shape (n, samples), to embeddings, shape (n, teacher_dim); put into evaluation mode.
+        weight: What the second counts beside the first.
+        crops_at_once: How many crops the teacher embeds at a time.
+    """
+
+    def __init__(
+        self,
+        loss: nn.Module,
+        distillation: DistillationLoss,
+        teacher: nn.Module,
+        *,
+        weight: float,
+        crops_at_once: int = 64,
+    ) -> None:
+        super().__init__()
+        if weight <= 0:
+            raise ValueError(f"weight must be positive, got {weight}. Leave the teacher out to train without it.")
+        self.loss = loss
+        self.distillation = distillation
+        self.weight = weight
+        self.crops_at_once = crops_at_once
+        self._teacher = (teacher.eval().requires_grad_(False),)  # a module in a tuple is not one of ours
+
+    @property
+    def temperature(self) -> Any:
+        """That of the loss, if it has one."""
+        return getattr(self.loss, "temperature", None)
+
+    def set_progress(self, share: float) -> None:
+        """Tell the loss, if it wants to know, which share of the steps is done."""
+        tell = getattr(self.loss, "set_progress", None)
+        if tell is not None:
+            tell(share)
+
+    def taught(self, waveforms: Tensor) -> Tensor:
+        """The teacher's embeddings of crops, shape (n, teacher_dim), without graph."""
+        teacher = self._teacher[0].to(waveforms.device)
+        with torch.no_grad():
+            return torch.cat([teacher(crops).float() for crops in waveforms.split(self.crops_at_once)])
+
+    def forward(self, embeddings: Tensor, speaker_labels: Tensor, teacher_embeddings: Tensor) -> Tensor:
+        """The sum of both losses of a batch.
+
+        Args:
+            embeddings: Shape (N, dim).
+            speaker_labels: Shape (N,).
+            teacher_embeddings: Of the same crops, shape (N, teacher_dim).
+        """
+        total: Tensor = self.loss(embeddings, speaker_labels)
+        return total + self.weight * self.distillation(embeddings, teacher_embeddings)
