@@ -4,8 +4,8 @@
     python recipes/small_model/measure_models.py DATA NAME=MODEL --calibrate
 
 VoxCeleb2 excerpts across videos (40 test speakers), spoken words of one second and read sentences (those speakers held
-out of their corpora who are not for choosing); 95 % intervals over speakers. ``resemblyzer`` as MODEL takes the package of
-that name. With --calibrate the other halves of the held-out speakers set the model's calibration and threshold instead,
+out of their corpora who are not for choosing); 95 % intervals over speakers. ``resemblyzer`` as MODEL takes the package
+of that name. With --calibrate the other halves of the held-out speakers set the model's calibration and threshold,
 for recordings of 1 s up to whole ones.
 """
 

@@ -87,6 +87,7 @@ def on_grid(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray] | No
 def pack(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same graph with its numbers packed."""
     graph = model.graph
+    constants = _with_unit_statistics(graph)
     fours, halves = Packed("q"), Packed("h")
     scales, kept = [], []
     for initializer in graph.initializer:
@@ -129,17 +130,57 @@ def pack(model: onnx.ModelProto) -> onnx.ModelProto:
         helper.make_node("Cast", ["halves"], ["wide"], to=TensorProto.FLOAT),
         *halves.split("wide"),
     ]
-    nodes = [*unpack, *graph.node]
-    for number, node in enumerate(nodes):
-        node.name = f"n{number}"
+    nodes = [*unpack, *constants, *graph.node]
+    for node in nodes:
         node.doc_string = ""
         del node.metadata_props[:]
     del graph.node[:], graph.initializer[:], graph.value_info[:]
     graph.node.extend(nodes)
     graph.initializer.extend([*kept, *fours.shapes, *halves.shapes])
     graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
+    _shorten_names(graph)
     onnx.checker.check_model(model)
     return model
+
+
+def _with_unit_statistics(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Put the running statistics of normalisations into their scales and offsets; nodes that make zeros and ones."""
+    arrays = {value.name: numpy_helper.to_array(value).astype(np.float64) for value in graph.initializer}
+    changed, sizes = {}, set()
+    for node in graph.node:
+        if node.op_type != "BatchNormalization":
+            continue
+        epsilon = next((attribute.f for attribute in node.attribute if attribute.name == "epsilon"), 1e-5)
+        scale, offset, mean, variance = (arrays[name] for name in node.input[1:])
+        changed[node.input[1]] = scale * np.sqrt((1 + epsilon) / (variance + epsilon))
+        changed[node.input[2]] = offset - mean * scale / np.sqrt(variance + epsilon)
+        node.input[3], node.input[4] = f"zeros{len(scale)}", f"ones{len(scale)}"
+        sizes.add(len(scale))
+    used = {name for node in graph.node for name in node.input}
+    kept = [value for value in graph.initializer if value.name in used and value.name not in changed]
+    kept += [numpy_helper.from_array(array.astype(np.float32), name) for name, array in changed.items()]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    graph.initializer.extend(numpy_helper.from_array(np.array([size], np.int64), f"size{size}") for size in sizes)
+    return [
+        helper.make_node(
+            "ConstantOfShape", [f"size{size}"], [f"{name}{size}"], value=helper.make_tensor("", 1, [1], [x])
+        )
+        for size in sizes
+        for name, x in (("zeros", 0.0), ("ones", 1.0))
+    ]
+
+
+def _shorten_names(graph: onnx.GraphProto) -> None:
+    """Call every inner value by a number: thousands of long names are a tenth of a megabyte."""
+    kept = {value.name for value in (*graph.input, *graph.output)} | {""}
+    names: dict[str, str] = {name: name for name in kept}
+    for value in graph.initializer:
+        value.name = names.setdefault(value.name, f"{len(names):x}")
+    for node in graph.node:
+        node.name = ""
+        for values in (node.input, node.output):
+            values[:] = [names.setdefault(name, f"{len(names):x}") for name in values]
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ MODELS = {
     "speechbrain": (speechbrain_state, speechbrain_embedding),
     "wespeaker-ecapa": (wespeaker_ecapa_state, wespeaker_ecapa_embedding),
     "wespeaker-resnet34": (wespeaker_resnet_state, wespeaker_resnet_embedding),
-    "3d-speaker-cam++": (cam_plus_plus_state, cam_plus_plus_embedding),
+    "3d-speaker-campplus": (cam_plus_plus_state, cam_plus_plus_embedding),
 }
 
 
@@ -39,7 +39,7 @@ SHALLOW = {
     "speechbrain": lambda: speechbrain_state(scale=2),
     "wespeaker-ecapa": lambda: wespeaker_ecapa_state(scale=2),
     "wespeaker-resnet34": lambda: wespeaker_resnet_state(blocks=(1, 1, 1, 1)),
-    "3d-speaker-cam++": lambda: cam_plus_plus_state(layers=(1, 1, 1)),
+    "3d-speaker-campplus": lambda: cam_plus_plus_state(layers=(1, 1, 1)),
 }
 
 
@@ -71,7 +71,7 @@ def test_an_imported_encoder_computes_what_theirs_does(tmp_path, toolkit):
 
 def test_a_cam_plus_plus_hears_the_segment_of_a_frame(tmp_path):
     state = cam_plus_plus_state(layers=(1, 3, 2))
-    bundle = imported(tmp_path, "3d-speaker-cam++", state)
+    bundle = imported(tmp_path, "3d-speaker-campplus", state)
     features = torch.randn(2, 451, 80)  # two segments and a shorter one
     with torch.no_grad():
         ours, theirs = bundle.model.encoder(features), cam_plus_plus_embedding(state, features, layers=(1, 3, 2))
@@ -83,7 +83,7 @@ def test_the_published_cam_plus_plus_tells_speakers_apart(tmp_path, shared_data)
     checkpoint = Path(os.environ.get("CHNS_CAMPPLUS", ""))
     if not checkpoint.is_file():
         pytest.skip("CHNS_CAMPPLUS does not name 3D-Speaker's campplus_cn_en_common.pt")
-    model = import_model("3d-speaker-cam++", checkpoint, tmp_path / "model").model
+    model = import_model("3d-speaker-campplus", checkpoint, tmp_path / "model").model
     assert sum(parameter.numel() for parameter in model.encoder.parameters()) == 6_848_544
     folders = sorted((shared_data / "voxceleb2-mini").glob("id*"))[:6]
     paths = [min(video.glob("*.flac")) for folder in folders for video in sorted(folder.iterdir())[:2]]
@@ -91,7 +91,7 @@ def test_the_published_cam_plus_plus_tells_speakers_apart(tmp_path, shared_data)
         rows = [model(torch.from_numpy(soundfile.read(path, dtype="float32")[0])[None])[0] for path in paths]
     cosines = torch.nn.functional.normalize(torch.stack(rows)) @ torch.nn.functional.normalize(torch.stack(rows)).T
     own = cosines[range(0, 12, 2), range(1, 12, 2)]
-    assert own.min() > 0.3
+    assert own.mean() > 0.5
     assert (cosines.sum() - cosines.trace() - 2 * own.sum()) / (144 - 24) < 0.15
 
 

@@ -216,7 +216,7 @@ TOOLKITS: dict[str, Callable[[Weights], Foreign]] = {
     "speechbrain": ecapa_tdnn,
     "wespeaker-ecapa": wespeaker_ecapa_tdnn,
     "wespeaker-resnet34": resnet,
-    "3d-speaker-cam++": cam_plus_plus,
+    "3d-speaker-campplus": cam_plus_plus,
 }
 
 
