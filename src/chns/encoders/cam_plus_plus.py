@@ -56,7 +56,8 @@ class ConvolutionalFront(nn.Module):
         x = masked(self.norm1(self.conv1(masked(features, mask)[:, None])).relu(), flat)
         for block in self.blocks:
             x = block(x, flat)
-        return self.norm2(self.conv2(x)).relu().flatten(1, 2)
+        signal: Tensor = self.norm2(self.conv2(x)).relu().flatten(1, 2)
+        return signal
 
 
 class MaskedTdnnLayer(nn.Module):

@@ -82,7 +82,7 @@ class MaskedGroupNorm(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Mask of shape (B, 1, T) or None; padding is zero afterwards."""
-        grouped = x.unflatten(1, (self.groups, -1))
+        grouped = torch.unflatten(x, 1, (self.groups, -1))
         inside = None if mask is None else mask[:, None]
         mean = _mean_of_groups(grouped, inside)
         variance = _mean_of_groups((grouped - mean).square(), inside)
@@ -320,7 +320,7 @@ def _as_signal(image: Tensor) -> Tensor:
 
 def _as_image(signal: Tensor, bands: int) -> Tensor:
     """(B, F * C, T) -> (B, C, F, T)."""
-    return signal.unflatten(1, (bands, -1)).transpose(1, 2)
+    return torch.unflatten(signal, 1, (bands, -1)).transpose(1, 2)
 
 
 def _published(

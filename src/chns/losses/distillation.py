@@ -134,7 +134,7 @@ class TaughtLoss(nn.Module):
         """The teacher's embeddings of crops, shape (n, teacher_dim), without graph."""
         teacher = self._teacher[0].to(waveforms.device)
         with torch.no_grad():
-            return torch.cat([teacher(crops).float() for crops in waveforms.split(self.crops_at_once)])
+            return torch.cat([teacher(crops).float() for crops in torch.split(waveforms, self.crops_at_once)])
 
     def forward(self, embeddings: Tensor, speaker_labels: Tensor, teacher_embeddings: Tensor) -> Tensor:
         """The sum of both losses of a batch.
@@ -145,4 +145,5 @@ class TaughtLoss(nn.Module):
             teacher_embeddings: Of the same crops, shape (N, teacher_dim).
         """
         total: Tensor = self.loss(embeddings, speaker_labels)
-        return total + self.weight * self.distillation(embeddings, teacher_embeddings)
+        taught: Tensor = self.distillation(embeddings, teacher_embeddings)
+        return total + self.weight * taught

@@ -400,12 +400,12 @@ def _taught(settings: TrainSettings, loss: nn.Module, model: SpeakerEncoder) -> 
             f"train.teacher must hear the encoder's {model.sample_rate_hz} Hz, got {teacher.sample_rate_hz} Hz. "
             "Choose another teacher, or set features.sample_rate_hz."
         )
-    sizes = [getattr(part.encoder, "embedding_dim", None) for part in (model, teacher)]
-    if None in sizes:
+    embedding_dim, teacher_dim = (getattr(part.encoder, "embedding_dim", None) for part in (model, teacher))
+    if embedding_dim is None or teacher_dim is None:
         raise ConfigError(
             "encoder must have an attribute embedding_dim to learn from train.teacher, got none. Add it to its class."
         )
-    distillation = DistillationLoss(embedding_dim=sizes[0], teacher_dim=sizes[1])
+    distillation = DistillationLoss(embedding_dim=embedding_dim, teacher_dim=teacher_dim)
     return TaughtLoss(loss, distillation, teacher, weight=settings.train.teacher_weight)
 
 
