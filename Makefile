@@ -3,10 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-slow lint check check-lowest check-newest format clean
+.PHONY: help demo model test test-slow lint check check-lowest check-newest format clean
 
 help:
 	@echo "make demo       the whole job on synthetic speech, a few minutes"
+	@echo "make model      the packaged model anew, from recipes/small_model"
 	@echo "make test       the test suite"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make lint       style, types and import rules"
@@ -17,6 +18,21 @@ help:
 
 demo: .venv/installed
 	$(BIN)/chns demo runs/demo
+
+# CAMPPLUS is 3D-Speaker's campplus_cn_en_common.pt, DATA the folder of the corpora that recipes/small_model/README.md names.
+MODEL_RUN ?= runs/model
+DATA ?= ../shared/data
+RECIPE := OMP_NUM_THREADS=1 $(BIN)/python recipes/small_model
+
+model: .venv/installed-dev
+	$(BIN)/chns import 3d-speaker-campplus $(CAMPPLUS) --out $(MODEL_RUN)/teacher
+	$(BIN)/chns prepare synthetic $(MODEL_RUN)/synthetic --speakers 400 --utterances 6
+	$(RECIPE)/teacher_cache.py $(DATA) $(MODEL_RUN)/cache --teacher $(MODEL_RUN)/teacher --synthetic $(MODEL_RUN)/synthetic --shards 100:130
+	$(RECIPE)/development.py $(DATA) $(MODEL_RUN)/dev.npz --teacher $(MODEL_RUN)/teacher
+	$(RECIPE)/four_bits.py $(MODEL_RUN)/cache $(MODEL_RUN)/teacher $(MODEL_RUN)/four_bits --dev $(MODEL_RUN)/dev.npz
+	$(RECIPE)/pack_graph.py $(MODEL_RUN)/four_bits $(MODEL_RUN)/small
+	$(RECIPE)/measure_models.py $(DATA) small=$(MODEL_RUN)/small --calibrate
+	$(RECIPE)/measure_models.py $(DATA) small=$(MODEL_RUN)/small --out $(MODEL_RUN)/results.json
 
 test: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto

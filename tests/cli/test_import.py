@@ -120,3 +120,33 @@ def test_ones_own_encoder_trains_starts_again_and_clusters_once_it_is_trusted(hu
     assert run(*words, "--trust", "chns_test_encoders") == 0
     with pytest.raises(ModelFileError, match="encoder must come from a trusted package"):
         starting_model(TrainSettings(train=TrainingSettings(start_from=str(model))))
+
+
+def test_training_learns_from_a_teacher_beside_its_labels(imported, hum_manifest, tmp_path, capsys):
+    """Of another size: 16 numbers of the teacher, 192 of the student."""
+    own = ("--data.train", hum_manifest, *SHORT, "--train.epochs", 8, "--optimizer.learning_rate", 0.002)
+    cosines = {}
+    for name, words in {"alone": (), "taught": ("--train.teacher", imported, "--train.teacher_weight", 20)}.items():
+        assert run("train", "--out", tmp_path / name, *words, *own) == 0
+        cosines[name] = agreement(load_bundle(tmp_path / name / "model").model, load_bundle(imported).model)
+    assert cosines["taught"] > cosines["alone"]
+    kept = load_bundle(tmp_path / "taught" / "model").training["settings"]["train"]
+    assert (kept["teacher"], kept["teacher_weight"]) == (str(imported), 20.0)
+    words = ("--out", tmp_path / "third", *own, "--train.teacher", tmp_path / "none")
+    assert run("train", *words) == 2
+    assert "model must be a folder" in capsys.readouterr().err
+    words = ("--out", tmp_path / "fourth", *own, "--train.teacher", imported, "--features.sample_rate_hz", 8_000)
+    assert run("train", *words) == 2
+    assert "train.teacher must hear the encoder's 8000 Hz, got 16000 Hz" in capsys.readouterr().err
+
+
+def agreement(student, teacher):
+    """How alike two models find the same pairs of sounds."""
+    torch.manual_seed(0)
+    sounds = 0.1 * torch.randn(24, 8_000) * torch.linspace(0.1, 3, 24)[:, None] + 0.05 * torch.sin(
+        torch.linspace(0.1, 0.6, 24)[:, None] * torch.arange(8_000)
+    )
+    with torch.no_grad():
+        alike = [torch.nn.functional.normalize(model(sounds)) for model in (student, teacher)]
+    pairs = torch.stack([(rows @ rows.T)[tuple(torch.triu_indices(24, 24, 1))] for rows in alike])
+    return float(torch.corrcoef(pairs)[0, 1])

@@ -193,3 +193,81 @@ def wespeaker_resnet_embedding(state, features, *, blocks=(3, 4, 6, 3)):
             x = (x + y).relu()
     pooled = torch.cat([x.mean(3).flatten(1), (x.var(3) + 1e-7).sqrt().flatten(1)], dim=1)
     return F.linear(pooled, state["seg_1.weight"], state["seg_1.bias"])
+
+
+def cam_plus_plus_state(front=4, channels=16, growth=8, layers=(2, 2, 2), dim=16, num_mels=80):
+    """3D-Speaker's names; the published sizes are 32, 128, 32, (12, 24, 16) and 192."""
+    state = State()
+    state.layer("head.conv1", front, 1, 3, 3, bias=False)
+    state.norm("head.bn1", front)
+    for stage in ("layer1", "layer2"):
+        for number in range(2):
+            name = f"head.{stage}.{number}"
+            for part in ("1", "2"):
+                state.layer(f"{name}.conv{part}", front, front, 3, 3, bias=False)
+                state.norm(f"{name}.bn{part}", front)
+        state.layer(f"head.{stage}.0.shortcut.0", front, front, 1, 1, bias=False)
+        state.norm(f"head.{stage}.0.shortcut.1", front)
+    state.layer("head.conv2", front, front, 3, 3, bias=False)
+    state.norm("head.bn2", front)
+    state.layer("xvector.tdnn.linear", channels, front * num_mels // 8, 5, bias=False)
+    state.norm("xvector.tdnn.nonlinear.batchnorm", channels)
+    for block, num_layers in enumerate(layers, start=1):
+        for number in range(1, num_layers + 1):
+            name = f"xvector.block{block}.tdnnd{number}"
+            state.norm(f"{name}.nonlinear1.batchnorm", channels)
+            state.layer(f"{name}.linear1", 4 * growth, channels, 1, bias=False)
+            state.norm(f"{name}.nonlinear2.batchnorm", 4 * growth)
+            state.layer(f"{name}.cam_layer.linear_local", growth, 4 * growth, 3, bias=False)
+            state.layer(f"{name}.cam_layer.linear1", 2 * growth, 4 * growth, 1)
+            state.layer(f"{name}.cam_layer.linear2", growth, 2 * growth, 1)
+            channels += growth
+        state.norm(f"xvector.transit{block}.nonlinear.batchnorm", channels)
+        state.layer(f"xvector.transit{block}.linear", channels // 2, channels, 1, bias=False)
+        channels //= 2
+    state.norm("xvector.out_nonlinear.batchnorm", channels)
+    state.layer("xvector.dense.linear", dim, 2 * channels, 1, bias=False)
+    state.norm("xvector.dense.nonlinear.batchnorm", dim)
+    for part in ("weight", "bias"):  # the last normalisation has none
+        del state[f"xvector.dense.nonlinear.batchnorm.{part}"]
+    return state
+
+
+def cam_plus_plus_embedding(state, features, *, layers=(2, 2, 2), dilations=(1, 2, 2)):
+    """Segments of 100 frames, after the first convolution has halved them."""
+
+    def plane(name, x, stride=1):
+        weight = state[f"{name}.weight"]
+        return F.conv2d(x, weight, stride=(stride, 1), padding=weight.shape[2] // 2)
+
+    def line(name, x, **settings):
+        return F.conv1d(x, state[f"{name}.weight"], state.get(f"{name}.bias"), **settings)
+
+    x = normed(state, "head.bn1", plane("head.conv1", features.transpose(1, 2)[:, None])).relu()
+    for stage in ("layer1", "layer2"):
+        for number, stride in enumerate((2, 1)):
+            name = f"head.{stage}.{number}"
+            y = normed(state, f"{name}.bn1", plane(f"{name}.conv1", x, stride)).relu()
+            y = normed(state, f"{name}.bn2", plane(f"{name}.conv2", y))
+            if number == 0:
+                x = normed(state, f"{name}.shortcut.1", plane(f"{name}.shortcut.0", x, stride))
+            x = (x + y).relu()
+    x = normed(state, "head.bn2", plane("head.conv2", x, 2)).relu().flatten(1, 2)
+    x = normed(state, "xvector.tdnn.nonlinear.batchnorm", line("xvector.tdnn.linear", x, stride=2, padding=2)).relu()
+    for block, (num_layers, dilation) in enumerate(zip(layers, dilations, strict=True), start=1):
+        for number in range(1, num_layers + 1):
+            name = f"xvector.block{block}.tdnnd{number}"
+            y = line(f"{name}.linear1", normed(state, f"{name}.nonlinear1.batchnorm", x).relu())
+            y = normed(state, f"{name}.nonlinear2.batchnorm", y).relu()
+            parts = [part.mean(2, keepdim=True).expand_as(part) for part in y.split(100, dim=2)]
+            context = y.mean(2, keepdim=True) + torch.cat(parts, dim=2)
+            gate = line(f"{name}.cam_layer.linear2", line(f"{name}.cam_layer.linear1", context).relu()).sigmoid()
+            y = line(f"{name}.cam_layer.linear_local", y, padding=dilation, dilation=dilation) * gate
+            x = torch.cat([x, y], dim=1)
+        name = f"xvector.transit{block}"
+        x = line(f"{name}.linear", normed(state, f"{name}.nonlinear.batchnorm", x).relu())
+    x = normed(state, "xvector.out_nonlinear.batchnorm", x).relu()
+    pooled = torch.cat([x.mean(2), x.std(2)], dim=1)
+    y = F.linear(pooled, state["xvector.dense.linear.weight"][:, :, 0])
+    name = "xvector.dense.nonlinear.batchnorm"
+    return F.batch_norm(y, state[f"{name}.running_mean"], state[f"{name}.running_var"])

@@ -9,11 +9,12 @@ import pytest
 import torch
 import yaml
 
-from chns.bundle.bundle import Architecture, load_bundle
+from chns.bundle.bundle import Architecture, load_bundle, save_bundle
 from chns.cli import main
 from chns.cli.train_command import build_parser
 from chns.core import ConfigError
 from chns.data.manifest import Manifest
+from chns.losses import TaughtLoss
 from chns.training.build import make_loss, make_plan, read_data
 from chns.training.log import Meter
 from chns.training.run import train
@@ -217,3 +218,16 @@ def test_dropout_too_is_the_same_after_a_stop(tmp_path, configs, hum_manifest, m
         load_bundle(tmp_path / name / "model", trusted_packages=["own_package"]) for name in ("alone", "stopped")
     )
     assert alone.digest == stopped.digest
+
+
+def test_an_encoder_that_does_not_say_its_size_cannot_be_taught(hum_manifest, tmp_path):
+    architecture = Architecture(
+        encoder="chns.encoders.EcapaTdnn", encoder_settings={"channels": 16, "aggregation_channels": 24}
+    )
+    save_bundle(tmp_path / "teacher", architecture.build(), architecture, training={}, metrics={})
+    settings = TrainSettings(train=TrainingSettings(teacher=str(tmp_path / "teacher")))
+    model = architecture.build()
+    assert isinstance(make_loss(settings, model, Manifest.read(hum_manifest)), TaughtLoss)
+    del model.encoder.embedding_dim
+    with pytest.raises(ConfigError, match=r"encoder must have an attribute embedding_dim to learn from train\.teacher"):
+        make_loss(settings, model, Manifest.read(hum_manifest))

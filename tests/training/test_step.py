@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 from lightning_fabric import Fabric
 from torch import nn
 
-from chns.losses import AAMSoftmaxLoss, HSCLLoss, SupConLoss
+from chns.losses import AAMSoftmaxLoss, DistillationLoss, HSCLLoss, SupConLoss, TaughtLoss
 from chns.training.step import TrainingStep
 
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 4, 4])
@@ -18,6 +18,9 @@ LOSSES = {
     "supcon": lambda: SupConLoss(0.3, margin=0.1),
     "hscl": lambda: HSCLLoss(0.3),
     "aam": lambda: AAMSoftmaxLoss(6, 4, scale=5.0),
+    "taught": lambda: TaughtLoss(
+        SupConLoss(0.3), DistillationLoss(embedding_dim=4, teacher_dim=3), teacher(), weight=2.0
+    ),
     "sampled aam": lambda: AAMSoftmaxLoss(40, 4, scale=5.0, sampled_speakers=12),
 }
 
@@ -34,6 +37,11 @@ def encoder(norm=True, dropout=0.0):
     torch.manual_seed(1)
     layers = [nn.Linear(12, 8), nn.BatchNorm1d(8) if norm else nn.Tanh(), nn.Dropout(dropout), nn.Linear(8, 4)]
     return nn.Sequential(*layers).double()
+
+
+def teacher():
+    torch.manual_seed(5)
+    return nn.Linear(12, 3).double()
 
 
 def batch():
@@ -53,7 +61,8 @@ def gradients_of(model, loss, *, chunk_size=None, fabric=None, rows=slice(None))
 
 def direct(model, loss):
     loss = loss.double()
-    value = loss(model(batch()), LABELS)
+    taught = (loss.taught(batch()).double(),) if isinstance(loss, TaughtLoss) else ()
+    value = loss(model(batch()), LABELS, *taught)
     value.backward()
     parameters = {**dict(model.named_parameters()), **{f"loss.{n}": p for n, p in loss.named_parameters()}}
     return value.detach(), {name: parameter.grad for name, parameter in parameters.items()}

@@ -46,13 +46,25 @@ OUR_FACTORIES = {
     "encoder": frozenset(
         f"chns.encoders.{name}"
         for name in (
+            "CamPlusPlus",
             "EcapaTdnn",
+            "ReDimNet2",
             "ResNet",
             "ThinResNet",
+            "cam_plus_plus",
             "ecapa_tdnn_512",
             "ecapa_tdnn_1024",
             "ecapa_tdnn_mobile",
+            "redimnet2_b0",
+            "redimnet2_b1",
+            "redimnet2_b2",
+            "redimnet2_b3",
             "resnet34",
+            "resnet152",
+            "resnet221",
+            "resnet293",
+            "simam_resnet34",
+            "simam_resnet100",
             "thin_resnet34",
         )
     ),
@@ -283,9 +295,11 @@ def load_bundle(model: Path | str, *, trusted_packages: Collection[str] = ()) ->
 
     Raises:
         ModelFileError: If the bundle is damaged, of another format, or names code that is not trusted.
+        FileNotFoundError: Also if there is a graph, but no weights.
         FileNotFoundError, ValueError, ChnsError, HubError: As `bundle_folder`.
     """
     folder = bundle_folder(model)
+    _require_weights(folder)
     description = _read_description(folder / _DESCRIPTION)
     architecture = Architecture(**{name: description[name] for name in Architecture.__dataclass_fields__})
     for part, ours in OUR_FACTORIES.items():
@@ -321,6 +335,7 @@ def put_graph(folder: Path, write: Callable[[Path], Mapping[str, Any]], *, diges
         ModelFileError: If the bundle is damaged, of another format, or holds other weights.
     """
     _require_files(folder)
+    _require_weights(folder)
     description = _read_description(folder / _DESCRIPTION)
     if description["weights_sha256"] != digest:
         raise ModelFileError(f"weights must be those that the graph was made from, got others in {folder}.")
@@ -349,9 +364,18 @@ def _is_on_hub(model: Path | str) -> bool:
 
 
 def _require_files(folder: Path) -> None:
-    for name in BUNDLE_FILES:
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"model must be a folder with {_DESCRIPTION} and {_WEIGHTS}, got {folder}.")
+    """A bundle has a description, and weights or a graph; a small one to be handed on may have the graph alone."""
+    weighty = (folder / _WEIGHTS).is_file() or (folder / GRAPH_FILE).is_file()
+    if not weighty or not (folder / _DESCRIPTION).is_file():
+        raise FileNotFoundError(f"model must be a folder with {_DESCRIPTION} and {_WEIGHTS}, got {folder}.")
+
+
+def _require_weights(folder: Path) -> None:
+    if not (folder / _WEIGHTS).is_file():
+        raise FileNotFoundError(
+            f"model must hold {_WEIGHTS} for this, got only the graph {GRAPH_FILE} in {folder}. Such a model verifies, "
+            "enrols and identifies; to train, convert or export, take the one that it was made from."
+        )
 
 
 def _write_description(path: Path, description: Mapping[str, Any]) -> None:

@@ -1,4 +1,7 @@
-"""Other toolkits' checkpoints as model bundles: SpeechBrain's and WeSpeaker's layouts.
+"""Other toolkits' checkpoints as model bundles: the layouts of SpeechBrain, WeSpeaker and 3D-Speaker.
+
+SpeechBrain's ECAPA-TDNN is the file ``embedding_model.ckpt`` of its speaker recognisers, WeSpeaker's ECAPA-TDNN and
+ResNets the files ``avg_model.pt`` of its recipes, 3D-Speaker's CAM++ the files ``campplus_*`` of its releases.
 
 Only torch's zip format is read, mapped into memory and by torch's restricted unpickler, so nothing of the file is run.
 Sizes are checked before a tensor is touched: a few bytes can describe a tensor of terabytes, and a compressed archive
@@ -322,29 +325,79 @@ def wespeaker_ecapa_tdnn(weights: Weights) -> Foreign:
 
 
 def resnet(weights: Weights) -> Foreign:
-    """What a checkpoint of WeSpeaker's ``ResNet34`` is here; the number of blocks of each stage may be another.
+    """What a checkpoint of WeSpeaker's ``ResNet`` is here, from the 34 layers to the 293.
 
     Raises:
         ModelFileError: If a tensor that tells a width is missing.
     """
     channels = [size(weights, f"layer{stage + 1}.0.conv1.weight", 0) for stage in range(_NUM_STAGES)]
-    bands = size(weights, "seg_1.weight", 1) // (2 * channels[-1])
+    bottleneck = "layer1.0.conv3.weight" in weights
+    bands = size(weights, "seg_1.weight", 1) // (2 * channels[-1] * (4 if bottleneck else 1))
     architecture = Architecture(
         feature_settings={"num_mels": bands * 2 ** (_NUM_STAGES - 1), "window": "hamming"},
         encoder="chns.encoders.ResNet",
         encoder_settings={
             "channels": channels,
             "blocks": [count(weights, f"layer{stage + 1}.{{}}.conv1.weight") for stage in range(_NUM_STAGES)],
+            **({"block": "bottleneck"} if bottleneck else {}),
             "embedding_dim": size(weights, "seg_1.weight", 0),
         },
     )
     return Foreign(architecture, _RESNET_RULES, ignored=_HEAD)
 
 
+_CAM_RULES: Rules = [
+    (r"^front\.conv(\d)\.", r"head.conv\1."),
+    (r"^front\.norm(\d)\.", r"head.bn\1."),
+    (r"^front\.blocks\.(\d)\.", lambda match: f"head.layer{int(match[1]) // 2 + 1}.{int(match[1]) % 2}."),
+    (r"^(head\.layer.*)\.norm(\d)\.", r"\1.bn\2."),
+    (r"^first\.", "xvector.tdnn.linear."),
+    (r"^first_norm\.", "xvector.tdnn.nonlinear.batchnorm."),
+    (r"^blocks\.(\d+)\.(\d+)\.", lambda match: f"xvector.block{int(match[1]) + 1}.tdnnd{int(match[2]) + 1}."),
+    (r"\.(tdnnd\d+)\.norm(\d)\.", r".\1.nonlinear\2.batchnorm."),
+    (r"\.mix\.", ".linear1."),
+    (r"\.masked\.conv\.", ".cam_layer.linear_local."),
+    (r"\.masked\.squeeze\.", ".cam_layer.linear1."),
+    (r"\.masked\.excite\.", ".cam_layer.linear2."),
+    (r"^transitions\.(\d)\.0\.", lambda match: f"xvector.transit{int(match[1]) + 1}.nonlinear.batchnorm."),
+    (r"^transitions\.(\d)\.2\.", lambda match: f"xvector.transit{int(match[1]) + 1}.linear."),
+    (r"^last_norm\.", "xvector.out_nonlinear.batchnorm."),
+    (r"^embedding\.", "xvector.dense.linear."),
+    (r"^embedding_norm\.", "xvector.dense.nonlinear.batchnorm."),
+]
+
+
+def cam_plus_plus(weights: Weights) -> Foreign:
+    """What a checkpoint of 3D-Speaker's ``CAMPPlus`` is here.
+
+    Raises:
+        ModelFileError: If a tensor that tells a width is missing.
+    """
+    front = size(weights, "head.conv1.weight", 0)
+    architecture = Architecture(
+        feature_settings={"num_mels": 8 * size(weights, "xvector.tdnn.linear.weight", 1) // front},
+        encoder="chns.encoders.CamPlusPlus",
+        encoder_settings={
+            "front_channels": front,
+            "channels": size(weights, "xvector.tdnn.linear.weight", 0),
+            "growth": size(weights, "xvector.block1.tdnnd1.cam_layer.linear_local.weight", 0),
+            "layers": [_num_layers(weights, number + 1) for number in range(_NUM_BLOCKS)],
+            "embedding_dim": size(weights, "xvector.dense.linear.weight", 0),
+        },
+    )
+    return Foreign(architecture, _CAM_RULES)
+
+
+def _num_layers(weights: Weights, block: int) -> int:
+    pattern = re.compile(rf"xvector\.block{block}\.tdnnd(\d+)\.linear1\.weight")
+    return len([name for name in weights if pattern.fullmatch(name)])
+
+
 TOOLKITS: dict[str, Callable[[Weights], Foreign]] = {
     "speechbrain": ecapa_tdnn,
     "wespeaker-ecapa": wespeaker_ecapa_tdnn,
     "wespeaker-resnet34": resnet,
+    "3d-speaker-campplus": cam_plus_plus,
 }
 
 

@@ -17,7 +17,17 @@ _RUN = (
     *("config.yaml", "training.pt", "log.csv", "summary.json", "best.json", "decisions.txt"),
     *(f"{bundle}/{file}" for bundle in ("model", "best_model") for file in _BUNDLE),
 )
-_TEXTS_THAT_NAME_FILES = ("model", "hardest_under", "train", "root", "validation", "start_from", "folder", "manifest")
+_TEXTS_THAT_NAME_FILES = (
+    "model",
+    "hardest_under",
+    "train",
+    "root",
+    "validation",
+    "start_from",
+    "teacher",
+    "folder",
+    "manifest",
+)
 _OUTPUT_OPTIONS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(
         ("augment-preview", "cluster", "compare", "convert", "embed", "export", "import", "merge", "pack"),

@@ -25,7 +25,9 @@ def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = command_parser("import", examples=_EXAMPLES)
     parser.add_argument(
-        "toolkit", choices=["speechbrain", "wespeaker-ecapa", "wespeaker-resnet34"], help="whose model it is"
+        "toolkit",
+        choices=["speechbrain", "wespeaker-ecapa", "wespeaker-resnet34", "3d-speaker-campplus"],
+        help="whose model it is",
     )
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="the file of weights")
     parser.add_argument("--out", type=Path, required=True, metavar="MODEL", help="folder that the model goes to")

@@ -216,15 +216,15 @@ class EcapaTdnn(nn.Module):
 
 
 def ecapa_tdnn_mobile(*, num_mels: int = 80, embedding_dim: int = 192) -> EcapaTdnn:
-    """The small ECAPA-TDNN of the CHNS paper, 2.05 M parameters."""
+    """The small ECAPA-TDNN of the CHNS paper: 2.05 M parameters, 0.4 G multiply-adds for 3 s."""
     return EcapaTdnn(num_mels=num_mels, channels=256, aggregation_channels=768, embedding_dim=embedding_dim)
 
 
 def ecapa_tdnn_512(*, num_mels: int = 80, embedding_dim: int = 192) -> EcapaTdnn:
-    """ECAPA-TDNN with 512 channels, 6.2 M parameters."""
+    """ECAPA-TDNN with 512 channels: 6.19 M parameters, 1.43 G multiply-adds for 3 s."""
     return EcapaTdnn(num_mels=num_mels, channels=512, aggregation_channels=1536, embedding_dim=embedding_dim)
 
 
 def ecapa_tdnn_1024(*, num_mels: int = 80, embedding_dim: int = 192) -> EcapaTdnn:
-    """ECAPA-TDNN with 1,024 channels, 20.8 M parameters."""
+    """ECAPA-TDNN with 1,024 channels: 20.77 M parameters, 5.35 G multiply-adds for 3 s."""
     return EcapaTdnn(num_mels=num_mels, channels=1024, aggregation_channels=3072, embedding_dim=embedding_dim)

@@ -45,6 +45,11 @@ def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
     return (x * mask).sum(dim=2, keepdim=True) / mask.sum(dim=2, keepdim=True)
 
 
+def repeated(x: Tensor, times: int) -> Tensor:
+    """Each frame so many times in a row: (batch, channels, frames) -> (batch, channels, times * frames)."""
+    return x[..., None].expand(-1, -1, -1, times).flatten(2)
+
+
 def mirrored(x: Tensor, mask: Tensor | None, reach: int) -> Tensor:
     """Prolong each utterance by mirroring it at its first and its own last frame, so that padding does not matter.
 
@@ -71,20 +76,22 @@ class StatisticsPooling(nn.Module):
 
     Args:
         channels: Channels of the input.
+        variance_floor: Is added to each variance; keeps the slope finite where a channel is constant.
 
     Source:
         Snyder et al., "X-vectors: robust DNN embeddings for speaker recognition", ICASSP 2018; with the deviation over
         frames - 1 and the floor of WeSpeaker's models.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, variance_floor: float = 1e-7) -> None:
         super().__init__()
+        self.variance_floor = variance_floor
         self.out_channels = 2 * channels
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Pool (batch, channels, frames) to (batch, 2 * channels): means, then standard deviations."""
         mean, variance = _mean_and_variance(x, mask, unbiased=True)
-        return torch.cat([mean, (variance + 1e-7).sqrt()], dim=1).squeeze(2)
+        return torch.cat([mean, (variance + self.variance_floor).sqrt()], dim=1).squeeze(2)
 
 
 class SelfAttentivePooling(nn.Module):

@@ -7,9 +7,12 @@ They also take the third argument of pytorch-metric-learning's trainers, if it i
 | `SupConLoss` | two utterances of some speaker | every other utterance of the batch | no |
 | `HSCLLoss` | the same, and two speakers | the same, similar non-targets weigh more | no |
 | `AAMSoftmaxLoss` | nothing | a learnt weight vector of every training speaker | yes |
+
+`DistillationLoss` is called with a teacher's embeddings instead of labels.
 """
 
 from chns.losses.aam_softmax import AAMSoftmaxLoss
 from chns.losses.contrast import HSCLLoss, SupConLoss
+from chns.losses.distillation import DistillationLoss, TaughtLoss
 
-__all__ = ["AAMSoftmaxLoss", "HSCLLoss", "SupConLoss"]
+__all__ = ["AAMSoftmaxLoss", "DistillationLoss", "HSCLLoss", "SupConLoss", "TaughtLoss"]

@@ -37,6 +37,7 @@ from chns.data import (
 )
 from chns.encoders import SpeakerEncoder
 from chns.features.spec_augment import SpecAugment
+from chns.losses import DistillationLoss, TaughtLoss
 from chns.sampling.hard_batches import ClusterGroups, NeighbourGroups
 from chns.sampling.schedule import Schedule, StartAt, StartWhenEasy
 from chns.sampling.speaker_batches import BatchShape
@@ -374,7 +375,29 @@ def make_loss(settings: TrainSettings, model: SpeakerEncoder, manifest: Manifest
     if embedding_dim is not None:
         derived |= {"embedding_dim": embedding_dim, "embedding_size": embedding_dim}
     loss: nn.Module = make(settings.loss.factory, settings.loss.settings, **derived)
-    return loss
+    return loss if settings.train.teacher is None else _taught(settings, loss, model)
+
+
+def _taught(settings: TrainSettings, loss: nn.Module, model: SpeakerEncoder) -> TaughtLoss:
+    """The loss, and that of ``train.teacher`` beside it.
+
+    Raises:
+        ConfigError: If the teacher or the encoder hears another rate, or does not say how large its embeddings are.
+        ModelFileError, FileNotFoundError: If it is damaged, not trusted or missing.
+    """
+    teacher = load_bundle(str(settings.train.teacher), trusted_packages=named_by_user(settings)).model
+    if teacher.sample_rate_hz != model.sample_rate_hz:
+        raise ConfigError(
+            f"train.teacher must hear the encoder's {model.sample_rate_hz} Hz, got {teacher.sample_rate_hz} Hz. "
+            "Choose another teacher, or set features.sample_rate_hz."
+        )
+    embedding_dim, teacher_dim = (getattr(part.encoder, "embedding_dim", None) for part in (model, teacher))
+    if embedding_dim is None or teacher_dim is None:
+        raise ConfigError(
+            "encoder must have an attribute embedding_dim to learn from train.teacher, got none. Add it to its class."
+        )
+    distillation = DistillationLoss(embedding_dim=embedding_dim, teacher_dim=teacher_dim)
+    return TaughtLoss(loss, distillation, teacher, weight=settings.train.teacher_weight)
 
 
 def optimizer_maker(settings: OptimizerSettings) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:

@@ -56,6 +56,7 @@ _PATHS = (
     "data.root",
     "data.validation",
     "train.start_from",
+    "train.teacher",
     *(f"augmentation.{kind}.folder" for kind in ("reverberation", "noise", "music", "babble")),
 )
 

@@ -309,6 +309,9 @@ class TrainingSettings:
         logger: Takes all that log.csv takes: anything with log_metrics(metrics, step), such as
             lightning_fabric.loggers.TensorBoardLogger or a class of your own.
         start_from: Model whose weights training starts from; its encoder and features are taken too.
+        teacher: Model whose embedding of each crop, as augmented, is learnt too, beside the loss: a better model tells
+            more than few labels do. One of another size is reached through a learnt projection.
+        teacher_weight: What 1 - cosine to the teacher counts beside the loss.
     """
 
     epochs: int = 200
@@ -324,6 +327,8 @@ class TrainingSettings:
     validation_trials: int = 10_000
     logger: ObjectSettings | None = None
     start_from: str | None = None
+    teacher: str | None = None
+    teacher_weight: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ and send its embeddings' gradients back. Memory is that of one chunk; the price 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from lightning_fabric.wrappers import _FabricModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from chns.core.distributed import average_gradients, gather_batch, largest_anywhere, rank
+from chns.core.distributed import average_gradients, gather_batch, gather_rows, largest_anywhere, rank
 
 
 class StepResult(NamedTuple):
@@ -52,7 +52,8 @@ class TrainingStep:
     Args:
         fabric: Device, precision and processes.
         model: Waveforms to embeddings, set up by ``fabric``.
-        loss: Of embeddings and speaker labels.
+        loss: Of embeddings and speaker labels. If it has a method ``taught``, that is given each slice's waveforms, and
+            the loss what it makes of them, of all processes, as a third argument.
         chunk_size: Segments embedded at a time; None for all.
         seed: Of the random numbers.
 
@@ -68,6 +69,7 @@ class TrainingStep:
         self._fabric = fabric
         self._model = model
         self._loss = loss
+        self._taught: Callable[[Tensor], Tensor] | None = getattr(loss, "taught", None)
         self._chunk_size = chunk_size
         self._seed = seed
 
@@ -95,7 +97,12 @@ class TrainingStep:
 
         begin_loss = clock.read()
         embeddings, labels = gather_batch(leaf, speaker_labels)
-        loss = self._loss(embeddings, labels)
+        if self._taught is None:
+            loss = self._loss(embeddings, labels)
+        else:
+            with self._fabric.autocast():
+                taught = self._taught(waveforms)
+            loss = self._loss(embeddings, labels, torch.cat(gather_rows(taught)))
         self._fabric.backward(loss)
         average_gradients(list(self._loss.parameters()))
         end_loss = clock.read()

@@ -1,0 +1,50 @@
+"""A bundle of a graph and a description, without weights, as the package carries one."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from chns.bundle.bundle import Architecture, add_metrics, load_bundle, read_description, save_bundle
+from chns.bundle.bundle_graph import add_graph, load_graph_bundle
+from chns.inference.verifier import Verifier
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone") / "model"
+    settings = {"channels": 16, "aggregation_channels": 24, "embedding_dim": 8}
+    architecture = Architecture(encoder="chns.encoders.EcapaTdnn", encoder_settings=settings)
+    model = architecture.build().eval()
+    save_bundle(folder, model, architecture, training={}, metrics={"validation": {"threshold": 0.4}})
+    add_graph(folder, model)
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
+def test_it_verifies_without_weights(alone):
+    waveform = 0.1 * np.random.default_rng(0).standard_normal(16_000).astype(np.float32)
+    verifier = Verifier.load(alone)
+    assert verifier.verify(waveform, 0.5 * waveform).accepted
+    assert load_graph_bundle(alone).run(waveform[None]).shape == (1, 8)
+
+
+def test_its_metrics_can_be_added_to(alone, tmp_path):
+    copy = shutil.copytree(alone, tmp_path / "copy")
+    digest = read_description(copy)["weights_sha256"]
+    add_metrics(copy, {"calibration": {"scale": 10.0, "offset": -4.0}}, digest=digest)
+    assert Verifier.load(copy).verify(np.ones(8_000, np.float32), np.ones(8_000, np.float32)).log_likelihood_ratio
+
+
+def test_what_needs_weights_says_so(alone):
+    with pytest.raises(FileNotFoundError, match=r"model must hold model\.safetensors for this, got only the graph"):
+        load_bundle(alone)
+    with pytest.raises(FileNotFoundError, match=r"take the one that it was made from"):
+        Verifier.load(alone, backend="torch")
+
+
+def test_a_folder_with_neither_is_no_model(alone, tmp_path):
+    copy = shutil.copytree(alone, tmp_path / "copy")
+    (copy / "model.onnx").unlink()
+    with pytest.raises(FileNotFoundError, match=r"model must be a folder with config\.json and model\.safetensors"):
+        load_graph_bundle(copy)

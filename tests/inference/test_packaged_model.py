@@ -1,0 +1,60 @@
+"""The model that the package carries: small, calibrated, and right about voices that it never heard."""
+
+import json
+from importlib.resources import files
+
+import numpy as np
+import pytest
+import soundfile
+
+from chns.bundle.bundle_graph import load_graph_bundle
+from chns.inference.verifier import Verifier
+
+SMALL = files("chns") / "models" / "small"
+
+
+def test_it_takes_at_most_five_megabytes_and_holds_what_a_bundle_may():
+    sizes = {path.name: path.stat().st_size for path in SMALL.iterdir()}
+    assert set(sizes) == {"config.json", "model.onnx", "README.md"}
+    assert sum(sizes.values()) <= 5_000_000
+
+
+def test_its_description_states_where_it_was_measured():
+    metrics = json.loads((SMALL / "config.json").read_text())["metrics"]
+    tested = metrics["test"]["voxceleb2 across videos"]
+    assert 0 < tested["eer"]["low"] < tested["eer"]["estimate"] < tested["eer"]["high"] < 0.2
+    assert tested["speakers"] == 40
+    assert set(metrics["calibration"]["bands"]) == {"0 to 1.5 s", "1.5 to 3 s", "3 to 60 s"}
+    assert set(metrics["calibration"]["quality"]) == {"duration"}
+
+
+def test_noise_and_a_tone_are_no_reason_to_fail():
+    verifier = Verifier.load(SMALL)
+    seconds = np.arange(16_000) / 16_000
+    tone = 0.1 * np.sin(2 * np.pi * 200 * seconds).astype(np.float32)
+    noise = 0.1 * np.random.default_rng(0).standard_normal(16_000).astype(np.float32)
+    assert verifier.verify(tone, tone).accepted
+    assert -1 <= verifier.verify(tone, noise).score < 0.9
+
+
+def test_an_embedding_does_not_depend_on_the_batch():
+    graph = load_graph_bundle(SMALL).run
+    waveforms = 0.1 * np.random.default_rng(0).standard_normal((3, 24_000)).astype(np.float32)
+    np.testing.assert_allclose(graph(waveforms)[1:2], graph(waveforms[1:2]), atol=1e-4)
+
+
+def test_it_tells_people_apart_across_videos(shared_data):
+    folders = sorted((shared_data / "voxceleb2-mini").glob("id*"))[1:24:2]  # of the half that is for the test
+    pairs = [[min(video.glob("*.flac")) for video in sorted(folder.iterdir())[:2]] for folder in folders]
+    verifier = Verifier.load(SMALL)
+    heard = [[soundfile.read(path, dtype="float32")[0] for path in pair] for pair in pairs]
+    own = [verifier.verify(one, other).score for one, other in heard]
+    strangers = [verifier.verify(heard[n][0], heard[n - 1][1]).score for n in range(len(heard))]
+    assert np.mean(own) > 0.5
+    assert np.mean(np.array(own)[:, None] > np.array(strangers)) > 0.95
+
+
+@pytest.mark.parametrize("seconds", [0.3, 1.0, 12.3])
+def test_every_length_is_heard(seconds):
+    waveform = 0.1 * np.random.default_rng(0).standard_normal(round(16_000 * seconds)).astype(np.float32)
+    assert np.isfinite(load_graph_bundle(SMALL).run(waveform[None])).all()
