@@ -25,12 +25,14 @@ if TYPE_CHECKING:
         shown,
     )
     from chns.core.files import (
+        FORMULA,
         LARGEST_YAML_BYTES,
         atomic_folder,
         atomic_path,
         bounded_text,
         locked_folder,
         number,
+        plain_text,
         read_yaml,
         require_ours,
         require_small_yaml,
@@ -44,13 +46,14 @@ _HOMES = {
         "RunFolderError TrialError in_short quoted shown"
     ),
     "chns.core.files": (
-        "LARGEST_YAML_BYTES atomic_folder atomic_path bounded_text locked_folder number read_yaml "
+        "FORMULA LARGEST_YAML_BYTES atomic_folder atomic_path bounded_text locked_folder number plain_text read_yaml "
         "require_ours require_small_yaml table_cell"
     ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
+    "FORMULA",
     "LARGEST_YAML_BYTES",
     "AudioError",
     "BoolArray",
@@ -71,6 +74,7 @@ __all__ = [
     "in_short",
     "locked_folder",
     "number",
+    "plain_text",
     "quoted",
     "read_yaml",
     "require_ours",
