@@ -2,15 +2,32 @@
 
 import json
 import os
+import subprocess
+import sys
 from dataclasses import asdict
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from chns.cli import main
 from chns.cli.train_command import build_parser
 from chns.comparison.runs import read_comparison
-from chns.core import LARGEST_YAML_BYTES, ConfigError, RunFolderError, bounded_text, read_yaml, require_small_yaml
+from chns.core import (
+    LARGEST_YAML_BYTES,
+    ConfigError,
+    ManifestError,
+    RunFolderError,
+    TrialError,
+    bounded_text,
+    read_yaml,
+    require_small_yaml,
+)
+from chns.data.manifest import Manifest
+from chns.evaluation.trials import read_trials
 from chns.training.folder import RunFolder, read_settings
 from chns.training.settings import TrainSettings
 
@@ -121,3 +138,88 @@ def test_a_summary_without_end_is_refused(tmp_path):
     (tmp_path / "summary.json").write_text(json.dumps({"a": "x" * LARGEST_YAML_BYTES}))
     with pytest.raises(RunFolderError, match=r"summary\.json must be JSON, .*at most 1,048,576 bytes"):
         RunFolder.open(tmp_path).summary()
+
+
+# Tables that unfold
+
+
+def parquet_of(path, columns, **settings):
+    row = {"utterance": "a", "speaker": "s", "path": "a.wav", "offset_seconds": 0.0, "duration_seconds": 1.0}
+    length = max(map(len, columns.values()))
+    rows = {name: pa.repeat(value, length) for name, value in (row | {"sample_rate_hz": 16_000}).items()}
+    pq.write_table(pa.table(rows | columns), path, compression="zstd", **settings)
+    return path
+
+
+def the_same(text, times):
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(times, np.int32)), pa.array([text]))
+
+
+BOMBS = {
+    "a dictionary": lambda: ({"text": the_same("x" * 10**6, 27_000)}, {"dictionary_pagesize_limit": 2**24}),
+    "a name": lambda: ({"speaker": the_same("x" * 10**6, 27_000)}, {"dictionary_pagesize_limit": 2**24}),
+    "no strings": lambda: ({"text": the_same(b"x" * 10**6, 27_000)}, {"store_schema": False}),
+    "fixed width": lambda: ({"text": pa.array([b"x" * 10**4] * 30_000, pa.binary(10**4))}, {}),
+    "front coding": lambda: (
+        {"text": pa.array(["x" * 10**5] * 3_000)},
+        {"use_dictionary": False, "column_encoding": {"text": "DELTA_BYTE_ARRAY"}},
+    ),
+    "compression": lambda: ({"text": pa.array(["x" * 10**5] * 3_000)}, {"use_dictionary": False}),
+    "rows of nothing": lambda: ({"text": pa.nulls(4_000_000, pa.string())}, {}),
+}
+READ = """
+import resource, sys
+from chns.core import ManifestError
+from chns.data.manifest import Manifest
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    Manifest.read(sys.argv[1])
+except ManifestError as error:
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024, error)
+"""
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_small_parquet_file_of_much_text_is_refused_before_it_is_decoded(bomb, tmp_path):
+    columns, settings = BOMBS[bomb]()
+    path = parquet_of(tmp_path / "m.parquet", columns, **settings)
+    assert path.stat().st_size < 3_000_000
+    told = subprocess.run([sys.executable, "-c", READ, path], capture_output=True, text=True, check=True, timeout=120)
+    megabytes, _, error = told.stdout.partition(" ")
+    assert error.startswith("Parquet file must unfold to at most 268,435,456 bytes")
+    assert int(megabytes) < 200
+    assert len(error) < 500
+
+
+def test_texts_of_very_different_lengths_are_counted_exactly(tmp_path):
+    """That all rows had the longest text is only a bound: here it is 30 GB, and the truth 4 MB."""
+    texts = pa.DictionaryArray.from_arrays(pa.array(np.r_[1, np.zeros(29_999)].astype(np.int32)), ["x", "y" * 10**6])
+    path = parquet_of(tmp_path / "m.parquet", {"text": texts, "utterance": pa.array(map(str, range(30_000)))})
+    assert Manifest.read(path).column("text")[0] == "y" * 10**6
+
+
+@pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY", "PLAIN"])
+@pytest.mark.parametrize("groups_of", [2, 200])
+def test_manifests_of_other_writers_are_read(encoding, groups_of, tmp_path):
+    names = pa.array(map(str, range(300)))
+    settings = {"use_dictionary": False, "column_encoding": {"utterance": encoding}, "row_group_size": groups_of}
+    path = parquet_of(tmp_path / "m.parquet", {"utterance": names}, **settings)
+    assert Manifest.read(path).column("utterance") == names.to_pylist()
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_an_error_about_a_table_never_quotes_a_whole_value(suffix, tmp_path):
+    long = "x" * 10**6
+    for column, values in {"path": [f"/{long}"], "utterance": [long, long], "duration_seconds": [long]}.items():
+        columns = {column: pa.array(values)}
+        path = parquet_of(tmp_path / "m.parquet", columns)
+        if suffix == "csv":
+            table, path = pq.read_table(path), tmp_path / "m.csv"
+            pyarrow.csv.write_csv(table, path)
+        with pytest.raises(ManifestError, match=rf"{column} must .*'/?x{{100,200}}") as caught:
+            Manifest.read(path)
+        assert len(str(caught.value)) < 600
+    (tmp_path / "t.txt").write_text(f"{long} b\n")
+    with pytest.raises(TrialError, match="trial list must have lines like") as caught:
+        read_trials(tmp_path / "t.txt", form="kaldi")
+    assert len(str(caught.value)) < 600

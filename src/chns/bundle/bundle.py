@@ -106,12 +106,14 @@ class Architecture:
 
         features = make(self.features, self.feature_settings)
         if not hasattr(features, "frame_lengths"):
-            raise ConfigError(f"features must name a module such as chns.features.LogMel, got {self.features!r}.")
+            raise ConfigError(f"features must name a module such as chns.features.LogMel, got {quoted(self.features)}.")
         require_sensible_frames(features)
         with torch.device("meta") if empty else nullcontext():
             encoder = make(self.encoder, self.encoder_settings, num_mels=features.num_mels)
         if not isinstance(encoder, torch.nn.Module):
-            raise ConfigError(f"encoder must name a module such as chns.encoders.ThinResNet, got {self.encoder!r}.")
+            raise ConfigError(
+                f"encoder must name a module such as chns.encoders.ThinResNet, got {quoted(self.encoder)}."
+            )
         return SpeakerEncoder(features, encoder)
 
 

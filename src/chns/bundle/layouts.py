@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from chns.bundle.bundle import Architecture, Bundle, load_bundle, require_own_bundle, save_bundle
 from chns.bundle.bundle_graph import add_graph_if_possible
-from chns.core import ConfigError, ModelFileError
+from chns.core import ConfigError, ModelFileError, quoted
 
 Weights = Mapping[str, Tensor]
 Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
@@ -56,7 +56,7 @@ def size(weights: Weights, name: str, axis: int) -> int:
     tensor = weights.get(name)
     if tensor is None or tensor.ndim <= axis or tensor.numel() == 0:
         got = "none" if tensor is None else f"shape {tuple(tensor.shape)}"
-        raise ModelFileError(f"checkpoint must hold a tensor {name!r} of more than {axis} axes, got {got}.")
+        raise ModelFileError(f"checkpoint must hold a tensor {quoted(name)} of more than {axis} axes, got {got}.")
     return tensor.shape[axis]
 
 
@@ -159,7 +159,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in content.items()}
     for name, tensor in weights.items():
         if not torch.isfinite(tensor).all():
-            raise ModelFileError(f"weights must be finite, got others in {name!r} in {path}.")
+            raise ModelFileError(f"weights must be finite, got others in {quoted(name)} in {path}.")
     return weights
 
 

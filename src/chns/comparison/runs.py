@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentError
 
-from chns.core import ConfigError, RunFolderError, bounded_text, in_short
+from chns.core import ConfigError, RunFolderError, bounded_text, in_short, quoted
 from chns.data import Manifest
 from chns.training.build import make_loss, make_plan, read_data, starting_model
 from chns.training.folder import RunFolder
@@ -96,7 +96,8 @@ def checked(settings: ComparisonSettings) -> Comparison:
         for name in names:
             if not _FOLDER_NAME.fullmatch(name):
                 raise ConfigError(
-                    f"name of a {kind} must be letters, digits and . _ + - only, got {name!r}. It becomes a file's."
+                    f"name of a {kind} must be letters, digits and . _ + - only, got {quoted(name)}. It "
+                    "becomes a file's."
                 )
     if not settings.trial_lists:
         raise ConfigError("trial_lists must name at least one trial list, got none. Make one with `chns trials`.")

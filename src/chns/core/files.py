@@ -270,7 +270,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
 LARGEST_YAML_BYTES = 2**20
 _MOST_VALUES, _DEEPEST = 100_000, 50
 _LONGEST_SCALAR = 3_000  # longer hexadecimal integers could not be printed
-_BEGINNINGS_OF_FORMULAS = ("=", "+", "-", "@")
+FORMULA = r"'*\s*[=+\-@\uff1d\uff0b\uff0d\uff20]"  # what a spreadsheet runs, at the start of a cell; also in full width
 _NAMES_CODE = "class_path"  # jsonargparse would import what it names
 
 
@@ -293,7 +293,12 @@ def table_cell(text: str) -> str:
     A spreadsheet runs a cell that begins like a formula; an apostrophe in front makes it text.
     """
     text = shown(text)
-    return f"'{text}" if text.lstrip().startswith(_BEGINNINGS_OF_FORMULAS) else text
+    return f"'{text}" if re.match(FORMULA, text) else text
+
+
+def plain_text(cell: str) -> str:
+    """The text of a cell that `table_cell` has made: without the apostrophe in front of what begins like a formula."""
+    return cell[1:] if cell.startswith("'") and re.match(FORMULA, cell) else cell
 
 
 def bounded_text(path: Path, *, most_bytes: int = LARGEST_YAML_BYTES) -> str:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chns.core import Float64Array, IntArray, ManifestError
+from chns.core import Float64Array, IntArray, ManifestError, quoted
 from chns.data.manifest_file import (
     CHANNEL_COLUMN,
     PACKED_COLUMNS,
@@ -313,7 +313,8 @@ def _refuse_shared_speakers(tables: Sequence[pa.Table]) -> None:
     shared = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
     if len(shared):
         raise ManifestError(
-            f"speaker must be in one manifest only, got {shared[0].as_py()!r} and {len(shared) - 1} more in several. "
+            f"speaker must be in one manifest only, got {quoted(shared[0].as_py())} and {len(shared) - 1} "
+            "more in several. "
             f"If they are different people, keep them apart with a prefix; if they are the same, say so "
             f"(`chns merge --prefix` or `--same-speakers`)."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from chns.core import ManifestError, atomic_path
+from chns.core import ManifestError, atomic_path, in_short, quoted
 from chns.data.storage.remote import HEADER_BYTES, RemoteRoot
 from chns.data.text_rows import split_rows
 
@@ -32,13 +33,14 @@ def require_packed(table: pa.Table, root: RemoteRoot, source: str) -> None:
     if table.num_rows and (is_packed is None or not pc.all(is_packed).as_py()):
         row = 0 if is_packed is None else pc.index(is_packed, False).as_py()
         raise ManifestError(
-            f"recordings below a URL must be in packed shards, got {table['path'][row].as_py()!r} with the root {root} "
+            f"recordings below a URL must be in packed shards, got {quoted(table['path'][row].as_py())} with "
+            f"the root {root} "
             f"in {source}. Pack the corpus first (`chns pack`), upload the shards, and read their manifest.parquet."
         )
     row = pc.index(pc.match_substring(table["path"], "://"), True).as_py()
     if row >= 0:
         raise ManifestError(
-            f"path must be relative to the root {root}, got the URL {table['path'][row].as_py()!r} in {source}."
+            f"path must be relative to the root {root}, got the URL {quoted(table['path'][row].as_py())} in {source}."
         )
 
 
@@ -69,7 +71,9 @@ def with_types(table: pa.Table, source: str) -> pa.Table:
             f"columns must include {', '.join(REQUIRED_COLUMNS)}; {', '.join(missing)} not found in {source}."
         )
     if len(set(table.column_names)) < table.num_columns:
-        raise ManifestError(f"columns must have different names, got {', '.join(table.column_names)} in {source}.")
+        raise ManifestError(
+            f"columns must have different names, got {in_short(', '.join(table.column_names))} in {source}."
+        )
     types = REQUIRED_COLUMNS | CHANNEL_COLUMN | PACKED_COLUMNS
     columns = {name: _cast(table[name], types.get(name, pa.string()), name, source) for name in table.column_names}
     return pa.table(columns)
@@ -83,7 +87,9 @@ def _cast(column: pa.ChunkedArray, wanted: pa.DataType, name: str, source: str) 
     except pa.ArrowException as error:
         row = _first_row_that_does_not_cast(column, wanted)
         value = column[row].as_py() if len(column) else column.type
-        raise ManifestError(f"{name} must be of type {wanted}, got {value!r} in {_place(source, row)}.") from error
+        raise ManifestError(
+            f"{name} must be of type {wanted}, got {quoted(value)} in {_place(source, row)}."
+        ) from error
 
 
 def _first_row_that_does_not_cast(column: pa.ChunkedArray, wanted: pa.DataType) -> int:
@@ -128,7 +134,7 @@ def require_valid(table: pa.Table, source: str) -> None:
     if pc.count_distinct(table["utterance"]).as_py() != table.num_rows:
         row = _first_duplicate(table["utterance"])
         raise ManifestError(
-            f"utterance must be unique, got {table['utterance'][row].as_py()!r} again in {_place(source, row)}."
+            f"utterance must be unique, got {quoted(table['utterance'][row].as_py())} again in {_place(source, row)}."
         )
 
 
@@ -149,7 +155,7 @@ def _require_valid_places(table: pa.Table, source: str) -> None:
 def _require(valid: pa.ChunkedArray, rule: str, column: pa.ChunkedArray, source: str) -> None:
     if not pc.all(valid, min_count=0).as_py():
         row = pc.index(valid, False).as_py()
-        raise ManifestError(f"{rule}, got {column[row].as_py()!r} in {_place(source, row)}.")
+        raise ManifestError(f"{rule}, got {quoted(column[row].as_py())} in {_place(source, row)}.")
 
 
 def _require_no_match(pattern: str, rule: str, column: pa.ChunkedArray, source: str) -> None:
@@ -247,11 +253,105 @@ def moved(table: pa.Table, folder: Path) -> pa.Table:
 
 def _read_parquet(path: Path) -> pa.Table:
     try:
+        require_small_parquet(path)
         table = pq.read_table(path, partitioning=None)
         _ = table.column_names  # decodes them
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"manifest must be a readable Parquet file, got {path} ({error}).") from error
+        raise ManifestError(f"manifest must be a readable Parquet file, got {path} ({in_short(error)}).") from error
     return table
+
+
+_LARGEST_EXPANSION = 100  # manifests of real corpora unfold to ten or twenty times their file
+_ALWAYS_ALLOWED_BYTES = 2**28
+_BYTES_A_VALUE = 16  # of the widest number, and more than the place and the mask of a text take
+_MOST_GROUPS_LOOKED_INTO = 100
+
+
+def require_small_parquet(path: Path) -> None:
+    """Make sure that a Parquet file, which may come from a stranger, fits into memory, before its values are decoded.
+
+    A dictionary holds a text once and names it for every row: 333 bytes unfold to 27 GB. So what the longest text of
+    the dictionary comes to, if all rows had it, is added to the sizes that the file's directory states; only where that
+    is too much, the dictionaries are read without unfolding them, and the exact size is found.
+
+    Args:
+        path: The file; what it may unfold to is 100 times its size, or 256 MiB where that is more.
+
+    Raises:
+        ManifestError: If it unfolds to more.
+        OSError, pyarrow.ArrowException: If it is damaged.
+    """
+    most = max(_LARGEST_EXPANSION * path.stat().st_size, _ALWAYS_ALLOWED_BYTES)
+    with pq.ParquetFile(path) as file:
+        columns = map(file.schema.column, range(len(file.schema.names)))
+        texts = [column.path for column in columns if _is_text(column)]
+        unfolded = _stated_bytes(file)
+    if unfolded <= most and texts:
+        unfolded += _most_text_bytes(path, texts, most - unfolded)
+    if unfolded > most:
+        raise ManifestError(
+            f"Parquet file must unfold to at most {most:,} bytes ({_LARGEST_EXPANSION} times its size, or "
+            "256 MiB), got "
+            f"up to {unfolded:,} in {path}. If you trust it, write it again as CSV, or as plain Parquet."
+        )
+
+
+def _is_text(column: pq.ColumnSchema) -> bool:
+    return str(column.physical_type) == "BYTE_ARRAY" and int(column.max_repetition_level) == 0
+
+
+def _chunks(file: pq.ParquetFile) -> Iterator[pq.ColumnChunkMetaData]:
+    for number in range(file.num_row_groups):
+        group = file.metadata.row_group(number)
+        yield from (group.column(column) for column in range(group.num_columns))
+
+
+def _stated_bytes(file: pq.ParquetFile) -> int:
+    """What the directory says of pages without compression, and the room for values in columns of fixed width."""
+    total = 0
+    for number, chunk in enumerate(_chunks(file)):
+        width = file.schema.column(number % len(file.schema.names)).length or 0
+        total += chunk.total_uncompressed_size + max(width, _BYTES_A_VALUE) * chunk.num_values
+    return total
+
+
+def _most_text_bytes(path: Path, names: list[str], allowed: int) -> int:
+    """A bound of what texts in dictionaries unfold to; exact where it is above what is allowed."""
+    total = 0
+    with pq.ParquetFile(path, read_dictionary=names) as file:
+        measures = [_text_bytes] if file.num_row_groups > _MOST_GROUPS_LOOKED_INTO else [_bound_of_text, _text_bytes]
+        for measure in measures:
+            total = sum(_measured(measure, file, group, name) for group in range(file.num_row_groups) for name in names)
+            if total <= allowed:
+                break
+    return total
+
+
+def _measured(measure: Callable[[pq.ParquetFile, int, str], int], file: pq.ParquetFile, group: int, name: str) -> int:
+    try:
+        return measure(file, group, name)
+    except OSError as error:  # Arrow knows no dictionaries of texts that are written by their differences
+        if "Not yet implemented" not in str(error):
+            raise
+        if "DeltaLength" in str(error):  # only the lengths are: nothing is there twice
+            return 0
+        row_group = file.metadata.row_group(group)
+        return int(row_group.num_rows * row_group.total_byte_size)
+
+
+def _bound_of_text(file: pq.ParquetFile, group: int, name: str) -> int:
+    first = next(file.iter_batches(1, row_groups=[group], columns=[name]), None)  # with the whole dictionary
+    longest = 0 if first is None else pc.max(_lengths(first.column(0).dictionary)).as_py() or 0
+    return int(longest * file.metadata.row_group(group).num_rows)
+
+
+def _text_bytes(file: pq.ParquetFile, group: int, name: str) -> int:
+    chunks = file.read_row_group(group, [name]).column(0).chunks
+    return sum(pc.sum(_lengths(chunk.dictionary).take(chunk.indices)).as_py() or 0 for chunk in chunks)
+
+
+def _lengths(texts: pa.Array) -> pa.Array:
+    return pc.cast(pc.binary_length(texts), pa.int64())
 
 
 def _read_csv(path: Path) -> pa.Table:
@@ -273,4 +373,6 @@ def _read_csv(path: Path) -> pa.Table:
         )
         return pyarrow.csv.read_csv(path, read_options, parse_options, convert_options)
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise ManifestError(f"manifest must be UTF-8 CSV with one header line, got {path} ({error}).") from error
+        raise ManifestError(
+            f"manifest must be UTF-8 CSV with one header line, got {path} ({in_short(error)})."
+        ) from error

@@ -37,6 +37,7 @@ from chns.core.parallel import mapped
 from chns.data.audio import audio_info, read_audio
 from chns.data.corpora.scan import Rejected, ScanResult
 from chns.data.manifest import Manifest
+from chns.data.manifest_file import require_small_parquet
 from chns.data.shard_plan import Member, Plan, ShardPlan, plan_shards
 from chns.data.storage.packed import PackedRecording, Recording
 from chns.data.storage.remote import HEADER_BYTES
@@ -275,6 +276,7 @@ def _index_path(shard: Path) -> Path:
 
 def _already_written(plan: ShardPlan, flac_rate_hz: int | None) -> Shard | None:
     try:
+        require_small_parquet(_index_path(plan.path))
         index = pq.read_table(_index_path(plan.path), partitioning=None, schema=_INDEX)
         metadata = pq.read_schema(_index_path(plan.path)).metadata
         is_whole = plan.path.stat().st_size == int(metadata[_SIZE_KEY])

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from chns.core import atomic_path, locked_folder
 from chns.core.parallel import mapped
 from chns.data.manifest import Manifest, Utterance, fingerprint
+from chns.data.manifest_file import require_small_parquet
 
 PART_UTTERANCES = 1_000
 
@@ -94,6 +95,7 @@ def forget(kept: Path) -> None:
 def _finished_parts(kept: Path, key: str, schema: pa.Schema) -> Iterator[pa.Table]:
     done = 0
     while (path := _part_path(kept, key, done)).is_file():
+        require_small_parquet(path)
         part = pq.read_table(path, partitioning=None, schema=schema)
         yield part
         done += part.num_rows

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
-from chns.core import BoolArray, Float64Array, ModelFileError
+from chns.core import BoolArray, Float64Array, ModelFileError, quoted
 from chns.evaluation.metrics import bayes_threshold, checked_trials, error_rates
 
 QUALITY_MEASURES = ("duration", "magnitude")
@@ -71,11 +71,12 @@ class Calibration:
     def __post_init__(self) -> None:
         if not is_number(self.scale) or not is_number(self.offset) or self.scale < _SMALLEST_SCALE:
             raise ValueError(
-                f"calibration must have a positive scale and an offset, got {self.scale!r} and {self.offset!r}."
+                f"calibration must have a positive scale and an offset, got {quoted(self.scale)} and "
+                f"{quoted(self.offset)}."
             )
         for name, term in self.quality.items():
             if name not in QUALITY_MEASURES:
-                raise ValueError(f"quality measure must be one of {', '.join(QUALITY_MEASURES)}, got {name!r}.")
+                raise ValueError(f"quality measure must be one of {', '.join(QUALITY_MEASURES)}, got {quoted(name)}.")
             if not all(map(is_number, asdict(term).values())) or not 0 < term.lowest <= term.highest:
                 raise ValueError(f"quality term must be two weights and a positive range, got {term} for {name}.")
 
@@ -205,7 +206,7 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 def _checked_measure(name: str, values: npt.ArrayLike, num_trials: int) -> Float64Array:
     if name not in QUALITY_MEASURES:
-        raise ValueError(f"quality measure must be one of {', '.join(QUALITY_MEASURES)}, got {name!r}.")
+        raise ValueError(f"quality measure must be one of {', '.join(QUALITY_MEASURES)}, got {quoted(name)}.")
     values = np.asarray(values, np.float64)
     if values.shape != (num_trials, 2):
         raise ValueError(f"{name} must have shape ({num_trials}, 2), two recordings a trial, got {values.shape}.")

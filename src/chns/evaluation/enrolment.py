@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from chns.core import Float32Array, Float64Array, IntArray, TrialError
+from chns.core import Float32Array, Float64Array, IntArray, TrialError, quoted
 from chns.evaluation.pairs import unit_embeddings
 from chns.evaluation.trials import FieldLines, Trials, find_utterances
 
@@ -117,7 +117,7 @@ def _require_distinct_models(enrolment_map: EnrolmentMap) -> None:
         first = first_of.setdefault(name, number)
         if first != number:
             raise TrialError(
-                f"enrolment model must have one line with all its utterances, got {name!r} in "
+                f"enrolment model must have one line with all its utterances, got {quoted(name)} in "
                 f"{enrolment_map.place(number)} and again in line {enrolment_map.lines[first]}."
             )
 
@@ -137,7 +137,7 @@ def resolve_enrolment(trials: Trials, enrolment_map: EnrolmentMap, manifest: Man
     if unknown is not None:
         count = len(set(trials.enrolment) - number_of.keys())
         raise TrialError(
-            f"enrolment must be a model of {enrolment_map.source}, got {trials.enrolment[unknown]!r} in "
+            f"enrolment must be a model of {enrolment_map.source}, got {quoted(trials.enrolment[unknown])} in "
             f"{trials.place(unknown)} ({count} such names). Check that trials and enrolment map belong together."
         )
     numbers = np.fromiter(map(number_of.__getitem__, trials.enrolment), np.int64, len(trials))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from chns.core import BoolArray, Float32Array, IntArray, ManifestError, TrialError
+from chns.core import BoolArray, Float32Array, IntArray, ManifestError, TrialError, quoted
 from chns.evaluation.trials import Trials
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _codes(manifest: Manifest, column: str) -> IntArray:
     values = manifest.column(column)
     if "" in values:
         name = manifest.column("utterance")[values.index("")]
-        raise ManifestError(f"{column} must have a value for every utterance, got none for {name!r}.")
+        raise ManifestError(f"{column} must have a value for every utterance, got none for {quoted(name)}.")
     codes: IntArray = np.unique(np.array(values), return_inverse=True)[1].astype(np.int64)
     return codes
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chns.core import IntArray, TrialError
+from chns.core import IntArray, TrialError, quoted
 
 if TYPE_CHECKING:
     from chns.data import Manifest
@@ -58,7 +58,7 @@ def find_utterances(names: Sequence[str], manifest: Manifest, *, listed: str, pl
     for position, name in enumerate(names):
         if name not in found:
             unknown.setdefault(name, position)
-    shown = ", ".join(f"{name!r} in {place(position)}" for name, position in islice(unknown.items(), 3))
+    shown = ", ".join(f"{quoted(name)} in {place(position)}" for name, position in islice(unknown.items(), 3))
     raise TrialError(
         f"{listed} must name one utterance of the manifest each time, got {len(unknown)} names that match none or "
         f"several: {shown}{', ...' if len(unknown) > 3 else ''}. Check that list and manifest are of one corpus."
@@ -252,7 +252,7 @@ class FieldLines(NamedTuple):
         """A line and its place, for error messages."""
         end = int(self.counts[: line + 1].sum())
         fields = self.fields[end - int(self.counts[line]) : end]
-        return f"{' '.join(fields)!r} in {self.source}:{self.numbers[line]}"
+        return f"{quoted(' '.join(fields))} in {self.source}:{self.numbers[line]}"
 
 
 def _fitting_form(content: FieldLines, forms: dict[str, _Form]) -> _Form:
@@ -313,7 +313,8 @@ def require_plain_names(trials: Trials) -> None:
     for name in {*trials.enrolment, *trials.test}:
         if name.split() != [name]:
             raise TrialError(
-                f"utterance name must not be empty or contain white space, got {name!r}. Rename it in the manifest."
+                f"utterance name must not be empty or contain white space, got {quoted(name)}. "
+                "Rename it in the manifest."
             )
 
 
@@ -355,7 +356,7 @@ def _said(trials: Trials, numbers: IntArray, how: str, what: str) -> list[str]:
         return []
     trial = int(numbers.min())
     pair = f"{trials.enrolment[trial]} {trials.test[trial]}"
-    return [f"warning: {len(numbers):,} {what} {how}, the first in {trials.place(trial)}: {pair!r}"]
+    return [f"warning: {len(numbers):,} {what} {how}, the first in {trials.place(trial)}: {quoted(pair)}"]
 
 
 def resolve(trials: Trials, manifest: Manifest) -> tuple[IntArray, IntArray]:

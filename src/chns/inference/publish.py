@@ -14,7 +14,7 @@ import yaml
 
 from chns.bundle.bundle import BUNDLE_FILES, GRAPH_FILE, Bundle, bundle_folder, load_bundle, require_own_bundle
 from chns.bundle.download import SCHEME, explained_hub_errors, require_hub, require_repository
-from chns.core import ModelFileError, atomic_folder
+from chns.core import ModelFileError, atomic_folder, quoted
 from chns.evaluation import is_number
 from chns.inference.decision_rule import DecisionRule
 
@@ -182,7 +182,9 @@ def _trial_counts(rates: Mapping[str, Any]) -> tuple[int, int] | None:
 
 def _fraction(value: Any, name: str) -> float:
     if not is_number(value) or not 0 <= value <= 1:
-        raise ModelFileError(f"eer must be a fraction between 0 and 1, got {short_repr(value)} in metrics of {name!r}.")
+        raise ModelFileError(
+            f"eer must be a fraction between 0 and 1, got {short_repr(value)} in metrics of {quoted(name)}."
+        )
     return float(value)
 
 

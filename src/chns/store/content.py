@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from chns.core import Float32Array, IntArray, ModelFileError
+from chns.core import Float32Array, IntArray, ModelFileError, quoted
 from chns.store.encryption import StoredValues
 
 MOST_BY_NUMPY = 100_000
@@ -301,11 +301,11 @@ class StoreContent:
         _, owner, stored_name, stored_time, stored_note, first, _ = rows[0]
         name = self.name(owner, stored_name)
         if first is None:
-            raise ModelFileError(f"enrolment must have utterances, got none of {name!r} in {self._path}.")
+            raise ModelFileError(f"enrolment must have utterances, got none of {quoted(name)} in {self._path}.")
         try:
             enrolled_at = datetime.fromisoformat(stored_time).astimezone(UTC)
         except (ValueError, TypeError, OverflowError) as error:
-            raise ModelFileError(f"enrolled_at must be a time, got {stored_time!r} in {self._path}.") from error
+            raise ModelFileError(f"enrolled_at must be a time, got {quoted(stored_time)} in {self._path}.") from error
         units = self._embeddings((owner, row[5]) for row in rows)
         return Voiceprint(
             name=name,

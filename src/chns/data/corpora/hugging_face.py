@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import soundfile
 from tqdm import tqdm
 
-from chns.core import ChnsError, ManifestError, atomic_path
+from chns.core import ChnsError, ManifestError, atomic_path, in_short
 from chns.data.audio import EXTENSIONS
 from chns.data.corpora.csv_table import table_rows
 from chns.data.corpora.listed import Entry, columns_of, json_lines, relative_path, scan_list, text_of
@@ -29,7 +29,7 @@ from chns.data.manifest import relative_name
 _METADATA = ("metadata.csv", "metadata.jsonl")
 _TABLES = (".parquet", ".arrow")
 _KINDS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)
-_ROWS_AT_ONCE = 64
+_ROWS_AT_ONCE, _BYTES_AT_ONCE = 64, 2**30
 
 
 def dataset_rows(source: Path, *, audio: str, speaker: str) -> Iterator[tuple[dict[str, Any], str]]:
@@ -79,7 +79,7 @@ def _table_rows(path: Path, audio: str, speaker: str) -> Iterator[tuple[dict[str
                 yield {**row, **_class_names(row, classes)}, f"{path}, row {number}"
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ManifestError(
-            f"data set must be readable, got an error in {path}, row {number + 1} ({error}). Copy it again."
+            f"data set must be readable, got an error in {path}, row {number + 1} ({in_short(error)}). Copy it again."
         ) from error
 
 
@@ -87,9 +87,15 @@ def _opened(path: Path) -> tuple[pa.Schema, Callable[[Sequence[str]], Iterator[p
     """The schema, and what gives the batches of some columns."""
     if path.suffix == ".parquet":
         file = pq.ParquetFile(path)
-        return file.schema_arrow, lambda columns: file.iter_batches(_ROWS_AT_ONCE, columns=list(columns))
+        return file.schema_arrow, lambda columns: file.iter_batches(_rows_at_once(file), columns=list(columns))
     reader = pa.ipc.open_stream(pa.memory_map(str(path)))
     return reader.schema, lambda columns: (batch.select(list(columns)) for batch in reader)
+
+
+def _rows_at_once(file: pq.ParquetFile) -> int:
+    """So few that they fit into memory even if each is as long as a whole group of rows, through a dictionary."""
+    groups = (file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups))
+    return min(_ROWS_AT_ONCE, max(1, _BYTES_AT_ONCE // max(groups, default=1)))
 
 
 def _wanted_columns(schema: pa.Schema, audio: str, speaker: str, path: Path) -> tuple[list[str], dict[str, Any]]:
@@ -103,12 +109,15 @@ def _wanted_columns(schema: pa.Schema, audio: str, speaker: str, path: Path) -> 
     missing = [name for name in (audio, speaker) if name not in schema.names]
     if missing:
         raise ManifestError(
-            f"columns must include {missing[0]}, got {', '.join(schema.names)} in {path}. Say which column holds what."
+            f"columns must include {missing[0]}, got {in_short(', '.join(schema.names))} in {path}. Say "
+            "which column holds what."
         )
     try:
         features = Features.from_arrow_schema(schema)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ManifestError(f"data set must describe its columns properly, got {error!r} in {path}.") from error
+        raise ManifestError(
+            f"data set must describe its columns properly, got {in_short(repr(error))} in {path}."
+        ) from error
     classes = {name: feature for name, feature in features.items() if isinstance(feature, ClassLabel)}
     named = [field.name for field in schema if any(is_kind(field.type) for is_kind in _KINDS)]
     return list(dict.fromkeys([audio, speaker, *named])), classes

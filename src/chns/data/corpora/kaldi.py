@@ -18,7 +18,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import NamedTuple
 
-from chns.core import ManifestError, atomic_folder, number
+from chns.core import ManifestError, atomic_folder, number, quoted
 from chns.data.corpora.listed import relative_path, scan_list
 from chns.data.corpora.located import LocatedUtterance, located_utterances, require_new_or_empty
 from chns.data.corpora.scan import MIN_DURATION_SECONDS, Candidate, Part, Rejected, ScanResult
@@ -153,7 +153,9 @@ def _pairs(path: Path, line_format: str) -> Iterator[tuple[str, str, str]]:
             raise _malformed(line_format, line.strip(), place)
         key, value = fields[0], fields[1].strip()
         if key in seen:
-            raise ManifestError(f"utterance must be there once, got {key!r} again in {place}. Remove one of the lines.")
+            raise ManifestError(
+                f"utterance must be there once, got {quoted(key)} again in {place}. Remove one of the lines."
+            )
         seen.add(key)
         yield key, value, place
 
@@ -196,7 +198,7 @@ def write_kaldi(manifest: Manifest, folder: Path) -> None:
         _write(temporary / "spk2utt", _by_speaker(utterances))
         for column in sorted({name for each in utterances for name in each.columns}):
             if not column.isidentifier():
-                raise ManifestError(f"column must be named by letters, digits and _, got {column!r}. Rename it.")
+                raise ManifestError(f"column must be named by letters, digits and _, got {quoted(column)}. Rename it.")
             rows = [(each.name, each.columns[column]) for each in utterances if column in each.columns]
             _write(temporary / f"{COLUMN_PREFIX}{column}", rows)
 
@@ -258,12 +260,13 @@ def _write(path: Path, rows: Iterable[Sequence[str]]) -> None:
 def _require_plain(what: str, name: str) -> None:
     if name.split() != [name]:
         raise ManifestError(
-            f"{what} must hold no white space for Kaldi, got {name!r}. Rename it, or write another format."
+            f"{what} must hold no white space for Kaldi, got {quoted(name)}. Rename it, or write another format."
         )
 
 
 def _require_path(path: str) -> None:
     if path != path.strip() or path.endswith("|"):
         raise ManifestError(
-            f"path must not end in white space or a bar for Kaldi, got {path!r}. Rename it, or write another format."
+            f"path must not end in white space or a bar for Kaldi, got {quoted(path)}. Rename it, or write "
+            "another format."
         )

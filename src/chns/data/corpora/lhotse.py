@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chns.core import ChnsError, ManifestError, atomic_folder
+from chns.core import ChnsError, ManifestError, atomic_folder, quoted
 from chns.data.corpora.listed import Entry, columns_of, json_lines, number_of, relative_path, text_of
 from chns.data.corpora.located import LocatedUtterance, located_utterances, require_new_or_empty
 from chns.data.corpora.scan import Candidate, Part
@@ -49,12 +49,16 @@ def _of_supervisions(recordings: Path, supervisions: Path, root: Path) -> Iterat
     for entry, place in json_lines(recordings):
         name = text_of(entry, "id", place)
         if name in known:
-            raise ManifestError(f"recording must be there once, got {name!r} again in {place}. Remove one of the two.")
+            raise ManifestError(
+                f"recording must be there once, got {quoted(name)} again in {place}. Remove one of the two."
+            )
         known[name] = _recording(entry, root, place)
     for entry, place in json_lines(supervisions):
         name = text_of(entry, "recording_id", place)
         if name not in known:
-            raise ManifestError(f"recording_id must be one of {recordings}, got {name!r} in {place}. Add it there.")
+            raise ManifestError(
+                f"recording_id must be one of {recordings}, got {quoted(name)} in {place}. Add it there."
+            )
         yield _candidate(entry, known[name], place)
 
 

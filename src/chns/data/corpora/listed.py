@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from chns.core import ManifestError
+from chns.core import ManifestError, quoted
 from chns.core import number as plain_number
 from chns.data.audio import channel_number
 from chns.data.corpora.scan import MIN_DURATION_SECONDS, Candidate, Rejected, ScanResult, scan_recordings
@@ -50,7 +50,7 @@ def scan_list(
     for candidate in listed:
         if candidate.utterance in seen:
             raise ManifestError(
-                f"utterance must be there once, got {candidate.utterance!r} again in {candidate.place}. "
+                f"utterance must be there once, got {quoted(candidate.utterance)} again in {candidate.place}. "
                 f"Rename or remove one of the two."
             )
         seen.add(candidate.utterance)
@@ -151,5 +151,5 @@ def relative_path(written: str, root: Path, place: str) -> str:
         if path.startswith(os.path.join(top, "")):  # noqa: PTH118
             return os.path.relpath(path, top)
     raise ManifestError(
-        f"path must stay inside {root}, got {written!r} in {place}. Name the folder of the audio with --root."
+        f"path must stay inside {root}, got {quoted(written)} in {place}. Name the folder of the audio with --root."
     )

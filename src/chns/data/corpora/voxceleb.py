@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from chns.core import ManifestError
+from chns.core import ManifestError, quoted
 from chns.data.audio import EXTENSIONS
 from chns.data.corpora.scan import MIN_DURATION_SECONDS, Candidate, Rejected, ScanResult, find_files, scan_recordings
 from chns.data.corpora.voxceleb_archives import check_md5, find_archives, unpack_archives
@@ -96,7 +96,7 @@ def read_speaker_table(path: Path) -> dict[str, dict[str, str]]:
         if len(row) < len(header) or not _SPEAKER.fullmatch(row[0]):
             raise ManifestError(f"row must start with idXXXXX and have {len(header)} fields, got {row[:5]} in {place}.")
         if row[0] in speakers:
-            raise ManifestError(f"speaker must be there once, got {row[0]} again in {place}.")
+            raise ManifestError(f"speaker must be there once, got {quoted(row[0])} again in {place}.")
         speakers[row[0]] = {name: row[column] for name, column in places.items()}
     return speakers
 

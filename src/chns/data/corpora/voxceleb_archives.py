@@ -33,7 +33,7 @@ from typing import BinaryIO, NamedTuple, Never
 
 from tqdm import tqdm
 
-from chns.core import ManifestError, locked_folder
+from chns.core import ManifestError, locked_folder, quoted
 from chns.data.audio import EXTENSIONS
 from chns.data.manifest_file import CONTROL_CHARACTER, UNSAFE_PATH
 
@@ -287,7 +287,7 @@ def _recordings(file: zipfile.ZipFile, archive: Archive) -> list[zipfile.ZipInfo
     entries = [entry for entry in file.infolist() if not entry.is_dir()]
     for entry in entries:
         if problem := _problem(entry):
-            raise ManifestError(f"entry of an archive must {problem}, got {entry.filename!r} in {archive.name}.")
+            raise ManifestError(f"entry of an archive must {problem}, got {quoted(entry.filename)} in {archive.name}.")
     recordings = [
         entry
         for entry in entries

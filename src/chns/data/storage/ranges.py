@@ -25,7 +25,7 @@ from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from chns.core import AudioError
+from chns.core import AudioError, quoted
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse, PoolManager
@@ -223,14 +223,15 @@ def _require_range(response: BaseHTTPResponse, start: int, length: int, place: s
     if status in _MOVED:
         raise AudioError(
             f"root URL must be where the shards are, got status {status} that leads to "
-            f"{response.headers.get('Location', 'nowhere')!r} in {place}. Name that place as the root."
+            f"{quoted(response.headers.get('Location', 'nowhere'))} in {place}. Name that place as the root."
         )
     if status != _PARTIAL:
         raise AudioError(f"shard must be readable, got status {status} for {place}. Check the URL and who may read it.")
     sent, expected = response.headers.get("Content-Range", ""), f"bytes {start}-{start + length - 1}/"
     if not sent.startswith(expected):
         raise AudioError(
-            f"server must send {expected[:-1]}, got {sent[:100]!r} in {place}. The shard is cut off or not that of "
+            f"server must send {expected[:-1]}, got {quoted(sent[:100])} in {place}. The shard is cut off or "
+            "not that of "
             f"this manifest: upload both again."
         )
 
