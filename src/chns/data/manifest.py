@@ -37,7 +37,7 @@ from chns.data.manifest_file import (
     with_types,
     write_table,
 )
-from chns.data.storage.packed import PackedRecording, Recording, split_path
+from chns.data.storage.packed import PackedRecording, Recording, file_channel, split_path
 from chns.data.storage.remote import RemoteRecording, RemoteRoot, is_url
 
 
@@ -191,18 +191,19 @@ class Manifest:
         return self.location
 
     def recording(self, index: int) -> Recording:
-        """Where the recording of one utterance is: a file below the root, or part of a shard."""
+        """Where the recording of one utterance is: a file below the root, or part of a shard; and its channel."""
         path: str = self._table["path"][index].as_py()
+        channel: int | None = self._table["channel"][index].as_py() if "channel" in self._table.column_names else None
         if not all(name in self._table.column_names for name in PACKED_COLUMNS):
-            return self.root / path
+            return file_channel(self.root / path, channel)
         byte_offset, byte_length = (self._table[name][index].as_py() for name in PACKED_COLUMNS)
         if byte_offset is None:
-            return self.root / path
+            return file_channel(self.root / path, channel)
         shard, member = split_path(path)
         if isinstance(self.location, RemoteRoot):
             utterance = self._table["utterance"][index].as_py()
-            return RemoteRecording(self.location, shard, member, byte_offset, byte_length, utterance)
-        return PackedRecording(self.root / shard, member, byte_offset, byte_length)
+            return RemoteRecording(self.location, shard, member, byte_offset, byte_length, utterance, channel)
+        return PackedRecording(self.root / shard, member, byte_offset, byte_length, channel)
 
     @property
     def channels(self) -> list[int | None]:
