@@ -235,6 +235,14 @@ class FieldLines(NamedTuple):
             number = content.count(b"\n", 0, error.start) + 1
             raise TrialError(f"{name} must be UTF-8 text, got {error.reason} in {path}:{number}.") from error
         del content
+        found = cls.of(text, str(path))
+        if not found.fields:
+            raise TrialError(f"{name} must have at least one line, got none in {path}.")
+        return found
+
+    @classmethod
+    def of(cls, text: str, source: str, *, first: int = 1) -> FieldLines:
+        """Split text that is at a line of the source, which may be blank lines only."""
         fields: list[str] = []
         ends = [0]
         known: dict[str, str] = {}  # a name is kept once, however many trials have it
@@ -242,9 +250,7 @@ class FieldLines(NamedTuple):
             fields.extend([known.setdefault(field, field) for field in line.split()])
             ends.append(len(fields))
         counts = np.diff(ends)
-        if not fields:
-            raise TrialError(f"{name} must have at least one line, got none in {path}.")
-        return cls(fields, counts[counts > 0], np.flatnonzero(counts) + 1, str(path))
+        return cls(fields, counts[counts > 0], np.flatnonzero(counts) + first, source)
 
     def columns(self, num_fields: int) -> list[list[str]]:
         """The columns of a file whose every line has this number of fields."""
