@@ -1,12 +1,17 @@
 """Lists, names and numbers as users have them: nothing is lost, mistaken or counted by its size without a word."""
 
+import json
+from pathlib import PurePosixPath
+
 import numpy as np
 import pytest
 import soundfile
 
 from chns.cli import main
 from chns.core import ManifestError, TrialError
-from chns.data.manifest import Manifest
+from chns.data.audio import EXTENSIONS, UNREAD_EXTENSIONS
+from chns.data.corpora.cnceleb import check_lists
+from chns.data.manifest import Manifest, relative_name
 from chns.evaluation.embedder import draw_per_speaker
 from chns.evaluation.metrics import equal_error_rate
 from chns.evaluation.scoring import read_scores
@@ -103,6 +108,73 @@ def test_only_suffixes_of_audio_are_stripped_and_paths_are_made_plain(here):
     assert {manifest.column("utterance")[row] for row in matching_rows(names, manifest).values()} == {"a/rec0"}
     assert matching_rows(names, manifest).keys() == names
     assert "rec0.wav" not in matching_rows({"rec0.wav"}, manifest)
+
+
+def test_every_suffix_of_audio_is_known_and_no_other():
+    for suffix in (*EXTENSIONS, *UNREAD_EXTENSIONS, ".WAV"):
+        assert relative_name(PurePosixPath(f"a.b/take.2{suffix}")) == "a.b/take.2"
+    for name in ("a/take.2", "a.wav/take", "a/take.final", "a/take.wave1"):
+        assert relative_name(PurePosixPath(name)) == name
+
+
+def test_a_looser_match_never_hits_what_stands_in_for_a_rejected_recording(here):
+    for name in ("dev/x/1.wav", "dev/x/2.flac", "dev/y/1.wav"):
+        record(here / "f" / name)
+    for name in ("test/x/1.wav", "dev/x/2.wav"):
+        record(here / "f" / name, 0.2)
+    assert main(["prepare", "folder", "f", "--out", "m.parquet"]) == 0
+    manifest = Manifest.read("m.parquet")
+    assert sorted(manifest.rejected_paths()) == ["dev/x/2.wav", "test/x/1.wav"]
+    wanted = {"x/1.wav", "dev/x/2.wav", "y/1.flac", "dev/x/2"}
+    assert {name: manifest.column("path")[row] for name, row in matching_rows(wanted, manifest).items()} == {
+        "y/1.flac": "dev/y/1.wav",
+        "dev/x/2": "dev/x/2.flac",
+    }
+    (here / "m.rejected.csv").unlink()
+    assert matching_rows(wanted, manifest).keys() == wanted
+    (here / "m.rejected.csv").write_text("something,else\ndev/y/1.wav,\n")
+    assert matching_rows(wanted, manifest).keys() == wanted
+
+
+def test_a_copy_that_was_left_out_for_its_name_does_no_harm(here):
+    for name in ("x/1.wav", "x/1.flac"):
+        record(here / "f" / name)
+    assert main(["prepare", "folder", "f", "--out", "m.parquet"]) == 0
+    assert len(matching_rows({"x/1.wav", "x/1.flac", "x/1.mp3"}, Manifest.read("m.parquet"))) == 3
+
+
+def test_lists_of_cnceleb_lose_only_suffixes_of_audio(here):
+    manifest = Manifest.from_rows([ROW | {"utterance": "test/take", "path": "test/take.flac"}], root=here)
+    (here / "enroll.map").write_text("m take.wav\n")
+    (here / "trials.lst").write_text("m test/take.wav 1\nm test/take.2 0\n")
+    assert [each.path for each in check_lists(here, manifest).missing] == ["test/take.2"]
+
+
+ROW = {"speaker": "s", "offset_seconds": 0.0, "duration_seconds": 0.6, "sample_rate_hz": 16_000}
+
+
+def test_check_finds_speakers_that_look_the_same(here, capsys):
+    rows = [ROW | {"utterance": f"u{n}", "path": f"{n}.wav", "speaker": name} for n, name in enumerate(LOOKALIKES)]
+    for number in range(len(rows)):
+        path = here / f"{number}.wav"
+        soundfile.write(path, 0.1 * np.random.default_rng(number).standard_normal(9_600), 16_000)
+    for name in ("m.parquet", "m.csv"):
+        Manifest.from_rows(rows, root=here).write(here / name)
+        assert main(["check", name, "--report", "r.parquet", "--json"]) == 0
+        finding = json.loads(capsys.readouterr().out)["findings"]["same_looking"]
+        assert finding["number"] == 4
+        assert finding["action"] == "keep"
+        assert finding["detail"] == r"'Zoe\u0308' looks like 'Zo\xeb'"
+
+
+LOOKALIKES = ["Zo\u00eb", "Zoe\u0308", "anna", "anna ", "lena"]
+
+
+def test_prepare_says_which_spellings_it_takes_for_one(here, capsys):
+    content = "path,speaker\n" + "".join(f"u{n}.wav,{name}\n" for n, name in enumerate(LOOKALIKES))
+    table(here, content)
+    line = "warning: 1 speakers are written in several ways that look the same, such as 'Zoe\\u0308' and 'Zo\\xeb'"
+    assert line in capsys.readouterr().out
 
 
 def test_speakers_that_look_the_same_are_one(here):
