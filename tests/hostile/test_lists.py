@@ -8,14 +8,19 @@ import pytest
 import soundfile
 
 from chns.cli import main
+from chns.comparison.run_evidence import condition_mixing
 from chns.core import ManifestError, TrialError
 from chns.data.audio import EXTENSIONS, UNREAD_EXTENSIONS
 from chns.data.corpora.cnceleb import check_lists
 from chns.data.manifest import Manifest, relative_name
+from chns.evaluation.calibration import fit_calibration
+from chns.evaluation.calibration_metrics import actual_dcf, calibration_effect, cllr, min_cllr, other_conventions
 from chns.evaluation.embedder import draw_per_speaker
-from chns.evaluation.metrics import equal_error_rate
+from chns.evaluation.intervals import speaker_intervals
+from chns.evaluation.metrics import det_curve, equal_error_rate, min_dcf, verification_metrics
 from chns.evaluation.scoring import read_scores
 from chns.evaluation.trials import Trials, contradictions, label_contradictions, matching_rows
+from chns.sampling.same_person import own_similarities, suspected_pairs
 
 
 @pytest.fixture
@@ -214,6 +219,39 @@ def test_zeros_and_ones_of_any_type_are_labels(dtype):
     assert equal_error_rate(scores, labels.astype(dtype)) == equal_error_rate(scores, labels == 1)
     with pytest.raises(ValueError, match="is_target must be of type bool, or integers 0 and 1, got int64"):
         equal_error_rate(scores, labels * 2)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, ">i4", ">u8", "<i8", np.bool_])
+def test_every_metric_takes_zeros_and_ones_of_any_type(dtype):
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3 == 0
+    scores = rng.normal(size=60) + labels
+    speakers = np.arange(60) % 5, np.where(labels, np.arange(60) % 5, (np.arange(60) + 1) % 5)
+    settings = {"p_target": 0.05}
+    for name, measure in {
+        "EER": lambda given: equal_error_rate(scores, given),
+        "minDCF": lambda given: min_dcf(scores, given, **settings),
+        "both": lambda given: verification_metrics(scores, given).to_json(),
+        "DET": lambda given: [column.tolist() for column in det_curve(scores, given)],
+        "Cllr": lambda given: (cllr(scores, given), min_cllr(scores, given)),
+        "actual": lambda given: actual_dcf(scores, given, **settings),
+        "effect": lambda given: calibration_effect(scores, scores, given, threshold=0.3, **settings).to_json(),
+        "others": lambda given: other_conventions(scores, given).to_json(),
+        "calibration": lambda given: fit_calibration(scores, given, **settings).to_json(),
+        "intervals": lambda given: str(speaker_intervals(scores, given, *speakers, num_resamples=5)),
+    }.items():
+        assert measure(labels.astype(dtype)) == measure(labels), name
+        assert measure(labels.astype(dtype).tolist()) == measure(labels), name
+
+
+def test_huge_ids_are_no_reason_for_memory():
+    labels, rows = np.repeat(np.arange(4), 3) * 10**12, np.eye(12, dtype=np.float32)
+    for measure in (suspected_pairs, own_similarities):
+        with pytest.raises(ValueError, match="speaker_labels must name every speaker, got no utterance of 1"):
+            measure(rows, labels)
+    assert condition_mixing(list("aaabbb"), np.repeat([7, 10**12], 3)) == condition_mixing(
+        list("aaabbb"), np.repeat([0, 1], 3)
+    )
 
 
 def test_speakers_are_counted_not_their_numbers():
