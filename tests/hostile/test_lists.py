@@ -200,6 +200,45 @@ def test_kaldis_lists_are_sorted_by_utterance_and_by_speaker(here):
     assert speakers == sorted(speakers)
 
 
+def test_names_of_kaldi_end_at_its_own_spaces_only(here):
+    for number in range(2):
+        record(here / f"k/{number}.wav")
+    (here / "k/wav.scp").write_text("u\u00a01\t0.wav\nu\u00a02  1.wav \n", encoding="utf-8")
+    (here / "k/utt2spk").write_text("u\u00a01 a\u3000b\nu\u00a02 a\u3000b\n", encoding="utf-8")
+    assert main(["prepare", "kaldi", "k", "--out", "m.parquet"]) == 0
+    manifest = Manifest.read("m.parquet")
+    assert manifest.column("utterance") == ["u\u00a01", "u\u00a02"]
+    assert manifest.speakers == ["a\u3000b"]
+    assert main(["convert", "m.parquet", "--to", "kaldi", "--out", "kd"]) == 2
+
+
+@pytest.mark.parametrize("column", ["utterance", "speaker"])
+def test_names_that_kaldi_cannot_hold_are_refused_and_nothing_is_written(here, capsys, column):
+    record(here / "a.wav")
+    Manifest.from_rows([ROW | {"utterance": "u", "path": "a.wav", column: "two words"}], root=here).write("m.parquet")
+    assert main(["convert", "m.parquet", "--to", "kaldi", "--out", "kd"]) == 2
+    assert f"{column} must hold no white space for Kaldi, got 'two words'" in capsys.readouterr().err
+    assert not (here / "kd").exists()
+
+
+def test_names_of_nemo_with_spaces_are_kept_and_with_controls_are_listed(here):
+    names = {
+        "two words": "a b.wav",
+        "line\nbreak": "c.wav",
+        "turned\u202e": "d.wav",
+        "plain": "e\u0000.wav",
+        " ": "f.wav",
+    }
+    for file in names.values():
+        record(here / file.replace("\0", ""))
+    lines = [json.dumps({"audio_filepath": file, "label": label}) for label, file in names.items()]
+    (here / "n.json").write_text("\n".join(lines))
+    assert main(["prepare", "nemo", "n.json", "--out", "m.parquet"]) == 0
+    manifest = Manifest.read("m.parquet")
+    assert (manifest.column("utterance"), manifest.speakers) == (["a b"], ["two words"])
+    assert len((here / "m.rejected.csv").read_text().splitlines()) == 5
+
+
 def test_close_offsets_of_nemo_get_names_of_their_own(here):
     record(here / "a.wav", 2)
     offsets = (0, 0.5, 0.5001, 0.5002)
