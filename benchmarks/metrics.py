@@ -3,10 +3,17 @@
 All sides get the same scores and must agree on the EER to 1e-4 and on minDCF to 1e-5. The scores are log-likelihood
 ratios, so that all metrics mean something. A metric alone includes the sort that it needs.
 
-    python benchmarks/metrics.py [--trials 580000] [--out metrics.json]
+`--file` also writes a score file of all trials and measures `chns metrics` on it, imports included, in a process of its
+own: seconds, and the peak of its resident set (reads Linux's /proc).
+
+    python benchmarks/metrics.py [--trials 580000] [--file scores.txt] [--out metrics.json]
 """
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +24,7 @@ from chns.evaluation.metrics import REPORTED_P_TARGETS, det_curve, error_rates, 
 
 OURS, SCIKIT, TORCHMETRICS = "chns verification_metrics", "scikit-learn roc_curve", "torchmetrics binary_roc"
 TARGET_SECONDS = 0.3
+FILE_SECONDS, FILE_MEGABYTES = "seconds, chns metrics on a file", "peak MB, chns metrics on a file"
 
 Metrics = tuple[float, ...]
 
@@ -43,10 +51,38 @@ def each_alone(scores: np.ndarray, is_target: np.ndarray) -> dict[str, Callable[
     }
 
 
+def write_file(path: Path, scores: np.ndarray, is_target: np.ndarray) -> None:
+    """A score file with names like VoxCeleb's, of 5,000 utterances."""
+    names = [f"id{10270 + number // 50}/5r0dWxy17C8/{number % 50:05d}.wav" for number in range(5_000)]
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for trial, (score, target) in enumerate(zip(scores.tolist(), is_target.tolist(), strict=True)):
+            label = "target" if target else "nontarget"
+            file.write(f"{names[trial % 4_999]} {names[trial * 7 % 5_000]} {score:.6f} {label}\n")
+
+
+ALONE = """
+import json, re, sys, time
+started = time.perf_counter()
+from chns.cli import main
+assert main(["metrics", sys.argv[1]]) == 0
+seconds = time.perf_counter() - started
+peak = re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())
+print(json.dumps([seconds, int(peak[1]) / 1024]))
+"""
+
+
+def on_a_file_alone(path: Path) -> list[Ratio]:
+    """Seconds and peak memory of the command in a process that does nothing else."""
+    done = subprocess.run([sys.executable, "-c", ALONE, str(path)], check=True, stdout=subprocess.PIPE, text=True)
+    seconds, megabytes = json.loads(done.stdout.splitlines()[-1])
+    return [Ratio(FILE_SECONDS, seconds, at_most=8), Ratio(FILE_MEGABYTES, megabytes, at_most=600)]
+
+
 def main() -> None:
     """Measure, print, write."""
     options = parser(__doc__, out="metrics.json", repeats=15)
     options.add_argument("--trials", type=int, default=580_000)
+    options.add_argument("--file", type=Path, metavar="SCORES", help="also write a score file and measure the command")
     arguments = options.parse_args()
     rng = np.random.default_rng(0)
     is_target = rng.permutation(arguments.trials) % 2 == 0
@@ -84,6 +120,9 @@ def main() -> None:
         for name, timing in timings.items()
         if name != OURS
     ]
+    if arguments.file is not None:
+        write_file(arguments.file, scores, is_target)
+        ratios += on_a_file_alone(arguments.file)
     title = f"EER and minDCF at {REPORTED_P_TARGETS}, then each metric alone, of {arguments.trials:,} trials"
     publish(arguments.out, title, milliseconds(timings | alone), ratios, trials=arguments.trials)
 

@@ -205,3 +205,14 @@ def test_metrics_that_cannot_be_written_leave_the_bundle_whole(model):
         add_metrics(model, {"calibration": {1, 2}}, digest=bundle.digest)
     assert load_bundle(model).metrics == bundle.metrics
     assert sorted(path.name for path in model.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_trials_that_are_there_twice_are_said(capsys, model, halves, tmp_path):
+    lines = (halves / "dev.txt").read_text().splitlines()
+    trials = tmp_path / "twice.txt"
+    trials.write_text("\n".join([*lines, lines[0]]))
+    words = ["calibrate", model, halves / "dev.parquet", "--trials", trials, "--workers", 0]
+    assert main([*map(str, words)]) == 0
+    pair = " ".join(lines[0].split()[:2])
+    said = f"warning: 1 trials were there before, the first in {trials}:{len(lines) + 1}: {pair!r}"
+    assert said in capsys.readouterr().err.splitlines()

@@ -115,6 +115,22 @@ def test_without_the_new_options_nothing_is_added(run, embedded):
     assert [line.partition(":")[0].split()[0] for line in printed.splitlines()[1:]] == ["3", "EER", "minDCF", "minDCF"]
 
 
+def test_what_trials_contradict_is_said_and_scored_all_the_same(model, hum_manifest, tmp_path, capsys):
+    trials = tmp_path / "trials.txt"
+    lines = ["s00/0 s00/1 target", "s00/0 s01/0 nontarget", "s01/0 s00/0 target", "s00/0 s00/1 target"]
+    trials.write_text("\n".join(lines))
+    fixed = ("--trials", trials, "--scores", tmp_path / "s.txt", "--workers", 0, "--device", "cpu")
+    assert main([str(word) for word in ("evaluate", model, hum_manifest, *fixed)]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert said == [
+        f"warning: 1 trials are labelled otherwise than the manifest's speakers, the first in {trials}:3: "
+        "'s01/0 s00/0'",
+        f"warning: 1 trials name their pair as target and as non-target, the first in {trials}:3: 's01/0 s00/0'",
+        f"warning: 1 trials were there before, the first in {trials}:4: 's00/0 s00/1'",
+    ]
+    assert len((tmp_path / "s.txt").read_text().splitlines()) == 4
+
+
 @pytest.mark.parametrize("of", ["speakers", "utterances"])
 @pytest.mark.parametrize(("kind", "top_k"), [("z", None), ("t", None), ("s", None), ("as", 4)])
 def test_scores_are_normalised_by_the_cohort_as_stated(run, embedded, cohort, kind, top_k, of):

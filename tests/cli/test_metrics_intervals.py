@@ -111,3 +111,30 @@ def test_a_manifest_of_another_corpus_is_one_line_and_exit_code_2(folder, capsys
 def test_against_alone_is_an_error_that_asks_for_the_manifest(folder, capsys):
     assert main(["metrics", str(folder / "better.txt"), "--against", str(folder / "worse.txt")]) == 2
     assert "--against must come with --intervals" in capsys.readouterr().err
+
+
+def test_trials_that_are_there_twice_are_said(folder, tmp_path, capsys):
+    lines = (folder / "better.txt").read_text().splitlines()
+    (tmp_path / "scores.txt").write_text("\n".join([*lines, lines[0], lines[1]]))
+    command = ["metrics", str(tmp_path / "scores.txt"), "--intervals", str(folder / "manifest.parquet")]
+    assert main(command) == 0
+    pair = " ".join(lines[0].split()[:2])
+    assert capsys.readouterr().err == (
+        f"warning: 2 trials were there before, the first in {tmp_path / 'scores.txt'}:{len(lines) + 1}: {pair!r}\n"
+    )
+    assert main(command[:2]) == 0
+    assert not capsys.readouterr().err
+
+
+def test_labels_against_the_manifest_are_counted_before_they_are_refused(folder, tmp_path, capsys):
+    lines = (folder / "better.txt").read_text().splitlines()
+    other = lines[0].replace(" target", " nontarget")
+    (tmp_path / "scores.txt").write_text("\n".join([*lines, other]))
+    assert main(["metrics", str(tmp_path / "scores.txt"), "--intervals", str(folder / "manifest.parquet")]) == 2
+    said = capsys.readouterr().err.splitlines()
+    place = f"the first in {tmp_path / 'scores.txt'}:{len(lines) + 1}: {' '.join(other.split()[:2])!r}"
+    assert said[:2] == [
+        f"warning: 1 trials are labelled otherwise than the manifest's speakers, {place}",
+        f"warning: 1 trials name their pair as target and as non-target, {place}",
+    ]
+    assert "is_target must be true where both speakers are the same" in said[2]

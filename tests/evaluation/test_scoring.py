@@ -1,13 +1,17 @@
 """Cosine scores, and score files that give back what was written."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chns.core import TrialError
 from chns.evaluation import scoring
-from chns.evaluation.scoring import cosine_scores, read_scores, write_scores
+from chns.evaluation.scoring import cosine_scores, read_labelled_scores, read_scores, write_scores
 from chns.evaluation.trials import Trials
 
 
@@ -80,6 +84,7 @@ def test_embeddings_have_one_row_an_utterance():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@settings(deadline=None)
 @given(data=st.data())
 def test_scores_read_back_bit_for_bit(tmp_path_factory, dtype, data):
     width = np.dtype(dtype).itemsize * 8
@@ -135,6 +140,93 @@ def test_a_malformed_line_is_named(tmp_path, content, message):
     (tmp_path / "scores.txt").write_text(content)
     with pytest.raises(TrialError, match=message):
         read_scores(tmp_path / "scores.txt")
+
+
+LINES = [f"a{n % 7} b{n} {n / 8} {'target' if n % 3 else 'nontarget'}" for n in range(300)]
+ODD = {
+    "plain": LINES,
+    "tabs and blanks": [line.replace(" ", " \t ", 1) + " " for line in LINES],
+    "label before score": [" ".join((*line.split()[:2], *line.split()[:1:-1])) for line in LINES],
+    "blank lines": ["", *LINES[:100], "", " ", *LINES[100:], ""],
+    "a plus": [line.replace(" 5.0 ", " +5.0 ") for line in LINES],
+    "other spaces": [line.replace(" ", "\u3000", 1) for line in LINES],
+    "names with quotes": [line.replace("a", '"a', 1) for line in LINES],
+    "names of no language": [line.replace("a", "\u00e9", 1) for line in LINES],
+    "digits": [line.replace("nontarget", "0").replace("target", "1") for line in LINES],
+}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("kind", ODD)
+def test_a_file_reads_the_same_in_blocks_of_any_size(tmp_path, monkeypatch, kind, end):
+    path = tmp_path / "scores.txt"
+    path.write_text("\ufeff" + end.join(ODD[kind]), encoding="utf-8", newline="")
+    expected = [line.split() for line in ODD[kind] if line.strip()]
+    numbers = [number for number, line in enumerate(ODD[kind], start=1) if line.strip()]
+    for size in (2**22, 1000, 7):
+        monkeypatch.setattr("chns.evaluation.scoring._BLOCK_BYTES", size)
+        trials, scores = read_scores(path)
+        assert trials.enrolment == [fields[0] for fields in expected]
+        assert trials.test == [fields[1] for fields in expected]
+        assert scores.tolist() == [n / 8 for n in range(300)]
+        assert trials.is_target.tolist() == [bool(n % 3) for n in range(300)]
+        assert trials.lines.tolist() == numbers
+        without_names = read_labelled_scores(path)
+        assert np.array_equal(without_names[0], scores)
+        assert np.array_equal(without_names[1], trials.is_target)
+
+
+@pytest.mark.parametrize("size", [2**22, 500])
+@pytest.mark.parametrize("line", ["a b 1_0 1", "a b \u0663 1", "a b 1e999 1", "a b 0x1 1", "a b 1", "a b 1 1 1"])
+def test_a_bad_line_far_down_is_named_in_either_order(tmp_path, monkeypatch, size, line):
+    monkeypatch.setattr("chns.evaluation.scoring._BLOCK_BYTES", size)
+    path = tmp_path / "scores.txt"
+    for kind in ("plain", "label before score"):
+        bad = line if kind == "plain" or line.count(" ") != 3 else " ".join((*line.split()[:2], *line.split()[:1:-1]))
+        path.write_text("\n".join([*ODD[kind], bad, *ODD[kind]]), encoding="utf-8")
+        for read in (read_scores, read_labelled_scores):
+            with pytest.raises(TrialError, match=rf"must .*, got '{bad}' in .*scores\.txt:301"):
+                read(path)
+
+
+def test_text_that_is_not_utf_8_is_named_though_names_are_not_kept(tmp_path):
+    (tmp_path / "scores.txt").write_bytes(b"a b 1 1\n\nc \xff 0 0\n")
+    with pytest.raises(TrialError, match=r"score file must be UTF-8 text, got invalid start byte in .*scores\.txt:3"):
+        read_labelled_scores(tmp_path / "scores.txt")
+
+
+def test_scores_that_are_read_for_their_labels_need_them(tmp_path):
+    (tmp_path / "scores.txt").write_text("\na b 1\n")
+    with pytest.raises(TrialError, match=r"must have a label on each line, .* in .*scores\.txt:2\. Add target"):
+        read_labelled_scores(tmp_path / "scores.txt")
+
+
+PEAK = """
+import re, sys
+import numpy as np
+from chns.evaluation.scoring import read_labelled_scores, read_scores
+def peak():
+    return int(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
+read = {"names": read_scores, "none": read_labelled_scores}[sys.argv[2]]
+read(sys.argv[1] + ".small")
+before = peak()
+read(sys.argv[1])
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
+@pytest.mark.parametrize(("kept", "bytes_a_trial"), [("none", 60), ("names", 120)])
+def test_reading_scores_takes_little_more_than_the_scores(tmp_path, kept, bytes_a_trial):
+    num_trials, path = 500_000, tmp_path / "scores.txt"
+    name = "a-name-of-an-utterance-that-is-quite-long-"
+    lines = [
+        f"{name}{n % 997} {name}{n % 991} {n / 8} {'target' if n % 2 else 'nontarget'}\n" for n in range(num_trials)
+    ]
+    path.write_text("".join(lines))
+    (tmp_path / "scores.txt.small").write_text("".join(lines[:70_000]))
+    done = subprocess.run([sys.executable, "-c", PEAK, path, kept], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < bytes_a_trial * num_trials
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -1,16 +1,26 @@
 """Lists, names and numbers as users have them: nothing is lost, mistaken or counted by its size without a word."""
 
+import json
+from pathlib import PurePosixPath
+
 import numpy as np
 import pytest
 import soundfile
 
 from chns.cli import main
+from chns.comparison.run_evidence import condition_mixing
 from chns.core import ManifestError, TrialError
-from chns.data.manifest import Manifest
+from chns.data.audio import EXTENSIONS, UNREAD_EXTENSIONS
+from chns.data.corpora.cnceleb import check_lists
+from chns.data.manifest import Manifest, relative_name
+from chns.evaluation.calibration import fit_calibration
+from chns.evaluation.calibration_metrics import actual_dcf, calibration_effect, cllr, min_cllr, other_conventions
 from chns.evaluation.embedder import draw_per_speaker
-from chns.evaluation.metrics import equal_error_rate
+from chns.evaluation.intervals import speaker_intervals
+from chns.evaluation.metrics import det_curve, equal_error_rate, min_dcf, verification_metrics
 from chns.evaluation.scoring import read_scores
 from chns.evaluation.trials import Trials, contradictions, label_contradictions, matching_rows
+from chns.sampling.same_person import own_similarities, suspected_pairs
 
 
 @pytest.fixture
@@ -105,6 +115,73 @@ def test_only_suffixes_of_audio_are_stripped_and_paths_are_made_plain(here):
     assert "rec0.wav" not in matching_rows({"rec0.wav"}, manifest)
 
 
+def test_every_suffix_of_audio_is_known_and_no_other():
+    for suffix in (*EXTENSIONS, *UNREAD_EXTENSIONS, ".WAV"):
+        assert relative_name(PurePosixPath(f"a.b/take.2{suffix}")) == "a.b/take.2"
+    for name in ("a/take.2", "a.wav/take", "a/take.final", "a/take.wave1"):
+        assert relative_name(PurePosixPath(name)) == name
+
+
+def test_a_looser_match_never_hits_what_stands_in_for_a_rejected_recording(here):
+    for name in ("dev/x/1.wav", "dev/x/2.flac", "dev/y/1.wav"):
+        record(here / "f" / name)
+    for name in ("test/x/1.wav", "dev/x/2.wav"):
+        record(here / "f" / name, 0.2)
+    assert main(["prepare", "folder", "f", "--out", "m.parquet"]) == 0
+    manifest = Manifest.read("m.parquet")
+    assert sorted(manifest.rejected_paths()) == ["dev/x/2.wav", "test/x/1.wav"]
+    wanted = {"x/1.wav", "dev/x/2.wav", "y/1.flac", "dev/x/2"}
+    assert {name: manifest.column("path")[row] for name, row in matching_rows(wanted, manifest).items()} == {
+        "y/1.flac": "dev/y/1.wav",
+        "dev/x/2": "dev/x/2.flac",
+    }
+    (here / "m.rejected.csv").unlink()
+    assert matching_rows(wanted, manifest).keys() == wanted
+    (here / "m.rejected.csv").write_text("something,else\ndev/y/1.wav,\n")
+    assert matching_rows(wanted, manifest).keys() == wanted
+
+
+def test_a_copy_that_was_left_out_for_its_name_does_no_harm(here):
+    for name in ("x/1.wav", "x/1.flac"):
+        record(here / "f" / name)
+    assert main(["prepare", "folder", "f", "--out", "m.parquet"]) == 0
+    assert len(matching_rows({"x/1.wav", "x/1.flac", "x/1.mp3"}, Manifest.read("m.parquet"))) == 3
+
+
+def test_lists_of_cnceleb_lose_only_suffixes_of_audio(here):
+    manifest = Manifest.from_rows([ROW | {"utterance": "test/take", "path": "test/take.flac"}], root=here)
+    (here / "enroll.map").write_text("m take.wav\n")
+    (here / "trials.lst").write_text("m test/take.wav 1\nm test/take.2 0\n")
+    assert [each.path for each in check_lists(here, manifest).missing] == ["test/take.2"]
+
+
+ROW = {"speaker": "s", "offset_seconds": 0.0, "duration_seconds": 0.6, "sample_rate_hz": 16_000}
+
+
+def test_check_finds_speakers_that_look_the_same(here, capsys):
+    rows = [ROW | {"utterance": f"u{n}", "path": f"{n}.wav", "speaker": name} for n, name in enumerate(LOOKALIKES)]
+    for number in range(len(rows)):
+        path = here / f"{number}.wav"
+        soundfile.write(path, 0.1 * np.random.default_rng(number).standard_normal(9_600), 16_000)
+    for name in ("m.parquet", "m.csv"):
+        Manifest.from_rows(rows, root=here).write(here / name)
+        assert main(["check", name, "--report", "r.parquet", "--json"]) == 0
+        finding = json.loads(capsys.readouterr().out)["findings"]["same_looking"]
+        assert finding["number"] == 4
+        assert finding["action"] == "keep"
+        assert finding["detail"] == r"'Zoe\u0308' looks like 'Zo\xeb'"
+
+
+LOOKALIKES = ["Zo\u00eb", "Zoe\u0308", "anna", "anna ", "lena"]
+
+
+def test_prepare_says_which_spellings_it_takes_for_one(here, capsys):
+    content = "path,speaker\n" + "".join(f"u{n}.wav,{name}\n" for n, name in enumerate(LOOKALIKES))
+    table(here, content)
+    line = "warning: 1 speakers are written in several ways that look the same, such as 'Zoe\\u0308' and 'Zo\\xeb'"
+    assert line in capsys.readouterr().out
+
+
 def test_speakers_that_look_the_same_are_one(here):
     spellings = ["anna", "anna ", "an\u200bna", "Zo\u00eb", "Zoe\u0308", "\u00a0Zo\u00eb"]
     content = "path,speaker\n" + "".join(f"u{n}.wav,{name}\n" for n, name in enumerate(spellings))
@@ -121,6 +198,45 @@ def test_kaldis_lists_are_sorted_by_utterance_and_by_speaker(here):
     speakers = [line.split()[1] for line in lines]
     assert lines == sorted(lines)
     assert speakers == sorted(speakers)
+
+
+def test_names_of_kaldi_end_at_its_own_spaces_only(here):
+    for number in range(2):
+        record(here / f"k/{number}.wav")
+    (here / "k/wav.scp").write_text("u\u00a01\t0.wav\nu\u00a02  1.wav \n", encoding="utf-8")
+    (here / "k/utt2spk").write_text("u\u00a01 a\u3000b\nu\u00a02 a\u3000b\n", encoding="utf-8")
+    assert main(["prepare", "kaldi", "k", "--out", "m.parquet"]) == 0
+    manifest = Manifest.read("m.parquet")
+    assert manifest.column("utterance") == ["u\u00a01", "u\u00a02"]
+    assert manifest.speakers == ["a\u3000b"]
+    assert main(["convert", "m.parquet", "--to", "kaldi", "--out", "kd"]) == 2
+
+
+@pytest.mark.parametrize("column", ["utterance", "speaker"])
+def test_names_that_kaldi_cannot_hold_are_refused_and_nothing_is_written(here, capsys, column):
+    record(here / "a.wav")
+    Manifest.from_rows([ROW | {"utterance": "u", "path": "a.wav", column: "two words"}], root=here).write("m.parquet")
+    assert main(["convert", "m.parquet", "--to", "kaldi", "--out", "kd"]) == 2
+    assert f"{column} must hold no white space for Kaldi, got 'two words'" in capsys.readouterr().err
+    assert not (here / "kd").exists()
+
+
+def test_names_of_nemo_with_spaces_are_kept_and_with_controls_are_listed(here):
+    names = {
+        "two words": "a b.wav",
+        "line\nbreak": "c.wav",
+        "turned\u202e": "d.wav",
+        "plain": "e\u0000.wav",
+        " ": "f.wav",
+    }
+    for file in names.values():
+        record(here / file.replace("\0", ""))
+    lines = [json.dumps({"audio_filepath": file, "label": label}) for label, file in names.items()]
+    (here / "n.json").write_text("\n".join(lines))
+    assert main(["prepare", "nemo", "n.json", "--out", "m.parquet"]) == 0
+    manifest = Manifest.read("m.parquet")
+    assert (manifest.column("utterance"), manifest.speakers) == (["a b"], ["two words"])
+    assert len((here / "m.rejected.csv").read_text().splitlines()) == 5
 
 
 def test_close_offsets_of_nemo_get_names_of_their_own(here):
@@ -142,6 +258,39 @@ def test_zeros_and_ones_of_any_type_are_labels(dtype):
     assert equal_error_rate(scores, labels.astype(dtype)) == equal_error_rate(scores, labels == 1)
     with pytest.raises(ValueError, match="is_target must be of type bool, or integers 0 and 1, got int64"):
         equal_error_rate(scores, labels * 2)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, ">i4", ">u8", "<i8", np.bool_])
+def test_every_metric_takes_zeros_and_ones_of_any_type(dtype):
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3 == 0
+    scores = rng.normal(size=60) + labels
+    speakers = np.arange(60) % 5, np.where(labels, np.arange(60) % 5, (np.arange(60) + 1) % 5)
+    settings = {"p_target": 0.05}
+    for name, measure in {
+        "EER": lambda given: equal_error_rate(scores, given),
+        "minDCF": lambda given: min_dcf(scores, given, **settings),
+        "both": lambda given: verification_metrics(scores, given).to_json(),
+        "DET": lambda given: [column.tolist() for column in det_curve(scores, given)],
+        "Cllr": lambda given: (cllr(scores, given), min_cllr(scores, given)),
+        "actual": lambda given: actual_dcf(scores, given, **settings),
+        "effect": lambda given: calibration_effect(scores, scores, given, threshold=0.3, **settings).to_json(),
+        "others": lambda given: other_conventions(scores, given).to_json(),
+        "calibration": lambda given: fit_calibration(scores, given, **settings).to_json(),
+        "intervals": lambda given: str(speaker_intervals(scores, given, *speakers, num_resamples=5)),
+    }.items():
+        assert measure(labels.astype(dtype)) == measure(labels), name
+        assert measure(labels.astype(dtype).tolist()) == measure(labels), name
+
+
+def test_huge_ids_are_no_reason_for_memory():
+    labels, rows = np.repeat(np.arange(4), 3) * 10**12, np.eye(12, dtype=np.float32)
+    for measure in (suspected_pairs, own_similarities):
+        with pytest.raises(ValueError, match="speaker_labels must name every speaker, got no utterance of 1"):
+            measure(rows, labels)
+    assert condition_mixing(list("aaabbb"), np.repeat([7, 10**12], 3)) == condition_mixing(
+        list("aaabbb"), np.repeat([0, 1], 3)
+    )
 
 
 def test_speakers_are_counted_not_their_numbers():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -126,13 +127,17 @@ class _LabelledTrials(NamedTuple):
     def read(cls, path: Path, manifest_path: Path, *, form: str) -> _LabelledTrials:
         from chns.core import TrialError
         from chns.data import Manifest
-        from chns.evaluation import read_trials, resolve
+        from chns.evaluation import contradictions, label_contradictions, read_trials, resolve
 
         trials = read_trials(path, form=form)
         if trials.is_target is None:
             raise TrialError(f"trial list must have a label on each line, got none in {path}. Add target or nontarget.")
         manifest = Manifest.read(manifest_path)
-        return cls(path, manifest, *resolve(trials, manifest), trials.is_target)
+        rows = resolve(trials, manifest)
+        speakers = [manifest.speaker_labels[side] for side in rows]
+        for sentence in [*label_contradictions(trials, *speakers), *contradictions(trials, *rows)]:
+            print(sentence, file=sys.stderr)
+        return cls(path, manifest, *rows, trials.is_target)
 
     def measure(self, bundle: Bundle, device: str, num_workers: int) -> MeasuredTrials:
         from chns.evaluation import Embedder, measure_trials

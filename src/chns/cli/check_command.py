@@ -29,7 +29,7 @@ again.
                  speakers (shared_by_speakers) all, for one name is wrong and which is not known
 --fix corrects:  wrong_duration, wrong_rate
 --fix keeps:     too_long, mostly_silent, quiet, clipped, dc_offset, narrow_band, and speakers with few_utterances or
-                 few_sessions; --drop KIND drops them as well
+                 few_sessions or of the same_looking names; --drop KIND drops them as well
 
 Copies are found by their samples, as 16-bit mono: also losslessly in another format, but not encoded with loss,
 resampled, cut otherwise, padded or louder.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,12 +66,7 @@ class IntervalSection:
         return "\n".join((self.title, *lines))
 
 
-def interval_sections(
-    arguments: argparse.Namespace,
-    trials: Trials,
-    scores: Float64Array,
-    is_target: BoolArray,
-) -> Iterator[IntervalSection]:
+def interval_sections(arguments: argparse.Namespace) -> Iterator[IntervalSection]:
     """Intervals of the system, and of its difference to the other; nothing without ``--intervals``.
 
     Raises:
@@ -82,11 +78,25 @@ def interval_sections(
             raise ValueError(f"--against must come with --intervals, got {arguments.against} alone. Add the manifest.")
         return
     from chns.data import Manifest
-    from chns.evaluation import REPORTED_P_TARGETS, paired_difference, resolve, speaker_intervals
+    from chns.evaluation import (
+        REPORTED_P_TARGETS,
+        contradictions,
+        label_contradictions,
+        paired_difference,
+        read_scores,
+        resolve,
+        speaker_intervals,
+    )
 
     p_targets = arguments.p_target or REPORTED_P_TARGETS
     manifest = Manifest.read(arguments.intervals)
-    enrolment, test = (manifest.speaker_labels[rows] for rows in resolve(trials, manifest))
+    trials, scores = read_scores(arguments.scores)
+    is_target = trials.is_target
+    assert is_target is not None  # the metrics, which come first, need labels
+    rows = resolve(trials, manifest)
+    enrolment, test = (manifest.speaker_labels[side] for side in rows)
+    for sentence in [*label_contradictions(trials, enrolment, test), *contradictions(trials, *rows)]:
+        print(sentence, file=sys.stderr)
     num_speakers = len({*enrolment.tolist(), *test.tolist()})
     yield IntervalSection(
         "intervals",
@@ -180,19 +190,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     """Read the scores, print the metrics, and write the DET curve if wished."""
-    from chns.core import TrialError
-    from chns.evaluation import read_scores
+    from chns.evaluation import read_labelled_scores
 
-    trials, scores = read_scores(arguments.scores)
-    if trials.is_target is None:
-        raise TrialError(
-            f"score file must have a label on each line, got `ENROL TEST SCORE` in {trials.place(0)}. "
-            "Add target or nontarget."
-        )
-    sections = [
-        *_sections(arguments, scores, trials.is_target),
-        *interval_sections(arguments, trials, scores, trials.is_target),
-    ]
+    scores, is_target = read_labelled_scores(arguments.scores)
+    sections = [*_sections(arguments, scores, is_target), *interval_sections(arguments)]
     if arguments.json:
         print(json.dumps({key: value for section in sections for key, value in section.to_json().items()}))
     else:
@@ -200,7 +201,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.det:
         from chns.evaluation import det_curve, write_det_curve
 
-        write_det_curve(arguments.det, det_curve(scores, trials.is_target))
+        write_det_curve(arguments.det, det_curve(scores, is_target))
 
 
 def _sections(arguments: argparse.Namespace, scores: Float64Array, is_target: BoolArray) -> Iterator[_Section]:

@@ -45,8 +45,9 @@ def condition_mixing(conditions: Sequence[str], clusters: IntArray) -> Condition
         None if all speakers are of one condition, or no cluster holds two.
     """
     _, condition = np.unique(np.asarray(conditions), return_inverse=True)
-    together = np.zeros((int(clusters.max()) + 1, int(condition.max()) + 1))
-    np.add.at(together, (clusters, condition), 1)
+    ids, cluster = np.unique(clusters, return_inverse=True)
+    together = np.zeros((len(ids), int(condition.max()) + 1))
+    np.add.at(together, (cluster, condition), 1)
     pairs_within = _pairs(together.sum(axis=1)).sum()
     chance = float(_pairs(together.sum(axis=0)).sum() / _pairs(together.sum()))
     if chance == 1 or not pairs_within:

@@ -174,7 +174,7 @@ def read_audio(
         offset_seconds: Where to start, rounded down to a frame; the file is not decoded before that point.
         duration_seconds: How much to read; by default up to the end, which of a file is then proven, see `proven_info`.
             A recording that ends sooner gives less.
-        channel: The channel, from 0; by default the mean of all.
+        channel: The channel, from 0; by default the one that the recording names, else the mean of all.
 
     Returns:
         Samples, shape (samples,), float32; in [-1, 1], except that a float file may exceed it.
@@ -186,6 +186,8 @@ def read_audio(
             from the offset on, or holds samples that are not finite numbers.
     """
     num_samples = _num_samples(sample_rate_hz, offset_seconds, duration_seconds)
+    if channel is None:
+        channel = getattr(path, "channel", None)
     with _opened(path) as file:
         info = _checked_info(file, path)
         if channel is not None and not 0 <= channel < info.num_channels:

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -37,8 +39,16 @@ from chns.data.manifest_file import (
     with_types,
     write_table,
 )
-from chns.data.storage.packed import PackedRecording, Recording, split_path
+from chns.data.storage.packed import PackedRecording, Recording, file_channel, split_path
 from chns.data.storage.remote import RemoteRecording, RemoteRoot, is_url
+from chns.data.text_rows import split_rows
+
+_AUDIO_SUFFIX = re.compile(
+    r"\.(wav|flac|og[ag]|opus|mp[1-4]|m4[ab]|aac|sph|nist|aif[fc]?|au|snd|w64|rf64|caf|wma|amr|awb|3gp|webm|mk[av]|mov"
+    r"|avi|ape|wv|tta|ac3|ra|spx|shn|dss|vox|gsm|raw|pcm|mpc|dsf|mpe?g)$",
+    re.IGNORECASE,
+)
+_NO_WIDTH = "[\u00ad\u200b\u2060\ufeff]"  # not the joiners, which some scripts spell with
 
 
 class Utterance(NamedTuple):
@@ -92,6 +102,7 @@ class Manifest:
         labels = pc.index_in(table["speaker"], ordered).to_numpy()
         self.speaker_labels: IntArray = labels.astype(np.int64)
         self._table = table
+        self._report: Path | None = None
 
     @classmethod
     def read(cls, path: Path | str, *, root: Path | str | RemoteRoot | None = None) -> Manifest:
@@ -115,7 +126,17 @@ class Manifest:
         manifest = cls(table, root=named_root if root is None else _as_root(root), source=str(path))
         if not len(manifest):
             raise ManifestError(f"manifest must hold at least one utterance, got none in {path}.")
+        manifest._report = path.with_name(f"{path.stem}.rejected.csv")
         return manifest
+
+    def rejected_paths(self) -> list[str]:
+        """Recordings that the report beside this manifest's file rejects; copies of a kept utterance are not meant."""
+        if self._report is None or not self._report.is_file():
+            return []
+        rows = [fields for fields, _ in split_rows(self._report)]
+        if rows[:1] != [["path", "reason"]]:
+            return []
+        return [fields[0] for fields in rows[1:] if not fields[-1].startswith("utterance must be unique")]
 
     @classmethod
     def from_rows(
@@ -191,18 +212,19 @@ class Manifest:
         return self.location
 
     def recording(self, index: int) -> Recording:
-        """Where the recording of one utterance is: a file below the root, or part of a shard."""
+        """Where the recording of one utterance is: a file below the root, or part of a shard; and its channel."""
         path: str = self._table["path"][index].as_py()
+        channel: int | None = self._table["channel"][index].as_py() if "channel" in self._table.column_names else None
         if not all(name in self._table.column_names for name in PACKED_COLUMNS):
-            return self.root / path
+            return file_channel(self.root / path, channel)
         byte_offset, byte_length = (self._table[name][index].as_py() for name in PACKED_COLUMNS)
         if byte_offset is None:
-            return self.root / path
+            return file_channel(self.root / path, channel)
         shard, member = split_path(path)
         if isinstance(self.location, RemoteRoot):
             utterance = self._table["utterance"][index].as_py()
-            return RemoteRecording(self.location, shard, member, byte_offset, byte_length, utterance)
-        return PackedRecording(self.root / shard, member, byte_offset, byte_length)
+            return RemoteRecording(self.location, shard, member, byte_offset, byte_length, utterance, channel)
+        return PackedRecording(self.root / shard, member, byte_offset, byte_length, channel)
 
     @property
     def channels(self) -> list[int | None]:
@@ -294,7 +316,28 @@ def _as_root(root: Path | str | RemoteRoot) -> Path | RemoteRoot:
 
 def relative_name(path: PurePosixPath) -> str:
     """The usual utterance name for a file: its path in the corpus without the suffix."""
-    return path.with_suffix("").as_posix()
+    return without_suffix(path.as_posix())
+
+
+def without_suffix(path: str) -> str:
+    """Only suffixes of audio go: what is behind the dot of ``take.2`` is part of the name."""
+    return _AUDIO_SUFFIX.sub("", path)
+
+
+def one_spelling(speaker: str) -> str:
+    """The one name of a speaker among those that look the same: accents composed, no space at the ends or of no width.
+
+    `chns enrol` composes and refuses likewise. Unpaired surrogates stay, to be reported.
+    """
+    return unicodedata.normalize("NFC", re.sub(_NO_WIDTH, "", speaker)).strip()
+
+
+def same_looking(speakers: Iterable[str]) -> list[list[str]]:
+    """Names that look the same, two or more at a time, each sorted."""
+    spellings: dict[str, set[str]] = {}
+    for speaker in speakers:
+        spellings.setdefault(one_spelling(speaker), set()).add(speaker)
+    return [sorted(names) for _, names in sorted(spellings.items()) if len(names) > 1]
 
 
 def _below_one_root(tables: list[pa.Table], manifests: Sequence[Manifest]) -> tuple[Path | RemoteRoot, list[pa.Table]]:

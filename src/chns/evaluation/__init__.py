@@ -19,7 +19,7 @@ __getattr__, __all__ = lazily(
         ),
         "chns.evaluation.normalisation": "CohortNormalisation Kind",
         "chns.evaluation.pairs": "make_trials",
-        "chns.evaluation.scoring": "cosine_scores read_scores write_scores",
+        "chns.evaluation.scoring": "cosine_scores read_labelled_scores read_scores write_scores",
         "chns.evaluation.trials": (
             "Trials contradictions label_contradictions read_trials resolve trial_coverage write_trials"
         ),

@@ -28,6 +28,7 @@ from chns.evaluation.normalisation import CohortNormalisation as CohortNormalisa
 from chns.evaluation.normalisation import Kind as Kind
 from chns.evaluation.pairs import make_trials as make_trials
 from chns.evaluation.scoring import cosine_scores as cosine_scores
+from chns.evaluation.scoring import read_labelled_scores as read_labelled_scores
 from chns.evaluation.scoring import read_scores as read_scores
 from chns.evaluation.scoring import write_scores as write_scores
 from chns.evaluation.trials import Trials as Trials

@@ -21,6 +21,7 @@ from scipy.special import entr
 from chns.evaluation.metrics import (
     REPORTED_P_TARGETS,
     VerificationMetrics,
+    as_labels,
     bayes_threshold,
     checked_trials,
     detection_cost,
@@ -252,7 +253,7 @@ def calibration_effect(
     p_targets = sorted({*REPORTED_P_TARGETS, p_target})
     error_rates = [verification_metrics(values, is_target, p_targets=p_targets) for values in (scores, llrs)]
     costs = [calibration_metrics(values, is_target, p_targets=p_targets) for values in (scores, llrs)]
-    accepted, is_target = np.asarray(llrs) >= threshold, np.asarray(is_target)
+    accepted, is_target = np.asarray(llrs) >= threshold, as_labels(is_target)
     return CalibrationEffect(
         error_rates=(error_rates[0], error_rates[1]),
         costs=(costs[0], costs[1]),

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import posixpath
-import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-
-from chns.core import IntArray, TrialError, quoted
-
-if TYPE_CHECKING:
-    from chns.data import Manifest
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
-
 import numpy.typing as npt
 
-from chns.core import BoolArray, atomic_path
-from chns.data import Manifest
-
-_AUDIO_SUFFIX = re.compile(
-    r"\.(wav|flac|ogg|oga|opus|mp3|m4a|mp4|aac|sph|nist|aif|aiff|aifc|au|snd|w64|caf|wv|wma|webm|pcm|raw)$",
-    re.IGNORECASE,
-)
+from chns.core import BoolArray, IntArray, TrialError, atomic_path, quoted
+from chns.data.manifest import Manifest, without_suffix
 
 
 def find_utterances(names: Sequence[str], manifest: Manifest, *, listed: str, place: Callable[[int], str]) -> IntArray:
@@ -36,7 +23,7 @@ def find_utterances(names: Sequence[str], manifest: Manifest, *, listed: str, pl
     manifest's utterance names, its paths, its paths without suffix
     (lists say ``.wav`` where the corpus may be FLAC), and the ends of its paths (a list names
     ``id10270/x/00001.wav``, the path may be ``test/wav/id10270/x/00001.flac``). A match counts only if it is the
-    only one.
+    only one, and no recording that was rejected (`Manifest.rejected_paths`) has that path without suffix or that end.
 
     Args:
         names: Any of them may be there several times.
@@ -72,15 +59,16 @@ def matching_rows(names: set[str], manifest: Manifest) -> dict[str, int]:
         found |= _match({name: name for name in names - found.keys()}, manifest.column(column))
     for column in ("utterance", "path"):
         found |= _match({name: _plain_path(name) for name in names - found.keys()}, manifest.column(column))
-    stems = {name: _without_suffix(_plain_path(name)) for name in names - found.keys()}
+    stems = {name: without_suffix(_plain_path(name)) for name in names - found.keys()}
     if stems:
-        path_stems = [_without_suffix(path) for path in manifest.column("path")]
+        paths = [*manifest.column("path"), *manifest.rejected_paths()]
+        path_stems = [without_suffix(path) for path in paths]
         found |= _match(stems, path_stems)
         for depth in {stem.count("/") for stem in stems.values()}:
             same_depth = {name: stem for name, stem in stems.items() if stem.count("/") == depth}
             ends = ("/".join(path.rsplit("/", depth + 1)[-depth - 1 :]) for path in path_stems)
             found = _match(same_depth, ends) | found
-    return found
+    return {name: row for name, row in found.items() if row < len(manifest)}
 
 
 def _match(keys: dict[str, str], candidates: Iterable[str]) -> dict[str, int]:
@@ -94,11 +82,6 @@ def _match(keys: dict[str, str], candidates: Iterable[str]) -> dict[str, int]:
                 repeated.add(candidate)
             rows[candidate] = row
     return {name: rows[key] for name, key in keys.items() if key in rows and key not in repeated}
-
-
-def _without_suffix(path: str) -> str:
-    """Only suffixes of audio go: what is behind the dot of ``take.2`` is part of the name."""
-    return _AUDIO_SUFFIX.sub("", path)
 
 
 def _plain_path(name: str) -> str:
@@ -228,6 +211,14 @@ class FieldLines(NamedTuple):
             number = content.count(b"\n", 0, error.start) + 1
             raise TrialError(f"{name} must be UTF-8 text, got {error.reason} in {path}:{number}.") from error
         del content
+        found = cls.of(text, str(path))
+        if not found.fields:
+            raise TrialError(f"{name} must have at least one line, got none in {path}.")
+        return found
+
+    @classmethod
+    def of(cls, text: str, source: str, *, first: int = 1) -> FieldLines:
+        """Split text that is at a line of the source, which may be blank lines only."""
         fields: list[str] = []
         ends = [0]
         known: dict[str, str] = {}  # a name is kept once, however many trials have it
@@ -235,9 +226,7 @@ class FieldLines(NamedTuple):
             fields.extend([known.setdefault(field, field) for field in line.split()])
             ends.append(len(fields))
         counts = np.diff(ends)
-        if not fields:
-            raise TrialError(f"{name} must have at least one line, got none in {path}.")
-        return cls(fields, counts[counts > 0], np.flatnonzero(counts) + 1, str(path))
+        return cls(fields, counts[counts > 0], np.flatnonzero(counts) + first, source)
 
     def columns(self, num_fields: int) -> list[list[str]]:
         """The columns of a file whose every line has this number of fields."""

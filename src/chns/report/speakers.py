@@ -265,7 +265,7 @@ def batch_hardness(
     Returns:
         None if fewer than two speakers have enough utterances for a batch.
     """
-    per_speaker = np.bincount(speakers.labels)
+    per_speaker = np.unique(speakers.labels, return_counts=True)[1]
     utterances_per_speaker = min(batches.utterances_per_speaker, int(per_speaker.max()))
     num_usable = int(np.count_nonzero(per_speaker >= utterances_per_speaker))
     embedded_share = len(speakers.names) / speakers.num_training_speakers

@@ -156,7 +156,11 @@ def own_similarities(embeddings: Float32Array, speaker_labels: IntArray) -> Floa
 
     Returns:
         Shape (speakers,); NaN for a speaker of one utterance.
+
+    Raises:
+        ValueError: If a label between the lowest, 0, and the highest has no utterance.
     """
+    _require_dense(speaker_labels)
     counts = np.bincount(speaker_labels)
     sums = _sums_by_speaker(embeddings, speaker_labels)
     cosines = np.empty(len(speaker_labels))
@@ -243,12 +247,18 @@ def _require_usable(embeddings: Float32Array, speaker_labels: IntArray) -> None:
             f"embeddings must have shape (utterances, dim) and a label each, got {embeddings.shape} and "
             f"{speaker_labels.shape}."
         )
-    if speaker_labels.min() < 0:
-        raise ValueError(f"speaker_labels must be from 0, got {speaker_labels.min()}.")
-    absent = np.flatnonzero(np.bincount(speaker_labels) == 0)
-    if len(absent):
-        raise ValueError(f"speaker_labels must name every speaker, got no utterance of {absent[0]}.")
+    _require_dense(speaker_labels)
     squares = np.einsum("ud,ud->u", embeddings, embeddings)
     bad = np.flatnonzero(~np.isfinite(squares) | (squares == 0))
     if len(bad):
         raise ValueError(f"embeddings must be finite and not zero, got utterance {bad[0]} ({len(bad)} such).")
+
+
+def _require_dense(speaker_labels: IntArray) -> None:
+    """Memory is by the highest label; it must be one less than the number of speakers, however large ids can be."""
+    if speaker_labels.min() < 0:
+        raise ValueError(f"speaker_labels must be from 0, got {speaker_labels.min()}.")
+    present = np.unique(speaker_labels)
+    absent = np.flatnonzero(present != np.arange(len(present)))
+    if len(absent):
+        raise ValueError(f"speaker_labels must name every speaker, got no utterance of {absent[0]}.")

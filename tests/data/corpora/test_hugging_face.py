@@ -129,12 +129,15 @@ def test_no_path_leaves_the_folder(tmp_path, path):
         prepared(tmp_path / "t.parquet", tmp_path)
 
 
-def test_a_row_without_a_speaker_is_named(tmp_path):
+def test_a_row_whose_class_is_withheld_is_listed(tmp_path):
     labels = datasets.Features({**FEATURES, "speaker": datasets.ClassLabel(names=["anna"])})
     rows = {**ROWS, "speaker": [0, -1, 0]}
     data_set_of(rows, labels).to_parquet(tmp_path / "t.parquet")
-    with pytest.raises(ManifestError, match=r"speaker must be text that is not empty, got None in .*parquet, row 2"):
-        prepared(tmp_path / "t.parquet", tmp_path)
+    result = prepared(tmp_path / "t.parquet", tmp_path)
+    assert len(result.manifest) == 2
+    assert [each.reason for each in result.rejected] == [
+        f"speaker must name the speaker, got nothing in {tmp_path / 't.parquet'}, row 2"
+    ]
 
 
 def test_embedded_bytes_that_are_no_audio_are_rejected(tmp_path):
@@ -206,3 +209,15 @@ def test_the_extra_is_named_where_the_library_is_missing(tmp_path, data_set, mon
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ChnsError, match=r"datasets must be installed, .*pip install 'chns\[datasets\]'"):
         prepared(tmp_path / "t.parquet", tmp_path)
+
+
+@pytest.mark.parametrize("missing", [None, ""])
+def test_one_missing_speaker_is_listed_and_the_others_are_kept(tmp_path, missing):
+    features = FEATURES | {"speaker": datasets.Value("string")}
+    rows = {**ROWS, "speaker": ["anna", missing, "boris"]}
+    data_set_of(rows, datasets.Features(features)).to_parquet(tmp_path / "a.parquet")
+    result = prepared(tmp_path / "a.parquet", tmp_path)
+    assert result.manifest.speakers == ["anna", "boris"]
+    assert [reason for _, reason in result.rejected] == [
+        f"speaker must name the speaker, got nothing in {tmp_path / 'a.parquet'}, row 2"
+    ]

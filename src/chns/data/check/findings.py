@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from chns.core import BoolArray, Float64Array, IntArray
 from chns.data.check.measures import DURATION_TOLERANCE_SECONDS
-from chns.data.manifest import Manifest, numbers
+from chns.data.manifest import Manifest, numbers, same_looking
 from chns.data.quality import CLIPPED_SHARE, LARGEST_SAMPLE, QUIET_DBFS
 
 DROP, CORRECT, KEEP = "drop", "correct", "keep"
@@ -72,6 +72,11 @@ KINDS = {
     "dc_offset": Kind(KEEP, "mean above 2 % of full scale", "Harmless to the features; look at the sound card."),
     "narrow_band": Kind(
         KEEP, "nothing above the telephone band", "Were telephone recordings resampled? Train with them knowingly."
+    ),
+    "same_looking": Kind(
+        KEEP,
+        "speaker whose name looks like another's",
+        "If they are one person, give both one name: `chns prepare csv` on the manifest does.",
     ),
     "few_utterances": Kind(KEEP, "speaker with too few usable utterances", "The samplers leave such speakers out."),
     "few_sessions": Kind(
@@ -169,6 +174,7 @@ def find(
     found += _beyond_thresholds(manifest, measures, limits)
     found += _wrong_in_manifest(manifest, measures, whole_files)
     found += _copies(manifest, measures)
+    found += _same_looking(manifest)
     found += _poor_speakers(manifest, rows_to_drop(manifest, found, also_drop), limits)
     order = list(KINDS)
     return sorted(found, key=lambda finding: (order.index(finding.kind), finding.row or 0))
@@ -265,6 +271,13 @@ def _copies(manifest: Manifest, measures: pa.Table) -> Iterator[Finding]:
             other = next(utterance for utterance in utterances if utterance.speaker != own)
             detail = f"same samples as {other.name} of speaker {other.speaker}"
             yield Finding("shared_by_speakers", own, row, float(len(rows)), detail)
+
+
+def _same_looking(manifest: Manifest) -> Iterator[Finding]:
+    for names in same_looking(manifest.speakers):
+        for name in names:
+            others = ", ".join(ascii(other) for other in names if other != name)
+            yield Finding("same_looking", name, None, float(len(names)), f"{name!a} looks like {others}")
 
 
 def _poor_speakers(manifest: Manifest, dropped: BoolArray, limits: Limits) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple, get_args
 
 from chns.core import ManifestError
 from chns.data.corpora.scan import MIN_DURATION_SECONDS, Candidate, Rejected, ScanResult, find_files, scan_recordings
-from chns.data.manifest import Manifest, relative_name
+from chns.data.manifest import Manifest, relative_name, without_suffix
 from chns.data.text_rows import text_lines
 
 _log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class _Recordings:
         self.missing: dict[str, str] = {}
 
     def has(self, name: str, place: str) -> bool:
-        if name in self._names or name.rsplit(".", 1)[0] in self._names:
+        if name in self._names or without_suffix(name) in self._names:
             return True
         self.missing.setdefault(name, f"{place} names it, but it is not among the usable recordings")
         return False

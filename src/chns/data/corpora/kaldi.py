@@ -31,7 +31,7 @@ COLUMN_PREFIX = "utt2"
 _SPH2PIPE = re.compile(
     r"(?:[\w./-]*/)?sph2pipe(?P<options>(?:\s+(?:-f\s*wav|-p|-c\s*[12]))*)\s+(?P<file>[^\s|;&<>$`'\"\\-][^\s|;&<>$`'\"\\]*)\s*\|"
 )
-_SEGMENT = "UTTERANCE RECORDING START END"
+_SPACE = " \t\n\r\f\v"
 _NO_COLUMNS = {"utt2spk", "utt2dur", "utt2num_frames", "utt2uniq"}
 
 
@@ -108,7 +108,7 @@ def _of_sph2pipe(written: str) -> tuple[str, int | None]:
 def _segments(path: Path) -> Iterator[_Span]:
     """Decimal, because END - START in binary is not the duration that somebody added to START."""
     for utterance, rest, place in _pairs(path, "UTTERANCE RECORDING START END"):
-        fields = rest.split()
+        fields = _fields(rest)
         try:
             recording, start, end = fields[0], *map(_decimal, fields[1:3])
             channel = int(fields[3]) if fields[3:] else None
@@ -146,18 +146,24 @@ def _pairs(path: Path, line_format: str) -> Iterator[tuple[str, str, str]]:
         raise FileNotFoundError(f"Kaldi data directory must have {path.name}, got none at {path}.")
     seen: set[str] = set()
     for line, place in text_lines(path):
-        fields = line.split(maxsplit=1)
+        fields = _fields(line, most=2)
         if not fields:
             continue
-        if len(fields) != 2 or (path.name == "utt2spk" and len(fields[1].split()) != 1):
+        if len(fields) != 2 or (path.name == "utt2spk" and len(_fields(fields[1])) != 1):
             raise _malformed(line_format, line.strip(), place)
-        key, value = fields[0], fields[1].strip()
+        key, value = fields
         if key in seen:
             raise ManifestError(
                 f"utterance must be there once, got {quoted(key)} again in {place}. Remove one of the lines."
             )
         seen.add(key)
         yield key, value, place
+
+
+def _fields(line: str, *, most: int = 0) -> list[str]:
+    """Split as Kaldi does, at white space of ASCII only: a name may hold the spaces of other scripts."""
+    line = line.strip(_SPACE)
+    return re.split(f"[{_SPACE}]+", line, maxsplit=max(0, most - 1)) if line else []
 
 
 def _malformed(line_format: str, line: str, place: str) -> ManifestError:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +33,7 @@ from chns.data.audio import (
     file_channels_differ,
     proven_info,
 )
-from chns.data.manifest import Manifest, with_columns
+from chns.data.manifest import Manifest, one_spelling, same_looking, with_columns
 from chns.data.manifest_file import CONTROL_CHARACTER, UNSAFE_PATH
 
 MAX_OVERSHOOT_SECONDS = 0.1
@@ -79,7 +78,6 @@ MIN_DURATION_SECONDS = 0.5
 
 _FILES_PER_WORKER = 5_000
 _MAX_COLUMNS = 64
-_NO_WIDTH = "[\u00ad\u200b\u2060\ufeff]"  # not the joiners, which some scripts spell with
 _NAMED_SUFFIXES = 5
 _CONVERT = "Convert it, for example with `ffmpeg -i IN OUT.flac`."
 
@@ -136,6 +134,7 @@ class ScanResult:
         differing: Utterances that are the mean of channels which hold different sounds.
         passed_over: How many files of each suffix are no recordings by their names.
         doubt: Why the speakers may be none, in words.
+        spellings: Names that look the same and were made one speaker, as the corpus writes them.
     """
 
     manifest: Manifest
@@ -144,6 +143,7 @@ class ScanResult:
     differing: frozenset[str] = frozenset()
     passed_over: Mapping[str, int] | None = None
     doubt: str | None = None
+    spellings: Sequence[Sequence[str]] = ()
 
     @property
     def remarks(self) -> list[str]:
@@ -153,6 +153,12 @@ class ScanResult:
             lines.append(
                 f"warning: {len(self.differing):,} utterances are the mean of channels that hold different sounds, "
                 f"such as {min(self.differing)}. If those are different people, choose one with --channel."
+            )
+        if self.spellings:
+            example = " and ".join(map(ascii, self.spellings[0]))
+            lines.append(
+                f"warning: {len(self.spellings):,} speakers are written in several ways that look the same, such as "
+                f"{example}; each is taken for one person"
             )
         if self.passed_over:
             kinds = sorted(self.passed_over.items(), key=lambda item: (-item[1], item[0]))
@@ -314,6 +320,7 @@ def scan_recordings(
         raise ValueError(f"jobs must be at least 1, got {jobs}.")
     if not min_duration_seconds >= 0:
         raise ValueError(f"min_duration_seconds must be a number from 0, got {min_duration_seconds}.")
+    spellings = same_looking({candidate.speaker for candidate in candidates})
     candidates = [candidate._replace(speaker=one_spelling(candidate.speaker)) for candidate in candidates]
     ordered = sorted(candidates, key=lambda candidate: (candidate.utterance, candidate.path))
     files = [(root / candidate.path, candidate) for candidate in ordered]
@@ -340,6 +347,7 @@ def scan_recordings(
         num_channels=[located.num_channels for _, located in kept.values()],
         differing=frozenset(name for name, (_, located) in kept.items() if located.channels_differ),
         passed_over=passed_over,
+        spellings=spellings,
     )
 
 
@@ -369,14 +377,6 @@ def _located(path: Path, candidate: Candidate, *, min_duration_seconds: float) -
         and file_channels_differ(path, offset_seconds=offset_seconds, duration_seconds=duration_seconds)
     )
     return _Located(offset_seconds, duration_seconds, info.sample_rate_hz, info.num_channels, differ)
-
-
-def one_spelling(speaker: str) -> str:
-    """The one name of a speaker among those that look the same: accents composed, no space at the ends or of no width.
-
-    `chns enrol` composes and refuses likewise. Unpaired surrogates stay, to be reported.
-    """
-    return unicodedata.normalize("NFC", re.sub(_NO_WIDTH, "", speaker)).strip()
 
 
 def _problem_with_names(candidate: Candidate) -> str | None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Literal
+from pathlib import Path, PosixPath, PurePosixPath, WindowsPath
+from typing import Any, BinaryIO, Literal
 
 from chns.core import AudioError
 from chns.data.storage.remote import HEADER_BYTES, FilePart, RemoteRecording, is_header_of
@@ -21,6 +22,36 @@ from chns.data.storage.remote import HEADER_BYTES, FilePart, RemoteRecording, is
 _SHARD_END = ".tar/"
 _READ_WHOLE_BYTES = 2**20
 _BUFFER_BYTES = 2**16
+
+if sys.platform == "win32":
+    _FilePath = WindowsPath
+else:
+    _FilePath = PosixPath
+
+
+class FileChannel(_FilePath):
+    """One channel of a file. Whoever reads it by its path alone hears that channel, never all of them mixed.
+
+    In all else it is the file's path, and equal to it.
+
+    Attributes:
+        channel: The channel, from 0; none for what is derived from the path, such as its folder.
+    """
+
+    channel: int | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keep the channel where a path is sent to another process."""
+        return file_channel, (os.fspath(self), self.channel)
+
+
+def file_channel(path: Path | str, channel: int | None) -> Path:
+    """The path of a file, or of one channel of it, from 0."""
+    if channel is None:
+        return Path(path)
+    file = FileChannel(path)
+    file.channel = channel
+    return file
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +63,14 @@ class PackedRecording:
         member: Name of the recording in it.
         byte_offset: Where its bytes begin; the tar header lies before.
         byte_length: Number of bytes.
+        channel: The one that is heard, from 0; none for the mean of all.
     """
 
     shard: Path
     member: str
     byte_offset: int
     byte_length: int
+    channel: int | None = None
 
     @property
     def suffix(self) -> str:

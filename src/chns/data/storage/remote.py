@@ -210,6 +210,7 @@ class RemoteRecording:
         byte_offset: Where its bytes begin; the tar header lies before.
         byte_length: Number of bytes.
         utterance: Whose recording it is, for messages.
+        channel: The one that is heard, from 0; none for the mean of all.
     """
 
     root: RemoteRoot
@@ -218,6 +219,7 @@ class RemoteRecording:
     byte_offset: int
     byte_length: int
     utterance: str
+    channel: int | None = None
 
     @property
     def suffix(self) -> str:
