@@ -1,5 +1,8 @@
 """The command as a whole: help, version, errors, and how little it imports."""
 
+import importlib
+import re
+import shlex
 import subprocess
 import sys
 
@@ -107,3 +110,22 @@ def test_ctrl_c_ends_without_a_trace(monkeypatch, capsys):
 def test_the_module_runs_as_the_command():
     result = subprocess.run([sys.executable, "-m", "chns", "--version"], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == f"chns {__version__}"
+
+
+def examples_of(parser):
+    """The commands of a help text, those over several lines put together."""
+    text = re.sub(r"\\\n\s*", "", parser.epilog)
+    return [line.strip() for line in text.splitlines() if line.startswith("  chns ")]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_example_of_the_help_can_be_pasted(command):
+    parser = importlib.import_module(f"chns.cli.{command.replace('-', '_')}_command").build_parser()
+    examples = examples_of(parser)
+    assert examples
+    for example in examples:
+        _, name, *words = shlex.split(example, comments=True)
+        module = importlib.import_module(f"chns.cli.{name.replace('-', '_')}_command")
+        if "--print_config" in words:
+            words.remove("--print_config")
+        assert module.build_parser().parse_args(words)

@@ -26,6 +26,7 @@ COMMANDS = {
     "merge": "put manifests together",
     "split": "split a manifest by speaker",
     "train": "train an encoder with random or hard batches",
+    "configs": "list, print and copy the shipped settings",
     "compare": "train several strategies with several seeds and tell which is better",
     "report": "draw and explain what runs came to, in one HTML file",
     "cluster": "group the speakers of a manifest by voice",
@@ -63,7 +64,7 @@ _CHATTY = ("faiss.loader", "lightning_fabric.utilities.rank_zero", "lightning_fa
 
 _EPILOG = """from a folder of recordings to an evaluated model:
   chns prepare voxceleb /data/voxceleb2/dev --out vox2.parquet
-  chns train --config configs/chns.yaml --data.train vox2.parquet --out runs/chns
+  chns train --config chns --data.train vox2.parquet --out runs/chns
   chns evaluate runs/chns/model vox1.parquet --trials veri_test2.txt --scores scores.txt
 
 `chns COMMAND --help` explains each command with examples; `--debug` shows the trace of an error."""

@@ -20,7 +20,7 @@ _RUN = (
 _TEXTS_THAT_NAME_FILES = ("model", "hardest_under", "train", "root", "validation", "start_from", "folder", "manifest")
 _OUTPUT_OPTIONS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(
-        ("augment-preview", "cluster", "compare", "convert", "embed", "export", "import", "merge", "pack"),
+        ("augment-preview", "cluster", "compare", "configs", "convert", "embed", "export", "import", "merge", "pack"),
         ("out",),
     ),
     **dict.fromkeys(("speech", "split", "train", "trials"), ("out",)),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         in_short,
         quoted,
         shown,
+        suggestion,
     )
     from chns.core.files import (
         LARGEST_YAML_BYTES,
@@ -41,7 +42,7 @@ _HOMES = {
     "chns.core.arrays": ("BoolArray Float32Array Float64Array IntArray"),
     "chns.core.errors": (
         "AudioError ChnsError ConfigError FolderInUseError ManifestError ModelFileError NonFiniteError "
-        "RunFolderError TrialError in_short quoted shown"
+        "RunFolderError TrialError in_short quoted shown suggestion"
     ),
     "chns.core.files": (
         "LARGEST_YAML_BYTES atomic_folder atomic_path bounded_text locked_folder number read_yaml "
@@ -76,6 +77,7 @@ __all__ = [
     "require_ours",
     "require_small_yaml",
     "shown",
+    "suggestion",
     "table_cell",
 ]
 

@@ -5,6 +5,7 @@ A wrong argument of a function is a plain ``ValueError``; the classes here are f
 values a message quotes with `quoted`.
 """
 
+from collections.abc import Iterable
 from reprlib import Repr
 
 _LONGEST_QUOTE, _LONGEST_MESSAGE = 200, 500
@@ -39,6 +40,15 @@ def in_short(text: object) -> str:
     """Text, such as the message of another library's error, on one line, cut where it would fill the screen."""
     text = shown(" ".join(str(text).split()))
     return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}..."
+
+
+def suggestion(word: str, names: Iterable[str]) -> str:
+    """What to try instead of a mistyped name: `` Did you mean chns?``, or nothing if no name is near."""
+    from difflib import get_close_matches
+
+    plain = {name.lower().replace("_", "-"): name for name in names}
+    near = get_close_matches(word.lower().replace("_", "-"), plain, n=1, cutoff=0.6)
+    return f" Did you mean {plain[near[0]]}?" if near else ""
 
 
 class ChnsError(Exception):
