@@ -28,6 +28,7 @@ _OUTPUT_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "calibrate": (),  # writes into the model, which it also reads
     "check": ("fix", "report"),
     "cluster": ("out", "table"),
+    "completion": (),
     "demo": ("folder",),
     "enrol": ("store",),
     "evaluate": ("scores",),

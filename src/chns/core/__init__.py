@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         quoted,
         shown,
         suggestion,
+        usage_message,
     )
     from chns.core.files import (
         LARGEST_YAML_BYTES,
@@ -42,7 +43,7 @@ _HOMES = {
     "chns.core.arrays": ("BoolArray Float32Array Float64Array IntArray"),
     "chns.core.errors": (
         "AudioError ChnsError ConfigError FolderInUseError ManifestError ModelFileError NonFiniteError "
-        "RunFolderError TrialError in_short quoted shown suggestion"
+        "RunFolderError TrialError in_short quoted shown suggestion usage_message"
     ),
     "chns.core.files": (
         "LARGEST_YAML_BYTES atomic_folder atomic_path bounded_text locked_folder number read_yaml "
@@ -79,6 +80,7 @@ __all__ = [
     "shown",
     "suggestion",
     "table_cell",
+    "usage_message",
 ]
 
 

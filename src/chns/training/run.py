@@ -33,6 +33,7 @@ from chns.training.build import (
     named_by_user,
     optimizer_maker,
     read_data,
+    require_device,
     starting_model,
     world,
 )
@@ -185,6 +186,7 @@ class _Progress:
 
 def _launched(settings: TrainSettings) -> Fabric:
     """Start the other processes, if there are to be any, and join them."""
+    require_device(settings.train.device)
     devices, num_nodes = world(settings)
     fabric = Fabric(
         accelerator=settings.train.device,

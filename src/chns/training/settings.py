@@ -10,12 +10,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 from yaml import YAMLError
 
-from chns.core import ConfigError, bounded_text, in_short, quoted, require_small_yaml, suggestion
+from chns.core import ConfigError, bounded_text, in_short, quoted, require_small_yaml, suggestion, usage_message
 
 CodecKind = Literal["telephone", "gsm", "mp3", "opus"]
 
@@ -418,11 +418,11 @@ class SettingsParser(ArgumentParser):
     """
 
     def __init__(self, *args: Any, parser_mode: str = _MODE, **options: Any) -> None:
-        super().__init__(*args, parser_mode=parser_mode, **options)
+        super().__init__(*args, parser_mode=parser_mode, allow_abbrev=False, **options)
 
     def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Namespace:  # type: ignore[override]
-        """As jsonargparse does, with names of presets after ``--config``."""
-        words = list(sys.argv[1:] if args is None else args)
+        """As jsonargparse does, with names of presets after ``--config``, and options also with hyphens."""
+        words = [self._as_declared(word) for word in (sys.argv[1:] if args is None else args)]
         for place, word in enumerate(words):
             if word.startswith("--config="):
                 words[place] = f"--config={_configuration(word.partition('=')[2])}"
@@ -448,6 +448,16 @@ class SettingsParser(ArgumentParser):
             raise TypeError(in_short(error)) from error
         return super().parse_path(path, *args, **options)
 
-    def error(self, message: str, *args: Any, **options: Any) -> Any:
-        """As jsonargparse does, with no more of the message than a screen takes."""
-        return super().error(in_short(message), *args, **options)
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong in one line, with what was probably meant."""
+        if not self.exit_on_error:
+            super().error(in_short(message), ex)
+        message = usage_message(in_short(message), prog=self.prog, options=self._option_string_actions)
+        self.exit(2, f"chns: error: {message}\n")
+
+    def _as_declared(self, word: str) -> str:
+        """An option as it is declared: ``--train.start_from`` for ``--train.start-from``."""
+        name, equals, value = word.partition("=")
+        declared = f"--{name[2:].replace('-', '_')}"
+        known = self._option_string_actions
+        return f"{declared}{equals}{value}" if name[:2] == "--" and name not in known and declared in known else word
