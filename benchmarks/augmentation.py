@@ -1,7 +1,7 @@
 """What each effect of the augmentation costs: crops a second of one core, alone and all together.
 
 The recordings are those of `--data` or of the folder that CHNS_DATA names, or noise if there is neither, written anew
-as FLAC; so are two folders of noises and room responses. Effects are on for every crop, but for configs/augmented.yaml,
+as FLAC; so are two folders of noises and room responses. Effects are on for every crop, but for augmented,
 which has probabilities.
 
     python benchmarks/augmentation.py [--data FOLDER] [--recordings 100] [--out augmentation.json]
@@ -21,10 +21,10 @@ from chns.data.audio import write_audio
 from chns.data.dataset import CropRequest, SpeakerCrops
 from chns.data.manifest import Manifest
 from chns.training.build import augmented_crops
-from chns.training.settings import TrainSettings
+from chns.training.settings import TrainSettings, config_path
 
 RATE_HZ, CROP_SECONDS = 16_000, 3.0
-OVERLAY = Path(__file__).parents[1] / "configs" / "augmented.yaml"
+OVERLAY = config_path("augmented")
 
 
 def settings_of(augmentation: dict[str, object]) -> TrainSettings:
@@ -62,7 +62,7 @@ def effects(root: Path) -> dict[str, dict[str, object]]:
         "babble, folder": {"babble": {**always, "folder": noise}},
         **{f"codec, {kind}": {"codec": {**always, "kinds": [kind]}} for kind in ("telephone", "gsm", "mp3", "opus")},
         "gain": {"gain": always},
-        "configs/augmented.yaml": yaml.safe_load(OVERLAY.read_text(encoding="utf-8"))["augmentation"],
+        "augmented": yaml.safe_load(OVERLAY.read_text(encoding="utf-8"))["augmentation"],
     }
 
 
@@ -94,8 +94,8 @@ def main() -> None:
         }
         for label, timing in read.items()
     }
-    shipped = read["configs/augmented.yaml"].median / read["none"].median
-    ratios = [Ratio("configs/augmented.yaml / none, seconds a crop", shipped)]
+    shipped = read["augmented"].median / read["none"].median
+    ratios = [Ratio("augmented / none, seconds a crop", shipped)]
     source = "noise" if arguments.data is None else "real recordings"
     publish(arguments.out, f"crops of {CROP_SECONDS} s from FLAC, {source}", rows, ratios, source=source)
 

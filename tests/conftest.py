@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,7 @@ def _hum(rng: np.random.Generator, pitch_hz: float, slope: float, seconds: float
 @pytest.fixture(scope="session")
 def configs() -> Path:
     """Folder of the shipped configurations."""
-    return Path(__file__).parents[1] / "configs"
+    return Path(str(files("chns") / "configs"))
 
 
 @pytest.fixture

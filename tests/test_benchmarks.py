@@ -30,7 +30,7 @@ TINY = {
 }
 OURS_ALONE = {
     "shards": "flac: seconds a crop, shards / files",
-    "augmentation": "configs/augmented.yaml / none, seconds a crop",
+    "augmentation": "augmented / none, seconds a crop",
     "loss": "chns HSCLLoss / chns SupConLoss",
     "matmul": "bfloat16 / float32, largest size",
     "metrics": "seconds, chns",

@@ -148,3 +148,9 @@ def test_other_weights_of_the_same_shape_are_noticed(bundle):
 def test_settings_unknown_to_the_encoder_are_an_error_when_building():
     with pytest.raises(ConfigError, match=r"settings of chns\.encoders\.EcapaTdnn must be among"):
         Architecture(encoder="chns.encoders.EcapaTdnn", encoder_settings={"width": 3}).build()
+
+
+def test_the_folder_of_a_training_names_its_model(tmp_path):
+    save_bundle(tmp_path / "run" / "model", TINY.build(), TINY, training={}, metrics={})
+    with pytest.raises(FileNotFoundError, match=r"got that of a training, .*run\. Its model is .*run/model\."):
+        load_bundle(tmp_path / "run")

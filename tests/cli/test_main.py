@@ -1,5 +1,8 @@
 """The command as a whole: help, version, errors, and how little it imports."""
 
+import importlib
+import re
+import shlex
 import subprocess
 import sys
 
@@ -58,11 +61,57 @@ def test_every_command_has_help_with_examples(command, capsys):
     assert f"chns {command}" in printed
 
 
-def test_an_unknown_command_is_refused(capsys):
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("verfiy", "COMMAND must be one of prepare, .*, got 'verfiy'. Did you mean verify?"),
+        ("train --data.tran M.parquet", "got --data.tran. Did you mean --data.train?"),
+        ("train --epochs 3", "got --epochs. Did you mean --train.epochs?"),
+        ("train --train.epoch 3", "got --train.epoch. Did you mean --train.epochs?"),  # no abbreviation is taken
+        ("train --train.start-fron m", "got --train.start-fron. Did you mean --train.start_from?"),
+        ("train --batches.kind clusterd", "batches.kind must be one of .*, got 'clusterd'. Did you mean clustered?"),
+        ("train --seed x", "seed must be int, got 'x'."),
+        ("train --config {batches:{speakers:3}}", "accept option 'speakers'. Did you mean batches.speakers_per_batch?"),
+        ("train --config {sed:3}", "Option 'sed' is not accepted. Did you mean seed?"),
+        ("train stray", "arguments must be those of `chns train --help`, got 'stray' besides."),
+        ("train --out", "argument --out: expected one argument. `chns train --help` explains."),
+        ("evaluate m v.parquet --trial t --scores s", "required: --trials. `chns evaluate --help` explains."),
+        ("trials t.parquet --out x --format kadli", "--format must be one of .*, got 'kadli'. Did you mean kaldi?"),
+        ("verify m a.wav b.wav --treshold 1", "got --treshold. Did you mean --threshold?"),
+        ("verify m a.wav b.wav --jso", "got --jso. Did you mean --json?"),
+        ("prepare foldr x --out y", "must be one of .*, got 'foldr'. Did you mean folder?"),
+        ("prepare folder x --out y --job 3", "option must be one of .*, got --job. Did you mean --jobs?"),
+    ],
+)
+def test_a_typo_is_one_line_with_what_was_meant(words, message, capsys):
     with pytest.raises(SystemExit) as stopped:
-        main(["verfiy"])
+        main([word.replace(":", ": ") for word in words.split()])
     assert stopped.value.code == 2
-    assert "verfiy" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert re.search(re.escape(message).replace(r"\.\*", ".*"), printed), printed
+
+
+def test_options_of_settings_are_taken_with_hyphens_too():
+    from chns.cli.train_command import build_parser
+
+    words = ["--train.start-from=a-b", "--batches.speakers-per-batch", "7"]
+    made = build_parser().parse_args(words)
+    assert (made.train.start_from, made.batches.speakers_per_batch) == ("a-b", 7)
+
+
+def test_enroll_is_enrol(capsys):
+    assert main(["enroll", "no-model", "people.store", "anna", "a.wav"]) == 2
+    assert "no-model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands_options_and_values(shell, capsys):
+    pytest.importorskip("shtab")
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    for word in ("verify", "train.start_from", "clustered", "voxceleb", "score-by"):
+        assert word in script
 
 
 def test_debug_shows_the_trace(capsys):
@@ -107,3 +156,22 @@ def test_ctrl_c_ends_without_a_trace(monkeypatch, capsys):
 def test_the_module_runs_as_the_command():
     result = subprocess.run([sys.executable, "-m", "chns", "--version"], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == f"chns {__version__}"
+
+
+def examples_of(parser):
+    """The commands of a help text, those over several lines put together."""
+    text = re.sub(r"\\\n\s*", "", parser.epilog)
+    return [line.strip() for line in text.splitlines() if line.startswith("  chns ")]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_example_of_the_help_can_be_pasted(command):
+    parser = importlib.import_module(f"chns.cli.{command.replace('-', '_')}_command").build_parser()
+    examples = examples_of(parser)
+    assert examples
+    for example in examples:
+        _, name, *words = shlex.split(example, comments=True)
+        module = importlib.import_module(f"chns.cli.{name.replace('-', '_')}_command")
+        if "--print_config" in words:
+            words.remove("--print_config")
+        assert module.build_parser().parse_args(words)

@@ -98,7 +98,7 @@ def test_a_file_of_something_else_is_refused(tmp_path, content):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"comparison must be a YAML file, got .*none\.yaml"):
+    with pytest.raises(FileNotFoundError, match=r"configuration must be a YAML file or one of .*, got .*none\.yaml"):
         read_comparison(tmp_path / "none.yaml")
 
 

@@ -123,6 +123,13 @@ def test_a_training_manifest_is_required(tmp_path):
         train(TrainSettings(), tmp_path / "run")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_device_that_is_not_there_is_named_before_anything_else(tmp_path):
+    settings = TrainSettings(train=TrainingSettings(device="cuda"))
+    with pytest.raises(ConfigError, match=r"train\.device must be one that this machine has \(auto, cpu.*got 'cuda'"):
+        train(settings, tmp_path / "run")
+
+
 def test_a_folder_is_required(capsys):
     assert main(["train", "--data.train", "m.parquet"]) == 2
     assert "--out must name the folder of the run, got none" in capsys.readouterr().err

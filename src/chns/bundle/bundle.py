@@ -283,8 +283,17 @@ def bundle_folder(model: Path | str) -> Path:
         return downloaded_folder(
             str(model), largest_bytes=_LARGEST_DOWNLOAD_BYTES, optional_bytes=_LARGEST_OPTIONAL_DOWNLOAD_BYTES
         )
+    _refuse_run(Path(model))
     _require_files(Path(model))
     return Path(model)
+
+
+def _refuse_run(folder: Path) -> None:
+    """Name the model of a training's folder, which is what was meant."""
+    if not (folder / _DESCRIPTION).is_file() and (folder / "model" / _DESCRIPTION).is_file():
+        raise FileNotFoundError(
+            f"model must be a model's folder, got that of a training, {folder}. Its model is {folder / 'model'}."
+        )
 
 
 def load_bundle(model: Path | str, *, trusted_packages: Collection[str] = ()) -> Bundle:

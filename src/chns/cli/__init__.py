@@ -12,10 +12,11 @@ import logging
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from chns import __version__
 from chns.cli.files_apart import require_files_apart
-from chns.core import ChnsError, NonFiniteError, shown
+from chns.core import ChnsError, NonFiniteError, shown, usage_message
 
 COMMANDS = {
     "prepare": "turn a folder of recordings into a manifest",
@@ -26,6 +27,7 @@ COMMANDS = {
     "merge": "put manifests together",
     "split": "split a manifest by speaker",
     "train": "train an encoder with random or hard batches",
+    "configs": "list, print and copy the shipped settings",
     "compare": "train several strategies with several seeds and tell which is better",
     "report": "draw and explain what runs came to, in one HTML file",
     "cluster": "group the speakers of a manifest by voice",
@@ -41,6 +43,7 @@ COMMANDS = {
     "export": "write a model as one graph for other runtimes",
     "import": "take over published weights of another toolkit",
     "augment-preview": "write examples of the augmentation to listen to",
+    "completion": "make a shell complete commands and options",
     "push": "publish a model on the Hugging Face Hub",
     "demo": "the whole job on synthetic speech, in minutes",
 }
@@ -54,6 +57,7 @@ EXTRAS = {
     "tensorboardX": "train",
     "torch": "train",
     "yaml": "train",
+    "shtab": "completion",
     "jinja2": "report",
     "matplotlib": "report",
 }
@@ -63,7 +67,7 @@ _CHATTY = ("faiss.loader", "lightning_fabric.utilities.rank_zero", "lightning_fa
 
 _EPILOG = """from a folder of recordings to an evaluated model:
   chns prepare voxceleb /data/voxceleb2/dev --out vox2.parquet
-  chns train --config configs/chns.yaml --data.train vox2.parquet --out runs/chns
+  chns train --config chns --data.train vox2.parquet --out runs/chns
   chns evaluate runs/chns/model vox1.parquet --trials veri_test2.txt --scores scores.txt
 
 `chns COMMAND --help` explains each command with examples; `--debug` shows the trace of an error."""
@@ -85,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for chatty in _CHATTY:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, format="%(message)s", stream=sys.stderr)
+    if words[:1] == ["enroll"]:  # as others spell it
+        words[0] = "enrol"
     top = _top_parser()
     if not words:
         top.print_help()
@@ -119,10 +125,25 @@ def _missing_extra(command: str, error: Exception) -> str | None:
     return f"{package} must be installed for `chns {command}`, got no such package. Run `pip install 'chns[{extra}]'`."
 
 
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose errors are one line, and which takes no abbreviations."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **options})
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one line, with what was probably meant."""
+        below = [one for one in self._actions if isinstance(one, argparse._SubParsersAction)]
+        parsers = [self, *(parser for action in below for parser in action.choices.values())]
+        options = [name for parser in parsers for name in parser._option_string_actions]
+        message = usage_message(message, prog=self.prog, options=options)
+        self.exit(2, f"chns: error: {message}\n")
+
+
 def _top_parser() -> argparse.ArgumentParser:
     width = max(map(len, COMMANDS))
     listing = "\n".join(f"  {name:<{width}}  {purpose}" for name, purpose in COMMANDS.items())
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="chns",
         usage="chns COMMAND ...",
         description=f"Speaker verification with clustering-based hard negatives.\n\ncommands:\n{listing}",
@@ -138,7 +159,7 @@ def _top_parser() -> argparse.ArgumentParser:
 def command_parser(name: str, *, examples: str) -> argparse.ArgumentParser:
     """A parser for one subcommand whose ``--help`` ends with examples."""
     purpose = COMMANDS[name.split()[0]]
-    return argparse.ArgumentParser(
+    return CommandParser(
         prog=f"chns {name}",
         description=f"{purpose[0].upper()}{purpose[1:]}.",
         epilog=f"examples:\n{examples}",

@@ -10,11 +10,11 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from chns.cli import COMMANDS
-from chns.training.settings import SettingsParser, TrainSettings
+from chns.training.settings import SettingsParser, TrainSettings, add_settings
 
 _EXAMPLES = """examples:
-  chns augment-preview vox2.parquet --config configs/augmented.yaml --out preview
-  chns augment-preview vox2.parquet --config configs/augmented.yaml --out preview --count 4 --seed 7 \\
+  chns augment-preview vox2.parquet --config augmented --out preview
+  chns augment-preview vox2.parquet --config augmented --out preview --count 4 --seed 7 \\
       --augmentation.noise.probability 1 --augmentation.babble.probability 0
 
 Takes the settings of `chns train`; --seed draws other crops and other effects."""
@@ -33,11 +33,10 @@ def build_parser() -> ArgumentParser:
         formatter_class=_Formatter,
     )
     parser.add_argument("manifest", type=str, metavar="M.parquet", help="The manifest of the utterances.")
-    parser.add_argument("--config", action="config", help="YAML file of settings; may be given several times.")
     parser.add_argument("--out", type=str, help="Folder of the examples; required.")
     parser.add_argument("--count", type=int, default=8, metavar="N", help="Crops, of different utterances.")
     parser.add_argument("--json", action="store_true", help="Print what was drawn as JSON.")
-    parser.add_class_arguments(TrainSettings)
+    add_settings(parser)
     return parser
 
 

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from chns.comparison.results import TrialList
     from chns.comparison.runs import Length, PlannedRun
 
-_EXAMPLES = """  chns compare configs/compare.yaml --out runs/comparison --dry-run
-  chns compare configs/compare.yaml --out runs/comparison
-  chns compare configs/compare.yaml --out runs/comparison --jobs 2
-  chns compare configs/compare.yaml --out runs/comparison --baseline chns     the same runs against another of them
+_EXAMPLES = """  chns compare compare.yaml --out runs/comparison --dry-run
+  chns compare compare.yaml --out runs/comparison
+  chns compare compare.yaml --out runs/comparison --jobs 2
+  chns compare compare.yaml --out runs/comparison --baseline chns     # the same runs against another of them
 
-CONFIG.yaml, of which configs/compare.yaml is an example with comments:
+CONFIG.yaml, of which `chns configs compare` prints an example with comments:
   base         settings of `chns train` that all strategies share
   strategies   name: settings in which it differs; by default the five of the CHNS paper
   seeds        each strategy is trained with each (default: 0, 1, 2)
@@ -34,7 +34,7 @@ before the first run trains. The same command goes on with what was stopped and 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = command_parser("compare", examples=_EXAMPLES)
-    parser.add_argument("config", type=Path, metavar="CONFIG.yaml", help="what to compare")
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="what to compare: a file, or a preset")
     parser.add_argument("--out", type=Path, required=True, metavar="OUT", help="folder of the comparison")
     parser.add_argument(
         "--jobs",

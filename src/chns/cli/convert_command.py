@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from chns.data import Manifest
 
 _FORMATS = ("kaldi", "lhotse", "wespeaker", "csv")
-_EXAMPLES = """  chns convert train.parquet --to kaldi --out data/train         with segments where there are parts
-  chns convert train.parquet --to lhotse --out manifests/train   recordings, supervisions and cuts
-  chns convert train.parquet --to wespeaker --out train.list     a raw list
+_EXAMPLES = """  chns convert train.parquet --to kaldi --out data/train         # with segments where there are parts
+  chns convert train.parquet --to lhotse --out manifests/train   # recordings, supervisions and cuts
+  chns convert train.parquet --to wespeaker --out train.list     # a raw list
   chns convert train.parquet --to csv --out train.csv
 
 Paths are written absolute. `chns prepare kaldi data/train --root AUDIO` (or csv, lhotse, wespeaker) reads them back."""

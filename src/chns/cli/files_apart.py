@@ -30,7 +30,7 @@ _TEXTS_THAT_NAME_FILES = (
 )
 _OUTPUT_OPTIONS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(
-        ("augment-preview", "cluster", "compare", "convert", "embed", "export", "import", "merge", "pack"),
+        ("augment-preview", "cluster", "compare", "configs", "convert", "embed", "export", "import", "merge", "pack"),
         ("out",),
     ),
     **dict.fromkeys(("speech", "split", "train", "trials"), ("out",)),
@@ -38,6 +38,7 @@ _OUTPUT_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "calibrate": (),  # writes into the model, which it also reads
     "check": ("fix", "report"),
     "cluster": ("out", "table"),
+    "completion": (),
     "demo": ("folder",),
     "enrol": ("store",),
     "evaluate": ("scores",),

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from chns.data import Manifest
 
 _EXAMPLES = """  chns pack vox2.parquet --out /data/vox2-shards
-  chns pack vox2.parquet --out /data/vox2-shards --format flac      AAC becomes FLAC, which decodes faster
+  chns pack vox2.parquet --out /data/vox2-shards --format flac      # AAC becomes FLAC, which decodes faster
   chns pack vox2.parquet --out by-cluster --order cluster --clusters runs/chns/clusters/epoch-0002.safetensors
-  chns train --config configs/chns.yaml --data.train /data/vox2-shards/manifest.parquet --out runs/chns
-  chns train --config configs/chns.yaml --data.train manifest.parquet --data.root s3://bucket/vox2-shards --out runs/s3
+  chns train --config chns --data.train /data/vox2-shards/manifest.parquet --out runs/chns
+  chns train --config chns --data.train manifest.parquet --data.root s3://bucket/vox2-shards --out runs/s3
 
 SHARDS/manifest.parquet serves wherever a manifest does, with the same batches as the files. A shard is a plain tar
 file: `tar -tf` lists it, `cd SHARDS && sha256sum -c SHA256SUMS` looks for damage. A stopped run goes on where it was.

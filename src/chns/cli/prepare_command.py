@@ -66,8 +66,8 @@ def convert(result: ScanResult, arguments: argparse.Namespace) -> tuple[ScanResu
     return replace(result, manifest=conversion.manifest, rejected=sorted(rejected)), counts
 
 
-EXAMPLES = """  chns prepare cnceleb CN-Celeb_flac --out dev.parquet                   the speakers of dev/dev.lst
-  chns prepare cnceleb CN-Celeb_flac --subset eval --out eval.parquet    checks enroll.lst, enroll.map, trials.lst
+EXAMPLES = """  chns prepare cnceleb CN-Celeb_flac --out dev.parquet                   # the speakers of dev/dev.lst
+  chns prepare cnceleb CN-Celeb_flac --subset eval --out eval.parquet    # checks enroll.lst, enroll.map, trials.lst
   chns prepare wespeaker raw.list --root /data --out train.parquet
   chns prepare speechbrain train.csv --root /data --out train.parquet
   chns prepare nemo train.json --root /data --out train.parquet

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _EXAMPLES = """  chns evaluate runs/chns/model vox1.parquet --trials veri_test2.txt --scores runs/chns/scores/vox1-o.txt
   chns report runs/supcon runs/chns --out report
   chns report runs/supcon runs/chns --name random --name clustered --manifest /moved/vox2.parquet --out report
-  chns report runs/comparison --out report             all runs, the table and the verdict of `chns compare`
+  chns report runs/comparison --out report             # all runs, the table and the verdict of `chns compare`
 
 Writes OUT/report.html, which needs neither network nor the files beside it, OUT/figures/*.png and *.svg, and
 OUT/suspected_duplicates.csv. What a run lacks is said in its place. The first report of a model embeds some

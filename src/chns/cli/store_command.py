@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from chns.store.voiceprints import VoiceprintStore
 
 _EXAMPLES = f"""  chns store list people.store
-  chns store show people.store anna --json          with the voiceprint itself
-  chns store delete people.store anna               asks nothing; no byte of anna stays in the store's files
-  chns store export people.store people.parquet     all voiceprints, unencrypted
+  chns store show people.store anna --json          # with the voiceprint itself
+  chns store delete people.store anna               # asks nothing; no byte of anna stays in the store's files
+  chns store export people.store people.parquet     # all voiceprints, unencrypted
 
 No model is needed. {KEY_HELP}
 Deleting writes the whole file anew. Copies, backups and exports are not found by it.

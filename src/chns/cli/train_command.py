@@ -8,15 +8,15 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
-from chns.training.settings import SettingsParser, TrainSettings
+from chns.training.settings import SettingsParser, TrainSettings, add_settings
 
 _EXAMPLES = """examples:
-  chns train --config configs/chns.yaml --data.train vox2.parquet --out runs/chns
-  chns train --config configs/auto.yaml --data.train vox2.parquet --out runs/auto
-  chns train --config configs/hscl.yaml --config configs/thin_resnet34.yaml --data.train vox2.parquet --out runs/hscl
-  chns train --config configs/chns.yaml --data.train own.parquet --out runs/own \\
+  chns train --config chns --data.train vox2.parquet --out runs/chns
+  chns train --config auto --data.train vox2.parquet --out runs/auto
+  chns train --config hscl --config thin_resnet34 --data.train vox2.parquet --out runs/hscl
+  chns train --config chns --data.train own.parquet --out runs/own \\
       --batches.speakers_per_batch 96 --clusters.num_clusters 20 --train.precision bf16-mixed
-  chns train --config configs/chns.yaml --print_config
+  chns train --config chns --print_config
 
 The same command goes on with a run that was stopped."""
 
@@ -34,10 +34,9 @@ def build_parser() -> ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=_Formatter,
     )
-    parser.add_argument("--config", action="config", help="YAML file of settings; may be given several times.")
     parser.add_argument("--out", type=str, help="Folder of the run; required.")
     parser.add_argument("--json", action="store_true", help="Print the summary as JSON.")
-    parser.add_class_arguments(TrainSettings)
+    add_settings(parser)
     return parser
 
 

@@ -11,8 +11,8 @@ from chns.cli.model_options import add_model_options, load_on_device
 
 _EXAMPLES = """  chns trials test.parquet --out trials.txt
   chns trials test.parquet --out trials.txt --targets 20 --nontargets 10000
-  chns trials test.parquet --out trials.txt --same family                       voices of one family
-  chns trials test.parquet --out trials.txt --hardest-under runs/supcon/model   the most similar voices
+  chns trials test.parquet --out trials.txt --same family                       # voices of one family
+  chns trials test.parquet --out trials.txt --hardest-under runs/supcon/model   # the most similar voices
 
 No pair of utterances occurs twice. The same seed and the same manifest give the same trials."""
 

@@ -28,7 +28,7 @@ from chns.data import Manifest
 from chns.training.build import make_loss, make_plan, read_data, starting_model
 from chns.training.folder import RunFolder
 from chns.training.run import train
-from chns.training.settings import SettingsParser, TrainSettings
+from chns.training.settings import SettingsParser, TrainSettings, config_path
 
 _log = logging.getLogger(__name__)
 
@@ -66,9 +66,7 @@ def read_comparison(path: Path | str, *, baseline: str | None = None) -> Compari
         FileNotFoundError: If there is no such file.
         ConfigError: If a key is unknown, or a value is wrong or contradicts another.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"comparison must be a YAML file, got {path}. configs/compare.yaml is an example.")
+    path = config_path(path)
     parser = SettingsParser(exit_on_error=False)
     parser.add_class_arguments(ComparisonSettings)
     try:

@@ -14,6 +14,8 @@ from chns.core.errors import TrialError as TrialError
 from chns.core.errors import in_short as in_short
 from chns.core.errors import quoted as quoted
 from chns.core.errors import shown as shown
+from chns.core.errors import suggestion as suggestion
+from chns.core.errors import usage_message as usage_message
 from chns.core.files import LARGEST_YAML_BYTES as LARGEST_YAML_BYTES
 from chns.core.files import atomic_folder as atomic_folder
 from chns.core.files import atomic_path as atomic_path

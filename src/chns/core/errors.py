@@ -5,6 +5,8 @@ A wrong argument of a function is a plain ``ValueError``; the classes here are f
 values a message quotes with `quoted`.
 """
 
+import re
+from collections.abc import Collection, Iterable
 from reprlib import Repr
 
 _LONGEST_QUOTE, _LONGEST_MESSAGE = 200, 500
@@ -39,6 +41,49 @@ def in_short(text: object) -> str:
     """Text, such as the message of another library's error, on one line, cut where it would fill the screen."""
     text = shown(" ".join(str(text).split()))
     return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}..."
+
+
+_CHOICE = re.compile(r"argument (.+?): invalid choice: '(.*)' \(choose from (.*)\)", re.DOTALL)
+_TYPED = re.compile(r'Parser key "([^"]*)": Expected a (.+?)\. Got value: (.*)', re.DOTALL)
+_NO_OPTION = re.compile(r"(?:Group '([^']*)' does not accept option|Option) '([^']*)'")
+
+
+def usage_message(message: str, *, prog: str, options: Collection[str]) -> str:
+    """What argparse or jsonargparse say about a command line, in our words: one line, with what was probably meant.
+
+    Args:
+        message: Of the parser.
+        prog: The command, such as ``chns train``.
+        options: Its options, such as ``--out``.
+    """
+    message = message.removesuffix(".")
+    if message.startswith("unrecognized arguments: "):
+        word = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
+        if not word.startswith("-"):
+            return f"arguments must be those of `{prog} --help`, got {quoted(word)} besides."
+        return f"option must be one of `{prog} --help`, got {shown(word)}.{suggestion(word, options)}"
+    if found := _CHOICE.search(message):
+        name, got, choices = found[1], found[2], [one.strip("' ") for one in found[3].split(",")]
+        return f"{name} must be one of {', '.join(choices)}, got {quoted(got)}.{suggestion(got, choices)}"
+    if found := _TYPED.search(message):
+        kind = found[2].removeprefix("<class '").removesuffix("'>").replace("typing.Literal", "one of ")
+        choices = re.findall(r"'([^']*)'", found[2]) if "Literal" in found[2] else []
+        return f"{found[1]} must be {kind}, got {quoted(found[3])}.{suggestion(found[3], choices)}"
+    if found := _NO_OPTION.search(message):
+        name = f"--{found[1]}.{found[2]}" if found[1] else f"--{found[2]}"
+        return f"{message}.{suggestion(name, options).replace(' --', ' ')}"
+    return f"{message}. `{prog} --help` explains."
+
+
+def suggestion(word: str, names: Iterable[str]) -> str:
+    """What to try instead of a mistyped name: `` Did you mean chns?``, or nothing if no name is near."""
+    from difflib import get_close_matches
+
+    plain = {name.lower().replace("_", "-"): name for name in names}
+    sought = word.lower().replace("_", "-")
+    parts = [name for name in plain if name.rpartition(".")[2] == sought.lstrip("-").rpartition(".")[2]]
+    near = get_close_matches(sought, parts, n=1, cutoff=0.1) or get_close_matches(sought, plain, n=1, cutoff=0.6)
+    return f" Did you mean {plain[near[0]]}?" if near else ""
 
 
 class ChnsError(Exception):

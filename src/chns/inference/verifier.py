@@ -180,7 +180,10 @@ class Verifier:
         """
         threshold = self._rule.score_threshold
         if threshold is None:
-            raise ValueError("threshold must be given for a model without one, got None. `chns calibrate` finds one.")
+            raise ValueError(
+                "threshold must be given for a model without one, whose training had no validation, got None. "
+                "Choose one (--threshold T), or let `chns calibrate MODEL M.parquet --trials TRIALS` find it."
+            )
         return threshold
 
     @property

@@ -451,6 +451,24 @@ def make_logger(settings: TrainSettings) -> MetricsLogger | None:
     return logger
 
 
+def require_device(name: str) -> None:
+    """Make sure that this machine has the device of ``train.device``.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    there = ["auto", "cpu"]
+    if torch.cuda.is_available():
+        there += ["cuda", "gpu"]
+    if torch.backends.mps.is_available():
+        there.append("mps")
+    if name not in there:
+        raise ConfigError(
+            f"train.device must be one that this machine has ({', '.join(there)}), got {name!r}. With auto, the best "
+            "is taken."
+        )
+
+
 def world(settings: TrainSettings) -> tuple[int, int]:
     """Processes on this machine, and machines: as set, or as torchrun has started them.
 

@@ -32,6 +32,7 @@ from chns.training.build import (
     named_by_user,
     optimizer_maker,
     read_data,
+    require_device,
     starting_model,
     world,
 )
@@ -193,6 +194,7 @@ def described_augmentation(settings: AugmentationSettings) -> dict[str, dict[str
 
 def _launched(settings: TrainSettings) -> Fabric:
     """Start the other processes, if there are to be any, and join them."""
+    require_device(settings.train.device)
     devices, num_nodes = world(settings)
     fabric = Fabric(
         accelerator=settings.train.device,

@@ -6,15 +6,16 @@ reads both and refuses unknown keys. Nothing below `chns.training.run` sees thes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
-from jsonargparse import ArgumentParser, get_loader, set_loader
+from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 from yaml import YAMLError
 
-from chns.core import ConfigError, bounded_text, in_short, quoted, require_small_yaml
+from chns.core import ConfigError, bounded_text, in_short, quoted, require_small_yaml, suggestion, usage_message
 
 CodecKind = Literal["telephone", "gsm", "mp3", "opus"]
 
@@ -360,6 +361,52 @@ class TrainSettings:
     seed: int = 0
 
 
+_PRESETS = Path(__file__).parents[1] / "configs"
+
+
+def presets() -> dict[str, Path]:
+    """The configurations that come with the package, by name."""
+    return {path.stem: path for path in sorted(_PRESETS.glob("*.yaml"))}
+
+
+def config_path(name: str | Path) -> Path:
+    """The file of settings that a path, or the bare name of a preset, means.
+
+    Args:
+        name: A path, or the name of a preset such as ``chns``; ``./chns`` is a file all the same.
+
+    Raises:
+        FileNotFoundError: If it is neither.
+    """
+    known, path = presets(), Path(name)
+    preset = known.get(str(name).replace("-", "_"))
+    if preset is not None:
+        return preset
+    if path.is_file():
+        return path
+    meant = f" Did you mean {path.stem}?" if path.stem in known else suggestion(path.stem, known)
+    raise FileNotFoundError(
+        f"configuration must be a YAML file or one of {', '.join(known)}, got {quoted(str(name))}.{meant} "
+        "`chns configs` lists them."
+    )
+
+
+def add_settings(parser: SettingsParser) -> None:
+    """The options of every command that takes the settings of a training; later ``--config`` win over earlier ones."""
+    parser.add_argument(
+        "--config",
+        action="config",
+        metavar="NAME|FILE",
+        help="A preset (`chns configs` lists them) or a YAML file of settings; may be given several times.",
+    )
+    parser.add_class_arguments(TrainSettings)
+
+
+def _configuration(given: str) -> str:
+    """What ``--config`` means: settings written out, as in ``{seed: 1}``, or a file."""
+    return given if given[:1] in ("{", "-") or ": " in given else str(config_path(given))
+
+
 def _load_small(text: str) -> Any:
     require_small_yaml(text)
     return get_loader("yaml")(text)
@@ -376,7 +423,17 @@ class SettingsParser(ArgumentParser):
     """
 
     def __init__(self, *args: Any, parser_mode: str = _MODE, **options: Any) -> None:
-        super().__init__(*args, parser_mode=parser_mode, **options)
+        super().__init__(*args, parser_mode=parser_mode, allow_abbrev=False, **options)
+
+    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Namespace:  # type: ignore[override]
+        """As jsonargparse does, with names of presets after ``--config``, and options also with hyphens."""
+        words = [self._as_declared(word) for word in (sys.argv[1:] if args is None else args)]
+        for place, word in enumerate(words):
+            if word.startswith("--config="):
+                words[place] = f"--config={_configuration(word.partition('=')[2])}"
+            elif place and words[place - 1] == "--config":
+                words[place] = _configuration(word)
+        return super().parse_args(words, *more, **options)
 
     def parse_string(self, content: str, *args: Any, **options: Any) -> Any:
         """As jsonargparse does, if the content holds settings at all."""
@@ -396,6 +453,16 @@ class SettingsParser(ArgumentParser):
             raise TypeError(in_short(error)) from error
         return super().parse_path(path, *args, **options)
 
-    def error(self, message: str, *args: Any, **options: Any) -> Any:
-        """As jsonargparse does, with no more of the message than a screen takes."""
-        return super().error(in_short(message), *args, **options)
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong in one line, with what was probably meant."""
+        if not self.exit_on_error:
+            super().error(in_short(message), ex)
+        message = usage_message(in_short(message), prog=self.prog, options=self._option_string_actions)
+        self.exit(2, f"chns: error: {message}\n")
+
+    def _as_declared(self, word: str) -> str:
+        """An option as it is declared: ``--train.start_from`` for ``--train.start-from``."""
+        name, equals, value = word.partition("=")
+        declared = f"--{name[2:].replace('-', '_')}"
+        known = self._option_string_actions
+        return f"{declared}{equals}{value}" if name[:2] == "--" and name not in known and declared in known else word
