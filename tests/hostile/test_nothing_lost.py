@@ -11,7 +11,7 @@ import torch
 from chns.bundle.bundle import Architecture, load_bundle, save_bundle
 from chns.cli import COMMANDS, main
 from chns.core import atomic_folder, atomic_path, require_ours
-from chns.store.voiceprint_export import export_voiceprints
+from chns.store.content import export_voiceprints
 from chns.store.voiceprints import VoiceprintStore
 
 TINY = Architecture(

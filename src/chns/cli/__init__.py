@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from chns import __version__
-from chns.cli.files_apart import require_files_apart
+from chns.cli.options import require_files_apart
 from chns.core import ChnsError, NonFiniteError, shown, usage_message
 
 COMMANDS = {

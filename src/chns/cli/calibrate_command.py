@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chns.cli import command_parser
-from chns.cli.model_options import add_model_options, load_on_device
+from chns.cli.options import add_model_options, load_on_device
 
 if TYPE_CHECKING:
     from chns.bundle.bundle import Bundle

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chns.cli import command_parser
-from chns.cli.model_options import add_model_options, add_root_option, load_on_device
+from chns.cli.options import add_model_options, add_root_option, load_on_device
 
 if TYPE_CHECKING:
     from chns.core import Float32Array

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from chns.cli import command_parser
-from chns.cli.model_options import add_model_options, add_root_option, load_on_device
+from chns.cli.options import add_model_options, add_root_option, load_on_device
 
 _EXAMPLES = """  chns embed runs/chns/model test.parquet --out embeddings.parquet
 

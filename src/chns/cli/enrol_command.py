@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from chns.cli import command_parser
-from chns.cli.model_options import (
+from chns.cli.options import (
     KEY_HELP,
     add_channel_option,
     add_key_option,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from chns.cli import command_parser
-from chns.cli.model_options import add_model_options, add_root_option, load_on_device
+from chns.cli.options import add_model_options, add_root_option, load_on_device
 
 if TYPE_CHECKING:
     from chns.core import IntArray

@@ -19,7 +19,7 @@ import json
 from collections.abc import Sequence
 
 from chns.cli import command_parser
-from chns.cli.model_options import as_channel
+from chns.cli.options import as_channel
 
 if TYPE_CHECKING:
     from chns.data import Manifest, ScanResult

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chns.cli import command_parser
-from chns.cli.model_options import add_model_options, resolve_device
+from chns.cli.options import add_model_options, resolve_device
 
 if TYPE_CHECKING:
     from chns.report.page import Report

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chns.cli import command_parser
-from chns.cli.model_options import KEY_HELP, add_key_option, add_store_argument
+from chns.cli.options import KEY_HELP, add_key_option, add_store_argument
 
 if TYPE_CHECKING:
     from chns.store.voiceprints import VoiceprintStore
@@ -91,7 +91,7 @@ def _delete(store: VoiceprintStore, arguments: argparse.Namespace) -> tuple[obje
 
 
 def _export(store: VoiceprintStore, arguments: argparse.Namespace) -> tuple[object, str]:
-    from chns.store.voiceprint_export import export_voiceprints
+    from chns.store.content import export_voiceprints
 
     count = export_voiceprints(store, arguments.out)
     return {"export": str(arguments.out), "people": count}, f"{arguments.out}: {count:,} voiceprints, unencrypted"

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from chns.cli import command_parser
-from chns.cli.model_options import add_model_options, load_on_device
+from chns.cli.options import add_model_options, load_on_device
 
 _EXAMPLES = """  chns trials test.parquet --out trials.txt
   chns trials test.parquet --out trials.txt --targets 20 --nontargets 10000

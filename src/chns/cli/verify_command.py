@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chns.cli import command_parser
-from chns.cli.model_options import add_verifier_options, as_channel, load_verifier
+from chns.cli.options import add_verifier_options, as_channel, load_verifier
 
 if TYPE_CHECKING:
     from chns.inference.verifier import Decision

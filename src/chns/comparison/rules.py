@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from chns.comparison import advice
+from chns.comparison import run_evidence as advice
 from chns.comparison.run_evidence import TwinEvidence
 
 EASY_LOSS_SHARE = 0.05  # of the loss of guessing: below it, batches teach little

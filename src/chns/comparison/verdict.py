@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from chns.comparison import advice
+from chns.comparison import run_evidence as advice
 from chns.comparison.rules import EXPLAIN_HELP, EXPLAIN_NO_HELP, Explanation
 from chns.comparison.run_evidence import TwinEvidence
 from chns.evaluation import Interval
