@@ -2,9 +2,12 @@
 
 import os
 import socket
+import subprocess
 import sys
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -24,6 +27,45 @@ def _no_graphs_at_the_end_of_trainings(monkeypatch):
         raise ChnsError("Graphs are left out in tests.")
 
     monkeypatch.setattr("chns.bundle.bundle_graph.add_graph", leave_out)
+
+
+class Growth(NamedTuple):
+    """How many megabytes a process came to hold more, at most, and how many more it asked the system for."""
+
+    held: int
+    asked_for: int
+    printed: str
+
+
+MEASURED = """
+import re, sys
+from pathlib import Path
+def megabytes(field):
+    return int(re.search(field + r":\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024
+path = Path(sys.argv[1])
+{before}
+held, asked_for = megabytes("VmRSS"), megabytes("VmSize")
+{measured}
+print(megabytes("VmHWM") - held, megabytes("VmPeak") - asked_for)
+"""
+
+
+@pytest.fixture(scope="session")
+def memory_of() -> Callable[..., Growth]:
+    """Measure code in a process of its own, with a file as ``path``, from the end of the code ``before`` on.
+
+    In this process, what any earlier test needed would hide what the code needs; and ``getrusage`` would also count
+    what this process held when it started the other one.
+    """
+
+    def measure(measured: str, *, path: Path, before: str) -> Growth:
+        code = MEASURED.format(measured=measured, before=before)
+        command = [sys.executable, "-c", code, str(path)]
+        *lines, last = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        held, asked_for = map(int, last.split())
+        return Growth(held, asked_for, "\n".join(lines))
+
+    return measure
 
 
 @pytest.fixture

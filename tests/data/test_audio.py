@@ -1,7 +1,6 @@
 """Decoding: every format, crops, lengths, and files that lie."""
 
 import os
-import resource
 import struct
 from pathlib import Path
 
@@ -325,15 +324,26 @@ def test_flac_of_unknown_or_absurd_length_is_refused(tmp_path, total):
     fails(path, content, "header must state a length of at most 100 hours, got")
 
 
-def test_memory_follows_the_samples_not_the_promise(tmp_path):
+def test_memory_follows_the_samples_not_the_promise(tmp_path, memory_of):
     path = saved(tmp_path / "pcm16.flac", tones(16_000), 16_000)
     path.write_bytes(with_total_samples(path.read_bytes(), 90 * 3600 * 16_000))
     assert audio_info(path).duration_seconds == 90 * 3600
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(AudioError, match="recording must be decodable, got an error in"):
         read_audio(path)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
+    # A block of 2**26 samples is asked for, and only what is decoded into it is held.
+    growth = memory_of(READING_TOO_MUCH, path=path, before="from chns.data.audio import AudioError, read_audio")
+    assert growth.printed == "0 AudioError"
+    assert growth.held < 50
+    assert growth.asked_for < 600
     assert len(read_audio(path, offset_seconds=0.5, duration_seconds=0.5)) == 8_000
+
+
+READING_TOO_MUCH = """
+try:
+    print(len(read_audio(path, duration_seconds=80 * 3600.0)))
+except AudioError as error:
+    print("0", type(error).__name__)
+"""
 
 
 @pytest.mark.parametrize("name", FORMATS)

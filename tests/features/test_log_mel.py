@@ -18,9 +18,10 @@ def speech_like(seconds=1.0, seed=0):
     return (0.1 * noise / np.abs(noise).max()).astype(np.float32)
 
 
-def kaldi_features(waveform, num_mels=80):
+def kaldi_features(waveform, num_mels=80, window="povey"):
     options = kaldi_native_fbank.FbankOptions()
     options.frame_opts.dither = 0.0
+    options.frame_opts.window_type = window
     options.mel_opts.num_bins = num_mels
     options.energy_floor = 0.0
     fbank = kaldi_native_fbank.OnlineFbank(options)
@@ -63,11 +64,23 @@ def test_agrees_with_the_plain_definition():
     np.testing.assert_allclose(ours, plain_features(waveform), atol=1e-3)
 
 
-@pytest.mark.parametrize("num_mels", [40, 80])
-def test_agrees_with_kaldi(num_mels):
+@pytest.mark.parametrize(("num_mels", "window"), [(40, "povey"), (80, "povey"), (80, "hamming")])
+def test_agrees_with_kaldi(num_mels, window):
     waveform = speech_like()
-    ours = LogMel(num_mels=num_mels, subtract_mean=False)(torch.from_numpy(waveform)[None])[0].numpy()
-    np.testing.assert_allclose(ours, kaldi_features(waveform, num_mels), atol=1e-3)
+    ours = LogMel(num_mels=num_mels, window=window, subtract_mean=False)(torch.from_numpy(waveform)[None])[0].numpy()
+    np.testing.assert_allclose(ours, kaldi_features(waveform, num_mels, window), atol=1e-3)
+
+
+def test_the_first_sample_of_a_frame_is_emphasised_against_itself():
+    """Kaldi's rule, which a window that begins at zero hides."""
+    frame = torch.zeros(1, 400, dtype=torch.float64)
+    frame[0, 0] = 1.0
+    spectrum = LogMel(window="hamming").spectrum.double()
+    emphasised = frame[0] - frame[0].mean()
+    emphasised = emphasised - 0.97 * torch.cat([emphasised[:1], emphasised[:-1]])
+    window = 0.54 - 0.46 * torch.cos(2 * math.pi * torch.arange(400, dtype=torch.float64) / 399)
+    expected = torch.fft.fft(emphasised * window * 2.0**15, 512)[:256]
+    torch.testing.assert_close((frame @ spectrum)[0], torch.cat([expected.real, expected.imag]), atol=1e-2, rtol=0)
 
 
 def test_agrees_with_kaldi_on_real_speech(shared_data):

@@ -1,5 +1,6 @@
 """Contrastive and classification losses against naive loops, gradients and edge cases."""
 
+import copy
 import math
 from itertools import pairwise
 
@@ -152,6 +153,8 @@ def test_losses_are_float32_under_autocast_and_agree_with_float32_input(loss):
         mixed = loss(x, labels)
     assert mixed.dtype == torch.float32
     torch.testing.assert_close(mixed, loss(x.float(), labels))
+    exact = copy.deepcopy(loss).double()(x.double(), labels)  # no autocast touches float64
+    torch.testing.assert_close(mixed.double(), exact, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("loss", [SupConLoss(), HSCLLoss(), AAMSoftmaxLoss(2, 3)])
@@ -183,6 +186,16 @@ def test_temperature_starts_where_told_learns_or_stays(loss):
     assert [p for p in fixed.parameters() if p.requires_grad] == []
 
 
+@pytest.mark.parametrize("kind", [SupConLoss, HSCLLoss])
+def test_without_settings_the_temperature_starts_at_a_tenth_and_learns_and_there_is_no_margin(kind):
+    loss, plain = kind(), kind(temperature=0.1, learn_temperature=True)
+    assert loss.temperature.log.requires_grad
+    x, labels = embeddings_of(LABELS["uneven"]), torch.tensor(LABELS["uneven"])
+    assert loss(x, labels).item() == plain(x, labels).item()
+    assert SupConLoss()(x, labels).item() == SupConLoss(margin=0.0)(x, labels).item()
+    assert HSCLLoss()(x, labels).item() == HSCLLoss(beta=0.1, similarity_scale=2.0)(x, labels).item()
+
+
 @pytest.mark.parametrize("loss", [SupConLoss(), HSCLLoss()])
 def test_a_batch_without_any_positive_pair_is_an_error(loss):
     with pytest.raises(ValueError, match="speaker_labels must hold some speaker twice"):
@@ -190,7 +203,7 @@ def test_a_batch_without_any_positive_pair_is_an_error(loss):
 
 
 def test_hscl_with_one_speaker_is_an_error():
-    with pytest.raises(ValueError, match="speaker_labels must hold at least two speakers"):
+    with pytest.raises(ValueError, match=r"^speaker_labels must hold at least two speakers, got one\. Draw more"):
         HSCLLoss()(torch.randn(3, 4), torch.tensor([1, 1, 1]))
 
 
@@ -224,6 +237,11 @@ def test_the_start_and_ramp_of_beta_must_be_in_range():
         HSCLLoss(beta_start=-0.1)
     with pytest.raises(ValueError, match=r"beta_ramp_share must be above 0 and at most 1, got 0"):
         HSCLLoss(beta_ramp_share=0.0)
+    with pytest.raises(ValueError, match=r"beta_ramp_share must be above 0 and at most 1, got 1\.01"):
+        HSCLLoss(beta_ramp_share=1.01)
+    whole = HSCLLoss(beta=1.0, beta_start=0.0, beta_ramp_share=1.0)
+    whole.set_progress(0.5)
+    assert whole.beta == 0.5
 
 
 def test_beta_must_not_be_negative():

@@ -114,6 +114,14 @@ def test_an_engine_that_sets_the_epoch_has_it_begun():
     assert list(batches) == named[2]
 
 
+def test_every_grouping_looks_at_other_utterances_the_same_in_every_run():
+    first, again = Embedder(), Embedder()
+    for embed in (first, again):
+        epochs_of(hard_batches(embed, schedule=StartAt(1, regroup_every=1)), range(4))
+    assert len({tuple(rows) for rows in first.asked}) == 3
+    assert again.asked == first.asked
+
+
 @pytest.mark.parametrize("groups", GROUPS)
 @settings(max_examples=15, deadline=None)
 @given(epoch=st.integers(0, 3), step=st.integers(0, 5), named=st.booleans(), regroup_every=st.integers(0, 2))

@@ -24,6 +24,7 @@ def test_epochs_are_not_negative(name):
 def test_the_ratio_is_a_share():
     with pytest.raises(ValueError, match="hard_ratio must be between 0 and 1, got 2"):
         StartAt(hard_ratio=2)
+    assert StartAt(0, hard_ratio=0.0).hard_ratio_at(3) == 0
 
 
 def test_nothing_that_is_observed_changes_the_plan():
@@ -67,8 +68,30 @@ def test_a_validation_that_stays_worse_halves_the_ratio_and_then_ends_the_hard_p
     assert ratios_after(phase, easy, eers) == [0.5, 1, 1, 1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0, 0, 0]
 
 
+def test_shares_at_the_ends_of_the_band_are_within_it():
+    assert ratios_after(StartWhenEasy(start_easy_share=0.75), [0.75, 0.76]) == [0, 0.5]
+    phase = StartWhenEasy(easy_share_low=0.25, easy_share_high=0.75)
+    assert ratios_after(phase, [0.95, 0.75, 0.25]) == [0.5, 0.5, 0.5]
+
+
+def test_a_validation_that_is_as_far_above_the_best_as_it_may_be_is_not_worse():
+    assert ratios_after(StartWhenEasy(tolerance=0.0), [0.95, 0.7, 0.7, 0.7], [0.25] * 4) == [0.5] * 4
+
+
+def test_validations_before_the_hard_phase_do_not_count_against_it():
+    eers = [0.1, 0.2, 0.2, 0.2, 0.2]
+    assert ratios_after(StartWhenEasy(), [0.6, 0.6, 0.6, 0.6, 0.95], eers) == [0, 0, 0, 0, 0.5]
+
+
+def test_shares_may_be_none_and_all():
+    never = StartWhenEasy(start_easy_share=1.0, easy_share_high=1.0)
+    assert ratios_after(never, [1.0, 1.0]) == [0, 0]
+    at_once = StartWhenEasy(start_easy_share=0.0, easy_share_low=0.0)
+    assert ratios_after(at_once, [0.01, 0.0]) == [0.5, 0.5]
+
+
 def test_decisions_are_told_in_words():
-    phase = StartWhenEasy(tolerance=0.1)
+    phase = StartWhenEasy(tolerance=0.9)
     begin = phase.end_epoch(0, EpochSignals(0.95, 0.1))
     assert begin == ["95 % of the anchors were easy, above 90 %: hard ratio 0 -> 0.5"]
     assert phase.end_epoch(1, EpochSignals(0.85, 0.1)) == [
@@ -78,13 +101,13 @@ def test_decisions_are_told_in_words():
         assert [phase.end_epoch(2, EpochSignals(0.7, 0.2)) for _ in range(3)] == [
             [],
             [],
-            [f"validation EER 20.00 % has been more than 10 % above the best, 10.00 %, 3 times: {outcome}"],
+            [f"validation EER 20.00 % has been more than 90 % above the best, 10.00 %, 3 times: {outcome}"],
         ]
     assert phase.end_epoch(3, EpochSignals(0.99, 0.01)) == []
-    too_hard = StartWhenEasy()
+    too_hard = StartWhenEasy(easy_share_low=0.7)
     too_hard.end_epoch(0, EpochSignals(0.95, None))
-    assert too_hard.end_epoch(1, EpochSignals(0.3, None)) == [
-        "only 30 % of the anchors were easy, below 50 %: hard ratio 0.5 -> 0"
+    assert too_hard.end_epoch(1, EpochSignals(0.6, None)) == [
+        "only 60 % of the anchors were easy, below 70 %: hard ratio 0.5 -> 0"
     ]
 
 

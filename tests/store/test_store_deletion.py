@@ -107,3 +107,73 @@ def test_readers_that_stay_keep_a_deletion_from_being_finished_and_it_says_so(tm
         reader.close()
         with opened(path):
             assert traces(bytes_of(path), 1) == []
+
+
+@pytest.fixture
+def careless(monkeypatch):
+    """SQLite as some systems build it: nothing is safe by default."""
+    connect = sqlite3.connect
+
+    def connect_carelessly(*words, **options):
+        connection = connect(*words, **options)
+        connection.execute("PRAGMA secure_delete = OFF")
+        connection.execute("PRAGMA synchronous = OFF")
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", connect_carelessly)
+
+
+@pytest.mark.usefixtures("careless")
+@pytest.mark.parametrize("key", [None, b"k" * 32])
+def test_every_connection_zeroes_what_is_deleted_and_waits_for_the_disk(tmp_path, monkeypatch, key):
+    path = tmp_path / "people.store"
+    settings = []
+    connected = store_file._connected
+
+    def noting(*words, **options):
+        connection = connected(*words, **options)
+        settings.append(
+            [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("secure_delete", "synchronous")]
+        )
+        return connection
+
+    monkeypatch.setattr(store_file, "_connected", noting)
+    VoiceprintStore.open(path, model_digest="m", dim=DIM, key=key).close()
+    VoiceprintStore.open_existing(path, key=key).close()
+    full = 2
+    assert settings == [[1, full]] * 3  # to make it, to open it, to open it again
+
+
+@pytest.mark.usefixtures("careless")
+def test_the_place_of_the_deleted_is_zeroed_before_the_file_is_written_anew(tmp_path, monkeypatch):
+    path = tmp_path / "people.store"
+    with opened(path) as people:
+        for number in range(8):
+            enrol(people, number)
+        monkeypatch.setattr(store, "scrub", lambda *_: None)
+        people.delete(name(3))
+        raw = sqlite3.connect(path)
+        assert raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+        raw.close()
+        assert traces(bytes_of(path), 3) == []
+        assert traces(bytes_of(path), 4)
+
+
+def test_after_a_deletion_the_file_has_no_unused_pages(tmp_path):
+    path = tmp_path / "people.store"
+
+    def pages():
+        raw = sqlite3.connect(path)
+        counts = [raw.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count")]
+        raw.close()
+        return counts
+
+    with opened(path) as people:
+        for number in range(30):
+            enrol(people, number)
+        before, _ = pages()
+        for number in range(25):
+            people.delete(name(number))
+        after, unused = pages()
+    assert unused == 0
+    assert after < before / 2
