@@ -236,7 +236,10 @@ def test_a_calibrations_thresholds_that_are_no_numbers_are_refused(bundle, chang
 def test_without_any_threshold_verifying_is_an_error_and_embedding_is_not(bundle, hums):
     for metrics in ({}, {"validation": None}, {"validation": {"eer": 0.1}}):
         uncertain = Verifier(bundle._replace(metrics=metrics))
-        with pytest.raises(ValueError, match=r"threshold must be given for a model without one, .*, got None\. Choose one \(--threshold T\)"):
+        with pytest.raises(
+            ValueError,
+            match=r"threshold must be given for a model without one, .*, got None\. Choose one \(--threshold T\)",
+        ):
             uncertain.verify(hums[0], hums[1])
         assert uncertain.embed(hums[0]).vector.shape == (8,)
 

@@ -105,7 +105,7 @@ def more_of_it(evidence: TwinEvidence) -> tuple[str, ...]:
 def _larger_groups(evidence: TwinEvidence) -> tuple[str, ...]:
     """Twice as many speakers who sound alike, if a batch holds as many."""
     clusters = evidence.settings.clusters
-    size = min(2 * clusters.group_size, evidence.settings.batches.speakers_per_batch)
+    size = min(2 * clusters.group_size, evidence.settings.batches.wanted_speakers)
     if size <= clusters.group_size:
         return ()
     last = max(clusters.last_neighbour, clusters.first_neighbour + size - 1)
@@ -114,5 +114,5 @@ def _larger_groups(evidence: TwinEvidence) -> tuple[str, ...]:
 
 def _num_clusters(evidence: TwinEvidence) -> int:
     return evidence.settings.clusters.num_clusters or derived_num_clusters(
-        evidence.num_training_speakers, evidence.settings.batches.speakers_per_batch
+        evidence.num_training_speakers, evidence.settings.batches.wanted_speakers
     )

@@ -161,7 +161,7 @@ def _score(run: PlannedRun, lists: Sequence[TrialList]) -> None:
         lists[0].manifest,
         np.concatenate([trial_list.enrolment for trial_list in lists]),
         np.concatenate([trial_list.test for trial_list in lists]),
-        num_workers=settings.data.num_workers,
+        num_workers=settings.data.num_workers or 0,
         device=device,
     )
     ends = np.cumsum([len(trial_list.trials) for trial_list in lists])[:-1]

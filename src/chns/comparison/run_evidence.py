@@ -91,7 +91,7 @@ class TwinEvidence:
         batches = self.settings.batches
         if self.settings.loss.factory not in _CONTRASTIVE:
             return None
-        return math.log(batches.speakers_per_batch * batches.utterances_per_speaker - 1)
+        return math.log(batches.wanted_speakers * batches.utterances_per_speaker - 1)
 
     @property
     def hard_batches(self) -> str:

@@ -31,8 +31,10 @@ if TYPE_CHECKING:
         atomic_folder,
         atomic_path,
         bounded_text,
+        config_path,
         locked_folder,
         number,
+        presets,
         read_yaml,
         require_ours,
         require_small_yaml,
@@ -46,8 +48,8 @@ _HOMES = {
         "RunFolderError TrialError in_short quoted shown suggestion usage_message"
     ),
     "chns.core.files": (
-        "LARGEST_YAML_BYTES atomic_folder atomic_path bounded_text locked_folder number read_yaml "
-        "require_ours require_small_yaml table_cell"
+        "LARGEST_YAML_BYTES atomic_folder atomic_path bounded_text config_path locked_folder number "
+        "presets read_yaml require_ours require_small_yaml table_cell"
     ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
@@ -70,9 +72,11 @@ __all__ = [
     "atomic_folder",
     "atomic_path",
     "bounded_text",
+    "config_path",
     "in_short",
     "locked_folder",
     "number",
+    "presets",
     "quoted",
     "read_yaml",
     "require_ours",
