@@ -17,11 +17,12 @@ from jsonargparse import ArgumentParser
 from loader import manifest_of, recordings
 from report import Ratio, parser, publish, take_turns
 
+from chns.core import config_path
 from chns.data.audio import write_audio
 from chns.data.dataset import CropRequest, SpeakerCrops
 from chns.data.manifest import Manifest
-from chns.training.build import augmented_crops
-from chns.training.settings import TrainSettings, config_path
+from chns.training.augmenting import augmented_crops
+from chns.training.settings import TrainSettings
 
 RATE_HZ, CROP_SECONDS = 16_000, 3.0
 OVERLAY = config_path("augmented")

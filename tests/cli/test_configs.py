@@ -11,7 +11,7 @@ import yaml
 from chns.cli import main
 from chns.cli.train_command import build_parser
 from chns.comparison.runs import read_comparison
-from chns.training.settings import config_path, presets
+from chns.core import config_path, presets
 
 ROOT = Path(__file__).parents[2]
 STRATEGIES = {"aam_softmax", "auto", "chns", "chns_hscl", "hscl", "neighbours", "supcon"}

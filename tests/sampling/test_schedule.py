@@ -90,6 +90,25 @@ def test_shares_may_be_none_and_all():
     assert ratios_after(at_once, [0.01, 0.0]) == [0.5, 0.5]
 
 
+def test_waiting_for_easy_batches_is_told_until_they_come():
+    phase = StartWhenEasy(earliest_epoch=2)
+    assert phase.waiting is None
+    phase.end_epoch(0, EpochSignals(0.95, None))
+    assert phase.waiting == (
+        "epoch 0: 95 % of the anchors were easy, but it is too early, above 90 %: stayed random, as supcon"
+    )
+    phase.end_epoch(1, EpochSignals(0.82, None))
+    told = "epoch 1: 82 % of the anchors were easy, below 90 %: stayed random, as supcon"
+    assert phase.waiting == told
+    resumed = StartWhenEasy(earliest_epoch=2)
+    resumed.load_state_dict(phase.state_dict())
+    assert resumed.waiting == told
+    phase.end_epoch(2, EpochSignals(0.95, None))
+    phase.end_epoch(3, EpochSignals(0.1, None))  # back to random batches, which is a decision of its own
+    phase.end_epoch(4, EpochSignals(0.3, None))
+    assert phase.waiting is None
+
+
 def test_decisions_are_told_in_words():
     phase = StartWhenEasy(tolerance=0.9)
     begin = phase.end_epoch(0, EpochSignals(0.95, 0.1))

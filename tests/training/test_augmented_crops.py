@@ -14,7 +14,8 @@ from chns.core import AudioError, ConfigError
 from chns.data.audio import write_audio
 from chns.data.dataset import CropRequest
 from chns.data.manifest import Manifest
-from chns.training.build import augmented_crops, make_masking, read_data
+from chns.training.augmenting import augmented_crops, make_masking
+from chns.training.build import read_data
 from chns.training.log import Meter
 from chns.training.run import train
 from chns.training.settings import TrainSettings

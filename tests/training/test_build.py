@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from chns.cli.train_command import build_parser
 from chns.core import ConfigError
 from chns.data.manifest import Manifest
 from chns.losses import TaughtLoss
-from chns.training.build import make_loss, make_plan, read_data
+from chns.training.build import fitted, make_loss, make_plan, read_data
 from chns.training.log import Meter
 from chns.training.run import train
 from chns.training.settings import (
@@ -23,6 +24,7 @@ from chns.training.settings import (
     ClusterSettings,
     DataSettings,
     ObjectSettings,
+    OptimizerSettings,
     TrainingSettings,
     TrainSettings,
 )
@@ -60,7 +62,7 @@ def test_every_shipped_configuration_builds_and_takes_a_step(configs, hum_manife
     value = loss(model(0.1 * torch.randn(len(batch), 4_000)), labels)
     value.backward()
     assert torch.isfinite(value)
-    optimizer = torch.optim.Adam([*model.parameters(), *loss.parameters()], lr=settings.optimizer.learning_rate)
+    optimizer = torch.optim.Adam([*model.parameters(), *loss.parameters()], lr=0.01)
     before = [p.detach().clone() for p in model.parameters()]
     optimizer.step()
     assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
@@ -87,8 +89,57 @@ def test_a_loss_of_pytorch_metric_learning_trains_with_its_proxies(configs, hum_
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in trained)
 
 
+def corpus(num_speakers, each=2):
+    row = {"path": "a.flac", "offset_seconds": 0.0, "duration_seconds": 4.0, "sample_rate_hz": 16_000}
+    rows = [
+        {"utterance": f"{speaker}/{number}", "speaker": f"s{speaker:04d}", **row}
+        for speaker in range(num_speakers)
+        for number in range(each)
+    ]
+    return Manifest.from_rows(rows, root=Path("/"))
+
+
+@pytest.mark.parametrize(
+    ("num_speakers", "each", "per_batch", "rate", "clusters"),
+    [(20, 2, 20, 0.00175, 6), (54, 2, 54, 0.00288, 6), (2000, 2, 650, 0.01, 17), (2000, 1, 1300, 0.01, 8)],
+)
+def test_what_is_left_open_follows_from_the_corpus(num_speakers, each, per_batch, rate, clusters):
+    batches = BatchSettings(kind="clustered", utterances_per_speaker=each)
+    settings, told = fitted(TrainSettings(batches=batches), corpus(num_speakers))
+    assert settings.batches.speakers_per_batch == per_batch
+    assert settings.optimizer.learning_rate == rate
+    assert settings.clusters.num_clusters == clusters
+    assert 0 <= settings.data.num_workers <= 8
+    names = ["batches.speakers_per_batch", "clusters.num_clusters", "data.num_workers", "optimizer.learning_rate"]
+    assert sorted(told) == names
+    assert fitted(settings, corpus(num_speakers)) == (settings, {})
+
+
+def test_what_is_set_is_left_alone_and_a_speaker_with_too_few_utterances_does_not_count():
+    wanted = TrainSettings(
+        batches=BatchSettings(kind="clustered", speakers_per_batch=8, utterances_per_speaker=2),
+        data=DataSettings(num_workers=3),
+        clusters=ClusterSettings(num_clusters=4),
+        optimizer=OptimizerSettings(learning_rate=0.5),
+    )
+    assert fitted(wanted, corpus(9)) == (wanted, {})
+    mixed = Manifest.merge([corpus(5), corpus(4, each=1)], prefixes=["a", "b"], same_speakers=False)
+    assert fitted(TrainSettings(), mixed)[0].batches.speakers_per_batch == 5
+
+
+@pytest.mark.parametrize(("number", "rest"), [(55, "Leave it out, which takes them all."), (1, "Leave it out")])
+def test_too_many_speakers_a_batch_names_how_many_there_are_and_no_processes(number, rest):
+    settings = TrainSettings(batches=BatchSettings(speakers_per_batch=number))
+    if number == 1:
+        settings, rest = TrainSettings(), "Train on more speakers."
+    with pytest.raises(ConfigError, match=r"must be between 2 and the .* training speakers with 2 utt.*, got") as told:
+        fitted(settings, corpus(54 if number > 1 else 1))
+    assert str(told.value).endswith(rest)
+    assert "world_size" not in str(told.value)
+
+
 def test_the_defaults_are_the_papers(configs):
-    settings = settings_of(configs, "chns_hscl")
+    settings, _ = fitted(settings_of(configs, "chns_hscl"), corpus(5_894))
     assert (settings.batches.speakers_per_batch, settings.batches.utterances_per_speaker) == (650, 2)
     assert (settings.clusters.num_clusters, settings.clusters.hard_ratio, settings.clusters.start_epoch) == (50, 1.0, 2)
     assert (settings.optimizer.kind, settings.optimizer.learning_rate, settings.optimizer.weight_decay) == (

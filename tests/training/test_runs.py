@@ -2,7 +2,9 @@
 
 import csv
 import json
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from chns.bundle.bundle import load_bundle
@@ -98,7 +101,7 @@ def test_a_run_stopped_in_mid_epoch_and_resumed_ends_with_the_same_weights(
     assert_same_log(folder, finished)
 
 
-def test_a_run_that_decides_by_itself_decides_the_same_when_killed_and_resumed(tmp_path, configs, hum_manifest):
+def test_a_run_that_decides_by_itself_decides_the_same_when_killed_and_resumed(tmp_path, configs, hum_manifest, capsys):
     shares = {"start_easy_share": "0", "easy_share_low": "0", "easy_share_high": "0.01"}
     automatic = ("--batches.kind", "auto", *(f"--clusters.{name}={value}" for name, value in shares.items()))
     alone, stopped = tmp_path / "alone", tmp_path / "stopped"
@@ -108,6 +111,7 @@ def test_a_run_that_decides_by_itself_decides_the_same_when_killed_and_resumed(t
     assert main(words) == 0
     assert_same_weights(weights(stopped), weights(alone))
     assert_same_log(stopped, alone)
+    assert re.search(r"hard batches: from epoch 1 on, hard ratio .*; share of easy anchors .*", capsys.readouterr().out)
     decisions = (alone / "decisions.txt").read_text()
     assert "epoch 1: the hard phase begins: grouping 16 speakers by their centroids" in decisions
     assert "epoch 1: " in decisions.splitlines()[-1]
@@ -115,12 +119,14 @@ def test_a_run_that_decides_by_itself_decides_the_same_when_killed_and_resumed(t
     assert [path.name for path in (stopped / "neighbours").iterdir()] == ["epoch-0001.safetensors"]
 
 
-def test_a_run_that_never_finds_its_batches_easy_is_one_with_random_batches(tmp_path, configs, hum_manifest):
+def test_a_run_that_never_finds_its_batches_easy_is_one_with_random_batches(tmp_path, configs, hum_manifest, capsys):
     for kind in ("auto", "random"):
         words = ("--batches.kind", kind, "--clusters.start_easy_share", "1")
         assert main(command(configs, hum_manifest, tmp_path / kind, *words)) == 0
     assert_same_weights(weights(tmp_path / "auto"), weights(tmp_path / "random"))
-    assert not (tmp_path / "auto" / "decisions.txt").exists()
+    (decision,) = (tmp_path / "auto" / "decisions.txt").read_text().splitlines()
+    assert re.fullmatch(r"epoch 2: \d+ % of the anchors were easy, below 100 %: stayed random, as supcon", decision)
+    assert f"hard batches: none; {decision}" in capsys.readouterr().out
 
 
 def stop_in_the_hard_phase(words, folder, how):
@@ -264,3 +270,42 @@ def test_negative_similarity_is_over_pairs_of_different_speakers():
     root = 0.5**0.5
     assert mean == pytest.approx((0 + root + 0 + root + root) / 5)
     assert p95 == pytest.approx(root)
+
+
+def test_the_bare_command_trains_goes_on_and_tells_what_it_derived(tmp_path, hum_manifest, caplog, capsys):
+    caplog.set_level(logging.INFO)
+    words = ["train", "--data.train", str(hum_manifest), "--out", str(tmp_path / "run")]
+    short = ["--train.epochs", "1", "--train.device", "cpu", "--data.crop_seconds", "0.3"]
+    short += ["--encoder.factory", "chns.encoders.EcapaTdnn"]
+    short += ["--encoder.settings", "{channels: 16, aggregation_channels: 24, embedding_dim: 8}"]
+    assert main([*words, *short]) == 0
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["batches"]["speakers_per_batch"] == 18  # two are held out
+    assert config["optimizer"]["learning_rate"] == 0.00166
+    derived = json.loads((tmp_path / "run" / "derived.json").read_text())
+    assert set(derived) == {"batches.speakers_per_batch", "data.num_workers", "optimizer.learning_rate"}
+    assert "batches.speakers_per_batch: 18, all 18 training speakers with 2 utterances or more" in caplog.text
+    printed = capsys.readouterr().out
+    assert f"next: chns evaluate {tmp_path / 'run' / 'best_model'} M.parquet --trials TRIALS --scores " in printed
+    before = (tmp_path / "run" / "log.csv").read_bytes()
+    for same in ([], ["--batches.speakers_per_batch", "18"]):
+        assert main([*words, *short, *same]) == 0
+    assert (tmp_path / "run" / "log.csv").read_bytes() == before
+    assert main([*words, *short, "--batches.speakers_per_batch", "9"]) == 2
+    longer = [*words, *short]
+    longer[longer.index("--train.epochs") + 1] = "2"
+    assert main(longer) == 0
+
+
+def test_a_corpus_that_changed_under_a_run_is_noticed(tmp_path, hum_manifest, capsys):
+    corpus = Manifest.read(hum_manifest)
+    smaller, _ = corpus.split_speakers(5, seed=0)
+    smaller.write(tmp_path / "m.parquet")
+    words = ["train", "--data.train", str(tmp_path / "m.parquet"), "--out", str(tmp_path / "run"), "--config", "tiny"]
+    words += ["--train.device", "cpu", "--train.epochs", "2", "--data.held_out_speakers", "0"]
+    words += ["--batches", "{speakers_per_batch: null, steps_per_epoch: 2}"]
+    assert main(words) == 0
+    (tmp_path / "run" / "summary.json").unlink()
+    corpus.write(tmp_path / "m.parquet")
+    assert main(words) == 2
+    assert "batches.speakers_per_batch must be 15 as when the run was begun, got 20" in capsys.readouterr().err

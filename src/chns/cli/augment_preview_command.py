@@ -44,7 +44,7 @@ def run(arguments: Namespace) -> None:
     """Write the examples, then print what was done to each."""
     if arguments.out is None:
         raise ValueError("--out must name the folder of the examples, got none.")
-    from chns.training.preview import write_preview
+    from chns.training.augmenting import write_preview
 
     made = build_parser().instantiate(arguments)
     settings = TrainSettings(**{name: made[name] for name in TrainSettings.__dataclass_fields__})

@@ -28,8 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     """List all presets, or print or copy one."""
-    from chns.core import atomic_path, suggestion
-    from chns.training.settings import presets
+    from chns.core import atomic_path, presets, suggestion
 
     known = presets()
     texts = {name: path.read_text(encoding="utf-8") for name, path in known.items()}

@@ -156,7 +156,7 @@ def as_channel(text: str | None) -> Channel | None:
 
 _BUNDLE = ("model.json", "model.safetensors")
 _RUN = (
-    *("config.yaml", "training.pt", "log.csv", "summary.json", "best.json", "decisions.txt"),
+    *("config.yaml", "derived.json", "training.pt", "log.csv", "summary.json", "best.json", "decisions.txt"),
     *(f"{bundle}/{file}" for bundle in ("model", "best_model") for file in _BUNDLE),
 )
 _TEXTS_THAT_NAME_FILES = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
+from shlex import quote
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
@@ -45,6 +46,7 @@ def run(arguments: Namespace) -> None:
     if arguments.out is None:
         raise ValueError("--out must name the folder of the run, got none.")
     from chns.core.distributed import rank
+    from chns.training.folder import RunFolder
     from chns.training.run import train
 
     settings = build_parser().instantiate(arguments)
@@ -55,7 +57,12 @@ def run(arguments: Namespace) -> None:
     if arguments.json:
         print(json.dumps(summary))
         return
-    print(f"trained {summary['steps']} steps: {summary['model']}")
+    print(f"trained {summary['steps']:,} steps: {summary['model']}")
     if "validation" in summary:
         last, best = summary["validation"], summary["best_validation"]
-        print(f"validation EER {last['eer']:.2%}, best {best['eer']:.2%}: {summary['best_model']}")
+        print(f"validation EER {100 * last['eer']:.2f} %, best {100 * best['eer']:.2f} %: {summary['best_model']}")
+    if (hard := RunFolder.open(arguments.out).hard_batches()) is not None:
+        print(hard)
+    model, scores = summary.get("best_model", summary["model"]), Path(arguments.out) / "scores" / "test.txt"
+    print(f"next: chns evaluate {quote(model)} M.parquet --trials TRIALS --scores {quote(str(scores))}")
+    print(f"      chns report {quote(arguments.out)} --out report")

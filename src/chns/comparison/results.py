@@ -160,7 +160,7 @@ def _score(run: PlannedRun, lists: Sequence[TrialList]) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     bundle.model.to(device)
     scores = score_trials(
-        Embedder(model=bundle.model, device=device, num_workers=settings.data.num_workers),
+        Embedder(model=bundle.model, device=device, num_workers=settings.data.num_workers or 0),
         lists[0].manifest,
         np.concatenate([trial_list.enrolment for trial_list in lists]),
         np.concatenate([trial_list.test for trial_list in lists]),

@@ -96,7 +96,7 @@ class TwinEvidence:
         batches = self.settings.batches
         if self.settings.loss.factory not in _CONTRASTIVE:
             return None
-        return math.log(batches.speakers_per_batch * batches.utterances_per_speaker - 1)
+        return math.log(batches.wanted_speakers * batches.utterances_per_speaker - 1)
 
     @property
     def hard_batches(self) -> str:
@@ -287,7 +287,7 @@ def more_of_it(evidence: TwinEvidence) -> tuple[str, ...]:
 def _larger_groups(evidence: TwinEvidence) -> tuple[str, ...]:
     """Twice as many speakers who sound alike, if a batch holds as many."""
     clusters = evidence.settings.clusters
-    size = min(2 * clusters.group_size, evidence.settings.batches.speakers_per_batch)
+    size = min(2 * clusters.group_size, evidence.settings.batches.wanted_speakers)
     if size <= clusters.group_size:
         return ()
     last = max(clusters.last_neighbour, clusters.first_neighbour + size - 1)
@@ -296,5 +296,5 @@ def _larger_groups(evidence: TwinEvidence) -> tuple[str, ...]:
 
 def _num_clusters(evidence: TwinEvidence) -> int:
     return evidence.settings.clusters.num_clusters or derived_num_clusters(
-        evidence.num_training_speakers, evidence.settings.batches.speakers_per_batch
+        evidence.num_training_speakers, evidence.settings.batches.wanted_speakers
     )

@@ -23,12 +23,12 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentError
 
-from chns.core import ConfigError, RunFolderError, bounded_text, in_short, quoted
+from chns.core import ConfigError, RunFolderError, bounded_text, config_path, in_short, quoted
 from chns.data import Manifest
-from chns.training.build import make_loss, make_plan, read_data, starting_model
+from chns.training.build import fitted, make_loss, make_plan, read_data, starting_model
 from chns.training.folder import RunFolder
 from chns.training.run import train
-from chns.training.settings import SettingsParser, TrainSettings, config_path
+from chns.training.settings import SettingsParser, TrainSettings
 
 _log = logging.getLogger(__name__)
 
@@ -117,7 +117,8 @@ def paper_strategies(base: TrainSettings) -> dict[str, dict[str, Any]]:
 
     AAM-softmax takes one utterance of each speaker, and as many more speakers, so that all see equally many segments.
     """
-    num_segments = base.batches.speakers_per_batch * base.batches.utterances_per_speaker
+    speakers, utterances = base.batches.speakers_per_batch, base.batches.utterances_per_speaker
+    num_segments = None if speakers is None else speakers * utterances
     supcon = {"factory": "chns.losses.SupConLoss"}
     hscl = {"factory": "chns.losses.HSCLLoss"}
     return {
@@ -286,9 +287,9 @@ def _length(run: PlannedRun, manifest: Manifest) -> Length:
         plan = make_plan(settings, manifest)
     except ValueError as error:
         raise ConfigError(f"strategy {run.strategy} must be trainable, got an error: {error}") from error
-    batches = settings.batches
+    batches = fitted(settings, manifest)[0].batches
     return Length(
-        segments_per_step=batches.speakers_per_batch * batches.utterances_per_speaker,
+        segments_per_step=batches.wanted_speakers * batches.utterances_per_speaker,
         num_steps=settings.train.epochs * plan.steps_per_epoch,
     )
 

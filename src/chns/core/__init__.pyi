@@ -20,8 +20,10 @@ from chns.core.files import LARGEST_YAML_BYTES as LARGEST_YAML_BYTES
 from chns.core.files import atomic_folder as atomic_folder
 from chns.core.files import atomic_path as atomic_path
 from chns.core.files import bounded_text as bounded_text
+from chns.core.files import config_path as config_path
 from chns.core.files import locked_folder as locked_folder
 from chns.core.files import number as number
+from chns.core.files import presets as presets
 from chns.core.files import read_yaml as read_yaml
 from chns.core.files import require_ours as require_ours
 from chns.core.files import require_small_yaml as require_small_yaml

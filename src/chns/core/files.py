@@ -21,7 +21,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from chns.core.errors import ChnsError, ConfigError, FolderInUseError, in_short, quoted, shown
+from chns.core.errors import ChnsError, ConfigError, FolderInUseError, in_short, quoted, shown, suggestion
 
 _TEMPORARY = re.compile(r"\.(?P<final>.*)\.chns-(?P<kind>tmp|old)-(?P<process>\d+)-[0-9a-f]{8}(?:\.[^.]*)?")
 _LONGEST_STEM = 40  # characters, so that the temporary name is not too long where the final one is not
@@ -389,3 +389,33 @@ def _safe_loader() -> Any:
     import yaml
 
     return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+_PRESETS = Path(__file__).parents[1] / "configs"
+
+
+def presets() -> dict[str, Path]:
+    """The configurations that come with the package, by name."""
+    return {path.stem: path for path in sorted(_PRESETS.glob("*.yaml"))}
+
+
+def config_path(name: str | Path) -> Path:
+    """The file of settings that a path, or the bare name of a preset, means.
+
+    Args:
+        name: A path, or the name of a preset such as ``chns``; ``./chns`` is a file all the same.
+
+    Raises:
+        FileNotFoundError: If it is neither.
+    """
+    known, path = presets(), Path(name)
+    preset = known.get(str(name).replace("-", "_"))
+    if preset is not None:
+        return preset
+    if path.is_file():
+        return path
+    meant = f" Did you mean {path.stem}?" if path.stem in known else suggestion(path.stem, known)
+    raise FileNotFoundError(
+        f"configuration must be a YAML file or one of {', '.join(known)}, got {quoted(str(name))}.{meant} "
+        "`chns configs` lists them."
+    )

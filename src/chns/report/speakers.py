@@ -269,7 +269,7 @@ def batch_hardness(
     utterances_per_speaker = min(batches.utterances_per_speaker, int(per_speaker.max()))
     num_usable = int(np.count_nonzero(per_speaker >= utterances_per_speaker))
     embedded_share = len(speakers.names) / speakers.num_training_speakers
-    speakers_per_batch = min(num_usable, max(2, round(batches.speakers_per_batch * embedded_share)))
+    speakers_per_batch = min(num_usable, max(2, round(batches.wanted_speakers * embedded_share)))
     if speakers_per_batch < 2:
         return None
     shape = BatchShape(speakers_per_batch, utterances_per_speaker, seed=seed)

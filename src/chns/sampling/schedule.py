@@ -134,6 +134,8 @@ class StartWhenEasy:
     _best_eer: float | None = field(default=None, init=False)
     _worse: int = field(default=0, init=False)
     _most: float = field(default=1.0, init=False)
+    _begun: bool = field(default=False, init=False)
+    _waiting: str | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         for name in ("earliest_epoch", "regroup_every", "tolerance"):
@@ -154,6 +156,11 @@ class StartWhenEasy:
     def hard_ratio_at(self, epoch: int) -> float:  # noqa: ARG002
         """The hard ratio that the last epoch's observations led to."""
         return self._ratio
+
+    @property
+    def waiting(self) -> str | None:
+        """Why the hard phase has not begun, in words; None once it has, and before the first epoch's end."""
+        return self._waiting
 
     def end_epoch(self, epoch: int, signals: EpochSignals) -> list[str]:
         """Move the ratio; see `Schedule.end_epoch`."""
@@ -191,14 +198,27 @@ class StartWhenEasy:
             self._ratio = max(0.0, before - self.step)
             why = f"only {100 * easy_share:.0f} % of the anchors were easy, below {100 * self.easy_share_low:.0f} %"
         if self._ratio == before:
+            if not self._begun:
+                how = "below" if easy_share <= enough else "but it is too early, above"
+                seen = f"{100 * easy_share:.0f} % of the anchors were easy, {how} {100 * enough:.0f} %"
+                self._waiting = f"epoch {epoch}: {seen}: stayed random, as supcon"
             return []
+        self._begun, self._waiting = True, None
         return [f"{why}: hard ratio {before:g} -> {self._ratio:g}"]
 
     def state_dict(self) -> dict[str, Any]:
         """What decisions so far depend on."""
-        return {"ratio": self._ratio, "best_eer": self._best_eer, "worse": self._worse, "most": self._most}
+        return {
+            "ratio": self._ratio,
+            "best_eer": self._best_eer,
+            "worse": self._worse,
+            "most": self._most,
+            "begun": self._begun,
+            "waiting": self._waiting,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state."""
         self._ratio, self._best_eer = state["ratio"], state["best_eer"]
         self._worse, self._most = state["worse"], state["most"]
+        self._begun, self._waiting = state["begun"], state["waiting"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -14,49 +16,80 @@ from chns.bundle.bundle import OUR_FACTORIES, Architecture, load_bundle
 from chns.core import ConfigError
 from chns.core.distributed import rank, world_size
 from chns.core.factory import make
-from chns.data import (
-    Augmenter,
-    Babble,
-    Background,
-    Codec,
-    ColouredNoise,
-    Gain,
-    Layer,
-    Manifest,
-    NoiseSource,
-    RecordingFolder,
-    ResponseFolder,
-    ResponseSource,
-    Reverberation,
-    SimulatedRooms,
-    SpeakerCrops,
-    Speed,
-    SyntheticDecay,
-    TrainingUtterances,
-    with_speed_speakers,
-)
+from chns.data import Manifest
 from chns.encoders import SpeakerEncoder
-from chns.features.spec_augment import SpecAugment
 from chns.losses import DistillationLoss, TaughtLoss
+from chns.sampling.clusters import CLUSTERS_PER_BATCH, derived_num_clusters
 from chns.sampling.hard_batches import ClusterGroups, NeighbourGroups
 from chns.sampling.schedule import Schedule, StartAt, StartWhenEasy
 from chns.sampling.speaker_batches import BatchShape
+from chns.training.augmenting import with_new_speakers
 from chns.training.log import MetricsLogger
 from chns.training.loop import Rhythm, Validation
 from chns.training.plan import BatchPlan, CentroidCrops
 from chns.training.settings import (
-    AugmentationSettings,
-    BabbleSettings,
+    PAPER_SEGMENTS,
     ClusterSettings,
-    NoiseSettings,
     OptimizerSettings,
-    ReverberationSettings,
     TrainSettings,
 )
 
 # Of the cost of a training, a segment of which costs three forward passes, that `auto` spends on its one pass.
 _AUTO_PASS_SHARE = 0.05
 _PASSES_PER_TRAINED_SEGMENT = 3
+
+_PAPER_RATE = 0.01
+_MOST_WORKERS = 8
+
+
+def fitted(settings: TrainSettings, manifest: Manifest) -> tuple[TrainSettings, dict[str, str]]:
+    """The settings with what was left open filled in, from the corpus and this machine.
+
+    The learning rate grows with the square root of the number of segments in a batch, the rule for Adam (Malladi, Lyu,
+    Panigrahi, Arora, "On the SDEs and scaling rules for adaptive gradient algorithms", 2022).
+
+    Args:
+        settings: As given.
+        manifest: The training utterances.
+
+    Returns:
+        Settings without open ends, and for each that was derived its name, value and reason in words.
+
+    Raises:
+        ConfigError: If a batch is to have more speakers than have enough utterances.
+    """
+    batches, data, clusters, optimizer = settings.batches, settings.data, settings.clusters, settings.optimizer
+    each = batches.utterances_per_speaker
+    usable = int(np.count_nonzero(np.bincount(manifest.speaker_labels) >= each))
+    in_words = f"{usable:,} training speakers with {each} utterance{'' if each == 1 else 's'} or more"
+    if (batches.speakers_per_batch or 0) > usable or usable < 2:
+        raise ConfigError(
+            f"batches.speakers_per_batch must be between 2 and the {in_words}, got {batches.speakers_per_batch}. "
+            f"{'Leave it out, which takes them all' if usable > 1 else 'Train on more speakers'}."
+        )
+    told = {}
+    if batches.speakers_per_batch is None:
+        wanted = batches.wanted_speakers
+        batches = replace(batches, speakers_per_batch=min(wanted, usable))
+        why = f"the paper's {PAPER_SEGMENTS:,} segments" if wanted <= usable else f"all {in_words}"
+        told["batches.speakers_per_batch"] = f"{batches.speakers_per_batch}, {why}"
+    num_segments = batches.wanted_speakers * each
+    if optimizer.learning_rate is None:
+        rate = float(f"{_PAPER_RATE * math.sqrt(num_segments / PAPER_SEGMENTS):.3g}")
+        optimizer = replace(optimizer, learning_rate=rate)
+        told["optimizer.learning_rate"] = (
+            f"{rate:g}, {_PAPER_RATE} times the root of {num_segments:,} of the paper's {PAPER_SEGMENTS:,} segments"
+        )
+    if clusters.num_clusters is None and batches.kind == "clustered":
+        number = derived_num_clusters(len(manifest.speakers), batches.wanted_speakers)
+        clusters = replace(clusters, num_clusters=number)
+        told["clusters.num_clusters"] = f"{number}, of which a batch holds about {CLUSTERS_PER_BATCH} as in the paper"
+    if data.num_workers is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = max(0, min(_MOST_WORKERS, cores // world(settings)[0] - 1))
+        data = replace(data, num_workers=workers)
+        told["data.num_workers"] = f"{workers}, for {cores} core{'' if cores == 1 else 's'}"
+    return replace(settings, batches=batches, data=data, clusters=clusters, optimizer=optimizer), told
 
 
 def make_plan(settings: TrainSettings, manifest: Manifest) -> BatchPlan:
@@ -70,6 +103,7 @@ def make_plan(settings: TrainSettings, manifest: Manifest) -> BatchPlan:
         ConfigError: If a hard phase would never begin, or there are fewer speakers than clusters.
         ValueError: If a setting is out of range.
     """
+    settings, _ = fitted(settings, manifest)
     batches = settings.batches
     clusters = settings.clusters if batches.kind != "auto" else _auto(settings, manifest)
     if batches.kind in ("clustered", "neighbours") and clusters.start_epoch >= settings.train.epochs:
@@ -80,7 +114,7 @@ def make_plan(settings: TrainSettings, manifest: Manifest) -> BatchPlan:
     return BatchPlan(
         manifest,
         shape=BatchShape(
-            batches.speakers_per_batch,
+            batches.wanted_speakers,
             batches.utterances_per_speaker,
             steps_per_epoch=batches.steps_per_epoch,
             seed=settings.seed,
@@ -93,7 +127,7 @@ def make_plan(settings: TrainSettings, manifest: Manifest) -> BatchPlan:
         crops=CentroidCrops(
             utterances_per_speaker=clusters.utterances_per_centroid,
             crop_seconds=clusters.crop_seconds,
-            num_workers=settings.data.num_workers,
+            num_workers=settings.data.num_workers or 0,
         ),
     )
 
@@ -105,7 +139,7 @@ def _auto(settings: TrainSettings, manifest: Manifest) -> ClusterSettings:
     each speaker are embedded that this costs 5 % of the training at most, though never fewer than two.
     """
     batches = settings.batches
-    segments_per_step = batches.speakers_per_batch * batches.utterances_per_speaker
+    segments_per_step = batches.wanted_speakers * batches.utterances_per_speaker
     usable_steps = batches.steps_per_epoch or len(manifest) // segments_per_step
     affordable = _AUTO_PASS_SHARE * _PASSES_PER_TRAINED_SEGMENT * settings.train.epochs * usable_steps
     affordable_of_each = int(affordable * segments_per_step / len(manifest.speakers))
@@ -252,119 +286,6 @@ def _split(settings: TrainSettings) -> tuple[Manifest, Manifest | None]:
     return with_new_speakers(settings, manifest), held_out
 
 
-def augmented_crops(settings: TrainSettings, manifest: Manifest, *, sample_rate_hz: int) -> SpeakerCrops:
-    """The training crops, with the effects whose probability is above 0.
-
-    Args:
-        settings: Of the run.
-        manifest: The training utterances.
-        sample_rate_hz: Rate of the crops.
-
-    Raises:
-        ConfigError: If settings contradict each other, or one is missing.
-        ValueError: If one is out of range.
-        FileNotFoundError, AudioError: If a folder of noises or rooms is missing or empty.
-        ChnsError: If a library that is needed is not installed.
-    """
-    augmentation = settings.augmentation
-    speed, gain, codec = augmentation.speed, augmentation.gain, augmentation.codec
-    if speed.probability and speed.new_speakers:
-        raise ConfigError(
-            "augmentation.speed.probability must be 0 with augmentation.speed.new_speakers, for a crop at another "
-            f"speed would sound like the other speaker, got {speed.probability}."
-        )
-    augmenter = Augmenter(
-        speed=Speed(probability=speed.probability, factors=speed.factors) if speed.probability else None,
-        reverberation=_reverberation(augmentation.reverberation, sample_rate_hz, settings.seed),
-        background=_background(augmentation, manifest, sample_rate_hz),
-        codec=Codec(probability=codec.probability, kinds=codec.kinds, sample_rate_hz=sample_rate_hz)
-        if codec.probability
-        else None,
-        gain=Gain(probability=gain.probability, min_gain_db=gain.min_gain_db, max_gain_db=gain.max_gain_db)
-        if gain.probability
-        else None,
-    )
-    return SpeakerCrops(
-        manifest, crop_seconds=settings.data.crop_seconds, sample_rate_hz=sample_rate_hz, augmenter=augmenter
-    )
-
-
-def with_new_speakers(settings: TrainSettings, manifest: Manifest) -> Manifest:
-    """The training manifest, with every speaker once more at each of ``augmentation.speed.new_speakers``.
-
-    Raises:
-        ValueError: If a speed is out of range.
-        ManifestError: If the manifest already has such speakers.
-    """
-    return with_speed_speakers(manifest, settings.augmentation.speed.new_speakers)
-
-
-def make_masking(settings: TrainSettings) -> SpecAugment | None:
-    """The masking of features while training, if there is to be any.
-
-    Raises:
-        ValueError: If a setting is out of range.
-    """
-    masking = settings.augmentation.spec_augment
-    if not masking.probability:
-        return None
-    return SpecAugment(
-        probability=masking.probability,
-        time_masks=masking.time_masks,
-        max_mask_frames=masking.max_mask_frames,
-        mel_masks=masking.mel_masks,
-        max_mask_mels=masking.max_mask_mels,
-    )
-
-
-def _reverberation(settings: ReverberationSettings, sample_rate_hz: int, seed: int) -> Reverberation | None:
-    if not settings.probability:
-        return None
-    times = {
-        "min_reverberation_seconds": settings.min_reverberation_seconds,
-        "max_reverberation_seconds": settings.max_reverberation_seconds,
-    }
-    responses: ResponseSource
-    if settings.folder is not None:
-        if settings.rooms:
-            raise ConfigError(
-                f"augmentation.reverberation.rooms must be 0 with a folder, got {settings.rooms}. Choose one."
-            )
-        responses = ResponseFolder(Path(settings.folder), sample_rate_hz=sample_rate_hz)
-    elif settings.rooms:
-        responses = SimulatedRooms(num_rooms=settings.rooms, sample_rate_hz=sample_rate_hz, seed=seed, **times)
-    else:
-        responses = SyntheticDecay(sample_rate_hz=sample_rate_hz, **times)
-    return Reverberation(responses, probability=settings.probability)
-
-
-def _background(settings: AugmentationSettings, manifest: Manifest, sample_rate_hz: int) -> Background | None:
-    layers = []
-    if settings.noise.probability:
-        noise = _folder(settings.noise, sample_rate_hz) or ColouredNoise(sample_rate_hz=sample_rate_hz)
-        layers.append(_layer("noise", settings.noise, noise))
-    if settings.music.probability:
-        music = _folder(settings.music, sample_rate_hz)
-        if music is None:
-            raise ConfigError("augmentation.music.folder must name a folder of music, got none.")
-        layers.append(_layer("music", settings.music, music))
-    if settings.babble.probability:
-        voices = _folder(settings.babble, sample_rate_hz) or TrainingUtterances(manifest, sample_rate_hz=sample_rate_hz)
-        babble = Babble(voices, min_voices=settings.babble.min_voices, max_voices=settings.babble.max_voices)
-        layers.append(_layer("babble", settings.babble, babble))
-    return Background(layers) if layers else None
-
-
-def _folder(settings: NoiseSettings | BabbleSettings, sample_rate_hz: int) -> RecordingFolder | None:
-    if settings.folder is None:
-        return None
-    return RecordingFolder(Path(settings.folder), sample_rate_hz=sample_rate_hz)
-
-
-def _layer(name: str, settings: NoiseSettings | BabbleSettings, source: NoiseSource) -> Layer:
-    return Layer(name, source, settings.probability, settings.min_snr_db, settings.max_snr_db)
-
-
 def make_loss(settings: TrainSettings, model: SpeakerEncoder, manifest: Manifest) -> nn.Module:
     """The loss; one that classifies is told how many speakers there are and how large an embedding is.
 
@@ -402,10 +323,9 @@ def _taught(settings: TrainSettings, loss: nn.Module, model: SpeakerEncoder) -> 
 
 def optimizer_maker(settings: OptimizerSettings) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:
     """What makes the optimiser of a list of parameters."""
+    rate = _PAPER_RATE if settings.learning_rate is None else settings.learning_rate
     kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return lambda parameters: kinds[settings.kind](
-        parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
+    return lambda parameters: kinds[settings.kind](parameters, lr=rate, weight_decay=settings.weight_decay, fused=True)
 
 
 def make_rhythm(settings: TrainSettings) -> Rhythm:
@@ -418,7 +338,7 @@ def make_rhythm(settings: TrainSettings) -> Rhythm:
         log_every_steps=train.log_every_steps,
         checkpoint_every_steps=train.checkpoint_every_steps,
         validate_every_epochs=train.validate_every_epochs,
-        num_workers=settings.data.num_workers,
+        num_workers=settings.data.num_workers or 0,
         chunk_size=train.chunk_size,
         seed=settings.seed,
     )
@@ -432,7 +352,7 @@ def make_validation(settings: TrainSettings, manifest: Manifest | None) -> Valid
         manifest,
         num_trials=settings.train.validation_trials,
         seed=settings.seed,
-        num_workers=settings.data.num_workers,
+        num_workers=settings.data.num_workers or 0,
     )
 
 

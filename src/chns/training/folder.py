@@ -102,12 +102,26 @@ class RunFolder:
     def differences(self, wanted: TrainSettings) -> dict[str, tuple[Any, Any]]:
         """Settings in which a run with other settings would compute something else, as begun and as wanted, by name.
 
-        A setting that did not exist yet when the run was begun counts as having had its default.
+        A setting that did not exist yet when the run was begun counts as having had its default. One that was left
+        open then, and is again, is no difference.
         """
         begun = _compared({**dict(_flat(asdict(TrainSettings()))), **dict(_flat(self.settings))})
         now = _compared(dict(_flat(asdict(wanted))))
         names = sorted({*begun, *now} - FREE_SETTINGS)
-        return {name: (begun.get(name), now.get(name)) for name in names if begun.get(name) != now.get(name)}
+        still_open = {name for name in self._derived() if now.get(name) is None}
+        return {
+            name: (begun.get(name), now.get(name))
+            for name in names
+            if begun.get(name) != now.get(name) and name not in still_open
+        }
+
+    def _derived(self) -> list[str]:
+        """Settings that were left open when the run was begun, and that ``config.yaml`` has as they were derived."""
+        path = self.path / "derived.json"
+        try:
+            return list(json.loads(bounded_text(path))) if path.is_file() else []
+        except (ValueError, TypeError, RecursionError) as error:
+            raise RunFolderError(f"derived.json must be JSON, got something else in {path} ({error}).") from error
 
     @property
     def is_begun(self) -> bool:
@@ -173,6 +187,24 @@ class RunFolder:
         with path.open("rb") as file:
             text = file.read(_MOST_DECISION_BYTES).decode("utf-8", errors="replace")
         return [line for line in text.splitlines() if line.strip()]
+
+    def hard_batches(self) -> str | None:
+        """What hard batches did, in a sentence; None for a run with random batches throughout, or without a log."""
+        kind = self.settings.get("batches", {}).get("kind", "random")
+        if kind == "random" or not (self.path / "log.csv").is_file():
+            return None
+        log = self.log()
+        ratio = log["hard_ratio"]
+        is_hard = ratio > 0
+        if not is_hard.any():
+            return "hard batches: none" + "".join(f"; {line}" for line in self.decisions()[-1:])
+        first = int(log["epoch"][is_hard][0])
+        words = [f"hard batches: from epoch {first} on, hard ratio {ratio[is_hard][-1]:g} at the end"]
+        for name, title in (("easy_anchor_share", "share of easy anchors"), ("negative_similarity_mean", "negatives")):
+            before = log[name][ratio == 0]
+            if len(before):
+                words.append(f"{title} {before[-1]:.2f} before, {np.nanmean(log[name][is_hard]):.2f} in them")
+        return "; ".join(words)
 
     def summary(self) -> dict[str, Any]:
         """Content of ``summary.json``; empty while the training is not finished.

@@ -20,7 +20,7 @@ from chns.sampling.clusters import SpeakerClusters
 from chns.sampling.hard_batches import Grouping, HardBatches
 from chns.sampling.neighbours import SpeakerNeighbours
 from chns.sampling.same_person import suspected_pairs
-from chns.sampling.schedule import EpochSignals, Schedule
+from chns.sampling.schedule import EpochSignals, Schedule, StartWhenEasy
 from chns.sampling.speaker_batches import BatchShape, HardSpeakerBatches
 
 
@@ -70,6 +70,7 @@ class BatchPlan:
     ) -> None:
         self._manifest = manifest
         self._crops = crops
+        self._schedule = schedule
         self._seed = shape.seed
         self._looks = not separate_same_person
         self.num_same_person: int | None = None
@@ -97,8 +98,9 @@ class BatchPlan:
 
     @property
     def decisions(self) -> list[str]:
-        """What was decided so far and why, in words."""
-        return self._batches.decisions
+        """What was decided so far and why, in words; while a hard phase waits for easy batches, how easy they are."""
+        waiting = self._schedule.waiting if isinstance(self._schedule, StartWhenEasy) else None
+        return self._batches.decisions if waiting is None else [*self._batches.decisions, waiting]
 
     def hard_ratio_at(self, epoch: int) -> float:
         """Share of hard speakers in the batches of an epoch that begins now."""

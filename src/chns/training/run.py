@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -21,11 +22,11 @@ from chns.core.distributed import from_first_process, rank
 from chns.data import Manifest
 from chns.encoders import SpeakerEncoder
 from chns.evaluation import VerificationMetrics
+from chns.training.augmenting import augmented_crops, described_augmentation, make_masking
 from chns.training.build import (
-    augmented_crops,
+    fitted,
     make_logger,
     make_loss,
-    make_masking,
     make_plan,
     make_rhythm,
     make_validation,
@@ -38,7 +39,7 @@ from chns.training.build import (
 )
 from chns.training.folder import RunFolder, longer, with_whole_paths
 from chns.training.loop import Record, Training
-from chns.training.settings import AugmentationSettings, TrainSettings
+from chns.training.settings import TrainSettings
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +50,8 @@ _TOLD_ELSEWHERE = ("data", "encoder", "features")
 def train(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     """Train a model, or go on with a training, and write everything about it into a folder.
 
-    The folder gets ``config.yaml`` (once all is made, so a start that failed leaves nothing), ``training.pt`` (the
+    The folder gets ``config.yaml`` (once all is made, so a start that failed leaves nothing; complete, with what was
+    left open filled in, which ``derived.json`` lists with the reasons), ``training.pt`` (the
     state to go on from), ``log.csv``, ``clusters`` or ``neighbours``, the bundles ``model`` (the latest) and
     ``best_model`` (the lowest validation EER), and, when all is done, the graphs of these two and ``summary.json``.
 
@@ -81,7 +83,10 @@ def _train_in(folder: Path, settings: TrainSettings, fabric: Fabric) -> dict[str
     if summary is not None:
         _log.info("already trained: %s", folder)
         return summary
+    given = settings
     training_manifest, validation_manifest = read_data(settings)
+    settings, derived = fitted(given, training_manifest)
+    from_first_process(lambda: _refuse_other(settings, folder))
     torch.manual_seed(settings.seed)
     architecture, model = starting_model(settings)
     model.masking = make_masking(settings)
@@ -101,15 +106,26 @@ def _train_in(folder: Path, settings: TrainSettings, fabric: Fabric) -> dict[str
             logger=make_logger(settings) if rank() == 0 else None,
         ),
     )
-    from_first_process(lambda: _begin(settings, folder))
+    from_first_process(lambda: _begin(settings, folder, derived))
     _log.info(
         "training on %d speakers, %d utterances: %d steps of %d speakers x %d utterances",
         len(training_manifest.speakers),
         len(training_manifest),
         run.num_steps,
-        settings.batches.speakers_per_batch,
+        settings.batches.wanted_speakers,
         settings.batches.utterances_per_speaker,
     )
+    for name, value in derived.items():
+        _log.info("%s: %s", name, value)
+    num_drawn, num_speakers = settings.batches.wanted_speakers, len(training_manifest.speakers)
+    if settings.batches.kind != "random" and 2 * num_drawn > num_speakers:
+        _log.warning(
+            "every batch holds %d of the %d speakers, so that hard ones hardly differ from random ones. Set "
+            "batches.speakers_per_batch to a quarter of the speakers, %d, for instance.",
+            num_drawn,
+            num_speakers,
+            max(2, num_speakers // 4),
+        )
     run.run()
     from_first_process(progress.add_graphs)
     return from_first_process(
@@ -183,15 +199,6 @@ class _Progress:
         return float(json.loads(self._best_path.read_text(encoding="utf-8"))["eer"])
 
 
-def described_augmentation(settings: AugmentationSettings) -> dict[str, dict[str, Any]]:
-    """The settings as a model tells them to others: of a folder, only its own name."""
-    sections: dict[str, dict[str, Any]] = asdict(settings)
-    for section in sections.values():
-        if section.get("folder") is not None:
-            section["folder"] = Path(section["folder"]).name
-    return sections
-
-
 def _launched(settings: TrainSettings) -> Fabric:
     """Start the other processes, if there are to be any, and join them."""
     require_device(settings.train.device)
@@ -220,9 +227,23 @@ def _finished(settings: TrainSettings, folder: Path) -> dict[str, Any] | None:
     run = RunFolder.open(folder)
     if not run.is_begun:
         return None
-    changed = run.differences(settings)
-    if longer(changed):
+    if _refuse_other(settings, folder):
         return None
+    return run.summary() or None
+
+
+def _refuse_other(settings: TrainSettings, folder: Path) -> bool:
+    """Whether the run in the folder is to be made longer.
+
+    Raises:
+        ConfigError: If it was begun with other settings; what was derived then counts as it came out.
+    """
+    if not (folder / "config.yaml").is_file():
+        return False
+    run = RunFolder.open(folder)
+    changed = run.differences(settings) if run.is_begun else {}
+    if longer(changed):
+        return True
     if changed:
         name, (before, now) = next(iter(changed.items()))
         raise ConfigError(
@@ -230,10 +251,10 @@ def _finished(settings: TrainSettings, folder: Path) -> dict[str, Any] | None:
             f"(settings that differ: {in_short(', '.join(changed))}) in {run.path / 'config.yaml'}. Use another folder "
             f"for another run, with --train.start_from {run.model} if it is to start from these weights."
         )
-    return run.summary() or None
+    return False
 
 
-def _begin(settings: TrainSettings, folder: Path) -> None:
+def _begin(settings: TrainSettings, folder: Path, derived: Mapping[str, str]) -> None:
     """Write the settings; of a run that has no checkpoint, remove what it left of decisions and best model."""
     (folder / "summary.json").unlink(missing_ok=True)  # of a run that is made longer
     if not (folder / "training.pt").is_file():
@@ -241,6 +262,7 @@ def _begin(settings: TrainSettings, folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
         for name in ("clusters", "neighbours"):
             shutil.rmtree(folder / name, ignore_errors=True)
+    _write_json(folder / "derived.json", dict(derived))
     with atomic_path(folder / "config.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(with_whole_paths(asdict(settings)), sort_keys=False), encoding="utf-8")
 

@@ -15,7 +15,9 @@ from typing import Any, Literal, NoReturn
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 from yaml import YAMLError
 
-from chns.core import ConfigError, bounded_text, in_short, quoted, require_small_yaml, suggestion, usage_message
+from chns.core import ConfigError, bounded_text, config_path, in_short, quoted, require_small_yaml, usage_message
+
+PAPER_SEGMENTS = 1300  # of a batch
 
 CodecKind = Literal["telephone", "gsm", "mp3", "opus"]
 
@@ -196,7 +198,7 @@ class DataSettings:
         held_out_speakers: How many, if validation is not given. By default 100, or a tenth of the speakers if there
             are fewer than 1,000; 0 trains without validation.
         crop_seconds: Length of a training crop.
-        num_workers: Processes that decode.
+        num_workers: Processes that decode. By default one for each core of this machine but one, at most 8.
     """
 
     train: str = ""
@@ -204,7 +206,7 @@ class DataSettings:
     validation: str | None = None
     held_out_speakers: int | None = None
     crop_seconds: float = 3.0
-    num_workers: int = 2
+    num_workers: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,15 +216,21 @@ class BatchSettings:
     Args:
         kind: random speakers throughout; or, in the hard phase, clustered ones as in the paper, or neighbours: small
             groups of nearest speakers; or auto, which needs none of the settings of the hard phase.
-        speakers_per_batch: Speakers of a batch.
+        speakers_per_batch: Speakers of a batch. By default as many as make the paper's 1,300 segments, 650 with two
+            utterances each, or all that have enough utterances, if the corpus has fewer.
         utterances_per_speaker: Utterances of each of them.
         steps_per_epoch: Batches of an epoch. By default as many as use each utterance once on average.
     """
 
     kind: BatchKind = "random"
-    speakers_per_batch: int = 650
+    speakers_per_batch: int | None = None
     utterances_per_speaker: int = 2
     steps_per_epoch: int | None = None
+
+    @property
+    def wanted_speakers(self) -> int:
+        """Speakers of a batch as set, or the paper's."""
+        return self.speakers_per_batch or max(2, PAPER_SEGMENTS // max(1, self.utterances_per_speaker))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,7 +246,8 @@ class ClusterSettings:
             above which random batches have become easy. Only for start easy.
         easy_share_low: If fewer anchors of hard batches are easy, the hard ratio falls by a half. Only for start easy.
         easy_share_high: If more of them are easy, it rises by a half. Only for start easy.
-        num_clusters: Clusters of k-means; null for as many as give a batch the paper's 5.5. Only for clustered.
+        num_clusters: Clusters of k-means. By default as many as give a batch the paper's 5.5: 50 for VoxCeleb2.
+            Only for clustered.
         pooling: Which clusters a batch takes: random ones, the nearest of a random one, or even, which gives every
             speaker the same number of turns. Only for clustered.
         group_size: Speakers of a group. Only for neighbours.
@@ -258,7 +267,7 @@ class ClusterSettings:
     start_easy_share: float = 0.9
     easy_share_low: float = 0.5
     easy_share_high: float = 0.8
-    num_clusters: int | None = 50
+    num_clusters: int | None = None
     pooling: Literal["random", "nearest", "even"] = "random"
     group_size: int = 8
     first_neighbour: int = 0
@@ -275,14 +284,15 @@ class OptimizerSettings:
 
     Args:
         kind: adam, or adamw (decoupled weight decay).
-        learning_rate: Its peak.
+        learning_rate: Its peak. By default the paper's 0.01 for 1,300 segments, times the square root of the batch's
+            segments over 1,300.
         weight_decay: Of all parameters.
         warmup_share: Share of all steps over which the rate rises.
         clip_norm: Largest norm of the gradients together; by default they are not clipped.
     """
 
     kind: Literal["adam", "adamw"] = "adam"
-    learning_rate: float = 0.01
+    learning_rate: float | None = None
     weight_decay: float = 2e-6
     warmup_share: float = 0.1
     clip_norm: float | None = None
@@ -359,36 +369,6 @@ class TrainSettings:
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     train: TrainingSettings = field(default_factory=TrainingSettings)
     seed: int = 0
-
-
-_PRESETS = Path(__file__).parents[1] / "configs"
-
-
-def presets() -> dict[str, Path]:
-    """The configurations that come with the package, by name."""
-    return {path.stem: path for path in sorted(_PRESETS.glob("*.yaml"))}
-
-
-def config_path(name: str | Path) -> Path:
-    """The file of settings that a path, or the bare name of a preset, means.
-
-    Args:
-        name: A path, or the name of a preset such as ``chns``; ``./chns`` is a file all the same.
-
-    Raises:
-        FileNotFoundError: If it is neither.
-    """
-    known, path = presets(), Path(name)
-    preset = known.get(str(name).replace("-", "_"))
-    if preset is not None:
-        return preset
-    if path.is_file():
-        return path
-    meant = f" Did you mean {path.stem}?" if path.stem in known else suggestion(path.stem, known)
-    raise FileNotFoundError(
-        f"configuration must be a YAML file or one of {', '.join(known)}, got {quoted(str(name))}.{meant} "
-        "`chns configs` lists them."
-    )
 
 
 def add_settings(parser: SettingsParser) -> None:
