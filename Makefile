@@ -27,7 +27,7 @@ RECIPE := OMP_NUM_THREADS=1 $(BIN)/python recipes/small_model
 model: .venv/installed-dev
 	$(BIN)/chns import 3d-speaker-campplus $(CAMPPLUS) --out $(MODEL_RUN)/teacher
 	$(BIN)/chns prepare synthetic $(MODEL_RUN)/synthetic --speakers 400 --utterances 6
-	$(RECIPE)/teacher_cache.py $(DATA) $(MODEL_RUN)/cache --teacher $(MODEL_RUN)/teacher --synthetic $(MODEL_RUN)/synthetic --shards 100:130
+	$(RECIPE)/teacher_cache.py $(DATA) $(MODEL_RUN)/cache --teacher $(MODEL_RUN)/teacher --synthetic $(MODEL_RUN)/synthetic --shards 100:128
 	$(RECIPE)/development.py $(DATA) $(MODEL_RUN)/dev.npz --teacher $(MODEL_RUN)/teacher
 	$(RECIPE)/four_bits.py $(MODEL_RUN)/cache $(MODEL_RUN)/teacher $(MODEL_RUN)/four_bits --dev $(MODEL_RUN)/dev.npz
 	$(RECIPE)/pack_graph.py $(MODEL_RUN)/four_bits $(MODEL_RUN)/small

@@ -1,6 +1,6 @@
 """Weights of four bits for CAM++, learnt from CAM++ itself, so that it fits into a package.
 
-    python recipes/small_model/four_bits.py CACHE TEACHER OUT --minutes 15 --dev EMBEDDED_DEVELOPMENT_SET
+    python recipes/small_model/four_bits.py CACHE TEACHER OUT --minutes 14 --dev EMBEDDED_DEVELOPMENT_SET
 
 Every 32 weights along the input channels share a scale; a weight is one of sixteen multiples of it. The network is
 trained with its rounded weights to embed as the teacher does (the gradient passes the rounding as if it were not
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("teacher", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--dev", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=15.0)
+    parser.add_argument("--minutes", type=float, default=14.0)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -24,7 +24,7 @@ from chns.bundle.graph import model_graph, read_untrusted_graph
 from chns.bundle.onnx_file import write_waveform_graph
 
 _FEWEST_NUMBERS = 64
-_ZERO = 8
+_UNIT = 16
 _LARGEST_DISTANCE = 2e-4
 
 
@@ -41,25 +41,46 @@ class Packed:
         self.nodes: list[onnx.NodeProto] = []
         self.shapes: list[onnx.TensorProto] = []
         self.outputs: list[str] = []
+        self.scales: list[np.ndarray] = []
 
-    def add(self, flat: np.ndarray, shape: tuple[int, ...], target: str, *, last_to: int | None = None) -> None:
-        """Numbers of a shape that become ``target``, once the last axis is moved."""
+    def add(self, flat: np.ndarray, shape: tuple[int, ...], target: str, *, scale: np.ndarray | None = None) -> None:
+        """Numbers that become ``target``; with a scale, rows of them are multiplied by it before."""
         part = f"{self.name}{len(self.parts)}"
         self.parts.append(flat)
         self.outputs.append(part)
-        moves = last_to is not None and last_to != len(shape) - 1
-        wanted = numpy_helper.from_array(np.array(shape, np.int64), f"{part}_shape")
-        self.shapes.append(wanted)
-        self.nodes.append(helper.make_node("Reshape", [part, wanted.name], [f"{part}a" if moves else target]))
-        if last_to is not None and moves:
-            order = [*range(last_to), len(shape) - 1, *range(last_to, len(shape) - 1)]
-            self.nodes.append(helper.make_node("Transpose", [f"{part}a"], [target], perm=order))
+        source = part
+        if scale is not None:
+            self.scales.append(scale)
+            self._reshape(part, (len(scale), BLOCK), f"{part}r")
+            inputs = [f"{part}r", f"{part}s"]  # a runtime keeps this node, and so the weight as bytes
+            self.nodes.append(helper.make_node("DequantizeLinear", inputs, [f"{part}m"], axis=0))
+            source = f"{part}m"
+        self._reshape(source, shape, target)
+
+    def moved(self, last_to: int, ndim: int) -> None:
+        """Move the last axis of the value that was just added."""
+        reshape = self.nodes[-1]
+        target = reshape.output[0]
+        reshape.output[0] = f"{self.outputs[-1]}t"
+        order = [*range(last_to), ndim - 1, *range(last_to, ndim - 1)]
+        self.nodes.append(helper.make_node("Transpose", [reshape.output[0]], [target], perm=order))
 
     def split(self, whole: str) -> list[onnx.NodeProto]:
         """All nodes, from the whole array on."""
         sizes = numpy_helper.from_array(np.array([len(part) for part in self.parts], np.int64), f"{self.name}_sizes")
         self.shapes.append(sizes)
         return [helper.make_node("Split", [whole, sizes.name], self.outputs, axis=0), *self.nodes]
+
+    def split_scales(self, whole: str) -> onnx.NodeProto:
+        """The node that takes the scales apart."""
+        sizes = numpy_helper.from_array(np.array([len(scale) for scale in self.scales], np.int64), "scale_sizes")
+        self.shapes.append(sizes)
+        return helper.make_node("Split", [whole, sizes.name], [f"{part}s" for part in self.outputs], axis=0)
+
+    def _reshape(self, source: str, shape: tuple[int, ...], target: str) -> None:
+        wanted = numpy_helper.from_array(np.array(shape, np.int64), f"{target}_shape")
+        self.shapes.append(wanted)
+        self.nodes.append(helper.make_node("Reshape", [source, wanted.name], [target]))
 
 
 def on_grid(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray] | None:
@@ -89,7 +110,7 @@ def pack(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = model.graph
     constants = _with_unit_statistics(graph)
     fours, halves = Packed("q"), Packed("h")
-    scales, kept = [], []
+    kept = []
     for initializer in graph.initializer:
         values = numpy_helper.to_array(initializer)
         if values.dtype != np.float32 or values.size < _FEWEST_NUMBERS:
@@ -98,34 +119,33 @@ def pack(model: onnx.ModelProto) -> onnx.ModelProto:
         found = [(axis, packed) for axis in (1, 0) if values.size >= 4_000 and (packed := on_grid(values, axis))]
         if found:
             axis, (codes, scale) = found[0]
-            scales.append(scale.ravel())
             rest = [size for place, size in enumerate(values.shape) if place != axis]
-            fours.add(codes.ravel(), (*rest, values.shape[axis]), initializer.name, last_to=axis)
+            plain = all(size == 1 for size in values.shape[axis + 1 :])  # the last axis is the last that counts
+            shape = values.shape if plain else (*rest, values.shape[axis])
+            fours.add(codes.ravel(), shape, initializer.name, scale=scale.ravel())
+            if not plain:
+                fours.moved(axis, values.ndim)
         else:
             halves.add(values.ravel(), values.shape, initializer.name)
-    codes = np.concatenate(fours.parts).astype(np.int16) + _ZERO
+    codes = np.concatenate(fours.parts).view(np.uint8)
     half = len(codes) // 2
-    bytes_ = (codes[:half] | codes[half:] << 4).astype(np.uint8)
     arrays = {
-        "codes": bytes_,
-        "scales": np.concatenate(scales).astype(np.float16).reshape(-1, 1),
+        "codes": (codes[:half] & 15) | (codes[half:] << 4),
+        "scales": np.concatenate(fours.scales).astype(np.float16),
         "halves": np.concatenate(halves.parts).astype(np.float16),
-        "fifteen": np.array(15, np.uint8),
+        "upper": np.array(0xF0, np.uint8),
         "four": np.array(4, np.uint8),
-        "zero": np.array(_ZERO, np.float32),
-        "rows": np.array([-1, BLOCK], np.int64),
-        "flat": np.array([-1], np.int64),
+        "unit": np.array(1 / _UNIT, np.float32),
     }
+    # A half byte in the upper place is, as a signed byte, sixteen times its number.
     unpack = [
-        helper.make_node("BitwiseAnd", ["codes", "fifteen"], ["low"]),
-        helper.make_node("BitShift", ["codes", "four"], ["high"], direction="RIGHT"),
+        helper.make_node("BitShift", ["codes", "four"], ["low"], direction="LEFT"),
+        helper.make_node("BitwiseAnd", ["codes", "upper"], ["high"]),
         helper.make_node("Concat", ["low", "high"], ["both"], axis=0),
-        helper.make_node("Cast", ["both"], ["numbers"], to=TensorProto.FLOAT),
-        helper.make_node("Sub", ["numbers", "zero"], ["centred"]),
-        helper.make_node("Reshape", ["centred", "rows"], ["blocks"]),
-        helper.make_node("Cast", ["scales"], ["steps"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["blocks", "steps"], ["scaled"]),
-        helper.make_node("Reshape", ["scaled", "flat"], ["fours"]),
+        helper.make_node("Cast", ["both"], ["fours"], to=TensorProto.INT8),
+        helper.make_node("Cast", ["scales"], ["scales of one"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["scales of one", "unit"], ["steps"]),
+        fours.split_scales("steps"),
         *fours.split("fours"),
         helper.make_node("Cast", ["halves"], ["wide"], to=TensorProto.FLOAT),
         *halves.split("wide"),
