@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from chns.bundle.bundle_graph import load_graph_bundle
-from chns.inference.verifier import Verifier
+from chns.cli import main
+from chns.data.audio import write_audio
+from chns.inference.verifier import PACKAGED_MODEL_IN_WORDS, Verifier
 
 SMALL = files("chns") / "models" / "small"
 
@@ -58,3 +60,22 @@ def test_it_tells_people_apart_across_videos(shared_data):
 def test_every_length_is_heard(seconds):
     waveform = 0.1 * np.random.default_rng(0).standard_normal(round(16_000 * seconds)).astype(np.float32)
     assert np.isfinite(load_graph_bundle(SMALL).run(waveform[None])).all()
+
+
+def test_the_words_about_it_are_what_was_measured():
+    tested = json.loads((SMALL / "config.json").read_text())["metrics"]["test"]["voxceleb2 across videos"]
+    assert f"{100 * tested['eer']['estimate']:.2f} % EER" in PACKAGED_MODEL_IN_WORDS
+    assert f"{tested['speakers']} speakers" in PACKAGED_MODEL_IN_WORDS
+
+
+def test_two_recordings_alone_are_verified_with_it(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        write_audio(
+            tmp_path / f"{name}.wav", 0.1 * rng.standard_normal(32_000).astype(np.float32), sample_rate_hz=16_000
+        )
+    assert main(["verify", str(tmp_path / "a.wav"), str(tmp_path / "b.wav")]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("same speaker: score ")
+    assert printed.err.startswith("model: the small model of the package (CAM++ in four bits; ")
+    assert Verifier.load().model_digest == Verifier.load(SMALL).model_digest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 DIFFERENT_SPEAKERS = 1
 
-_EXAMPLES = """  chns verify runs/chns/model anna-1.wav anna-2.wav
+_EXAMPLES = """  chns verify anna-1.wav anna-2.wav
+  chns verify runs/chns/model anna-1.wav anna-2.wav
   chns verify runs/chns/model anna-1.wav somebody.mp3 --threshold 0.45 --json
 
 The score is the cosine of the recordings' embeddings; from the threshold on, the speaker is taken to be the same.
@@ -29,7 +31,9 @@ exit code: 0 same speaker; 1 different speakers; 2 error"""
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = command_parser("verify", examples=_EXAMPLES)
-    parser.add_argument("model", metavar="MODEL", help="the model's folder, or hf://owner/name")
+    parser.add_argument(
+        "model", metavar="MODEL", nargs="?", help="the model's folder, or hf://owner/name (default: the package's own)"
+    )
     parser.add_argument("first", type=Path, metavar="A", help="a recording of one speaker")
     parser.add_argument("second", type=Path, metavar="B", help="another one")
     parser.add_argument(
@@ -49,6 +53,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print score, decision and warnings; the exit code tells the decision."""
+    if arguments.model is None:
+        from chns.inference.verifier import PACKAGED_MODEL_IN_WORDS
+
+        print(f"model: {PACKAGED_MODEL_IN_WORDS}.", file=sys.stderr)
     verifier = load_verifier(arguments)
     files = (arguments.first, arguments.second)
     channels = [as_channel(name) for name in arguments.channel or [None]]
