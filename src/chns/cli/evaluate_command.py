@@ -104,6 +104,7 @@ def _add_normalisation_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Embed the utterances of the trials, write their scores, and print the metrics if there are labels."""
+    from chns.core import shown
     from chns.data.manifest import Manifest
     from chns.evaluation.metrics import verification_metrics
     from chns.evaluation.scoring import write_scores
@@ -114,7 +115,7 @@ def run(arguments: argparse.Namespace) -> None:
     manifest = Manifest.read(arguments.manifest, root=arguments.root)
     rows = _Rows.of(trials, manifest, arguments.enrolment_map)
     for sentence in rows.contradictions(trials, manifest):
-        print(sentence, file=sys.stderr)
+        print(shown(sentence), file=sys.stderr)
     normalisation = _normalisation(arguments)
 
     from chns.evaluation.verification import score_trials

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         atomic_path,
         bounded_text,
         locked_folder,
+        no_formula,
         number,
         plain_text,
         read_yaml,
@@ -46,8 +47,8 @@ _HOMES = {
         "RunFolderError TrialError in_short quoted shown"
     ),
     "chns.core.files": (
-        "FORMULA LARGEST_YAML_BYTES atomic_folder atomic_path bounded_text locked_folder number plain_text read_yaml "
-        "require_ours require_small_yaml table_cell"
+        "FORMULA LARGEST_YAML_BYTES atomic_folder atomic_path bounded_text locked_folder no_formula number plain_text "
+        "read_yaml require_ours require_small_yaml table_cell"
     ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
@@ -73,6 +74,7 @@ __all__ = [
     "bounded_text",
     "in_short",
     "locked_folder",
+    "no_formula",
     "number",
     "plain_text",
     "quoted",

@@ -272,7 +272,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
 LARGEST_YAML_BYTES = 2**20
 _MOST_VALUES, _DEEPEST = 100_000, 50
 _LONGEST_SCALAR = 3_000  # longer hexadecimal integers could not be printed
-FORMULA = r"'*\s*[=+\-@\uff1d\uff0b\uff0d\uff20]"  # what a spreadsheet runs, at the start of a cell; also in full width
+FORMULA = r"'*\s*[-=+@" + "\uff1d\uff0b\uff0d\uff20]"  # what a spreadsheet runs at the start of a cell
 _NAMES_CODE = "class_path"  # jsonargparse would import what it names
 
 
@@ -290,16 +290,20 @@ def number(text: str) -> float:
 
 
 def table_cell(text: str) -> str:
-    """Text from a stranger as a cell of a table that people open: no formula, and nothing that a screen acts on.
+    """Text from a stranger as a cell of a table for people: no formula, and nothing that a screen acts on."""
+    return no_formula(shown(text))
 
-    A spreadsheet runs a cell that begins like a formula; an apostrophe in front makes it text.
+
+def no_formula(text: str) -> str:
+    """Text as a cell of a table that may be opened in a spreadsheet, which would run one that begins like a formula.
+
+    An apostrophe in front makes it text; `plain_text` takes it away.
     """
-    text = shown(text)
     return f"'{text}" if re.match(FORMULA, text) else text
 
 
 def plain_text(cell: str) -> str:
-    """The text of a cell that `table_cell` has made: without the apostrophe in front of what begins like a formula."""
+    """The text of a cell that `no_formula` has made."""
     return cell[1:] if cell.startswith("'") and re.match(FORMULA, cell) else cell
 
 
