@@ -50,13 +50,13 @@ def atomic_path(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
     """
     if path.is_dir():
         raise IsADirectoryError(f"written file must not be a folder, got {path}. Choose another name.")
-    with _plain_disk_errors(path):
+    with plain_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _tidy(path.parent)
         temporary = _temporary_name(path, "tmp")
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     try:
-        with _plain_disk_errors(path, temporary):
+        with plain_disk_errors(path, temporary):
             yield temporary
             _finish(temporary, mode)
             temporary.replace(path)
@@ -83,13 +83,13 @@ def atomic_folder(path: Path, *, ours: Collection[str]) -> Iterator[Path]:
     """
     path = path.resolve()  # the folder that a link names is replaced, not the link
     require_ours(path, ours)
-    with _plain_disk_errors(path):
+    with plain_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _tidy(path.parent)
         temporary = _temporary_name(path, "tmp")
         temporary.mkdir()
     try:
-        with _plain_disk_errors(path, temporary / ".probe"):
+        with plain_disk_errors(path, temporary / ".probe"):
             yield temporary
             for written in temporary.rglob("*"):
                 if written.is_file():
@@ -198,7 +198,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _plain_disk_errors(path: Path, temporary: Path | None = None) -> Iterator[None]:
+def plain_disk_errors(path: Path, temporary: Path | None = None) -> Iterator[None]:
     """Name the file that the user knows; a library's own error is the disk's if nothing more can be written now."""
     try:
         yield
