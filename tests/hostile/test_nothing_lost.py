@@ -232,3 +232,69 @@ def test_concurrent_updates_of_metrics_are_all_kept(bundle):
     writers = [subprocess.Popen([sys.executable, "-c", UPDATES, str(bundle), str(n), digest]) for n in range(3)]
     assert [writer.wait(300) for writer in writers] == [0, 0, 0]
     assert len(load_bundle(bundle).metrics) == 300
+
+
+WRITERS = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+import pyarrow as pa
+import torch
+from chns.bundle.bundle import Architecture, save_bundle
+from chns.data.manifest import Manifest
+from chns.evaluation.embedder import write_embeddings
+from chns.evaluation.scoring import write_scores
+from chns.evaluation.trials import Trials, write_trials
+from chns.training.log import RunLog
+from chns.training.state import save_training
+
+folder = Path(sys.argv[1])
+names = [f"{number * 7919 % 10**9:09d}" for number in range(9_000)]
+row = {"speaker": "s", "path": "a.wav", "offset_seconds": 0.0, "duration_seconds": 1.0, "sample_rate_hz": 16_000}
+manifest = Manifest.from_rows([{"utterance": name, **row} for name in names], root=folder)
+trials = Trials(names, names, np.ones(len(names), bool))
+tiny = Architecture(
+    encoder="chns.encoders.EcapaTdnn",
+    encoder_settings={"channels": 16, "aggregation_channels": 24, "embedding_dim": 8},
+    feature_settings={"num_mels": 40},
+)
+model = tiny.build()
+
+def log():
+    with RunLog(folder, first_step=0) as lines:
+        for step in range(1_000):
+            lines.write(step, 0, {"loss": 1.0})
+
+writers = {
+    "m.parquet": lambda path: manifest.write(path),
+    "m.csv": lambda path: manifest.write(path),
+    "e.parquet": lambda path: write_embeddings(path, manifest, np.random.rand(9_000, 8).astype(np.float32)),
+    "scores.txt": lambda path: write_scores(path, trials, np.random.rand(9_000)),
+    "trials.txt": lambda path: write_trials(path, trials),
+    "training.pt": lambda path: save_training(path, {"model": model, "loss": model}, step=1, num_steps=2),
+    "model": lambda path: save_bundle(path, model, tiny, training={}, metrics={}),
+    "log.csv": lambda path: log(),
+}
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (8_192, 8_192))
+for name, write in writers.items():
+    try:
+        write(folder / name)
+        print(name, "WRITTEN")
+    except OSError as error:
+        print(name, error)
+    except BaseException as error:
+        print(name, "OTHER", repr(error))
+"""
+
+
+def test_every_file_on_a_full_disk_is_an_error_that_names_it(tmp_path):
+    told = subprocess.run(
+        [sys.executable, "-c", WRITERS, str(tmp_path)], capture_output=True, text=True, check=True, timeout=300
+    ).stdout.splitlines()
+    names = ["m.parquet", "m.csv", "e.parquet", "scores.txt", "trials.txt", "training.pt", "model", "log.csv"]
+    assert [line.partition(" ")[0] for line in told] == names
+    for name, line in zip(names, told, strict=True):
+        rule = "written file must fit on the disk and be allowed there"
+        assert f"{rule}, got 'File too large' for {tmp_path / name}" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]

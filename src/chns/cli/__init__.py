@@ -7,12 +7,14 @@ imports what is heavy inside ``run``, so that ``chns --help`` answers at once.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import io
 import logging
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from chns import __version__
 from chns.cli.options import require_files_apart
@@ -88,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = [word for word in words if word != "--debug"]
     for chatty in _CHATTY:
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[_log_on_screen()])
     if words[:1] == ["enroll"]:  # as others spell it
         words[0] = "enrol"
     top = _top_parser()
@@ -100,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = importlib.import_module(f"chns.cli.{chosen.command.replace('-', '_')}_command")
         arguments = command.build_parser().parse_args(chosen.rest)
         require_files_apart(chosen.command, arguments)
-        code: int | None = command.run(arguments)
+        with contextlib.redirect_stdout(_Screen(sys.stdout)):
+            code: int | None = command.run(arguments)
     except KeyboardInterrupt:
         print("chns: stopped", file=sys.stderr)
         return 130
@@ -112,6 +115,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"chns: error: {shown(' '.join(message.split()))}", file=sys.stderr)
         return 1 if isinstance(error, NonFiniteError) else 2
     return code or 0
+
+
+class _Screen(io.TextIOBase):
+    """Standard output of a command: names that came with files may hold what a terminal obeys, and are escaped."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(_lines_shown(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+
+def _lines_shown(text: str) -> str:
+    return "\n".join(map(shown, text.split("\n")))
+
+
+class _LogOnScreen(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return _lines_shown(super().format(record))
+
+
+def _log_on_screen() -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_LogOnScreen("%(message)s"))
+    return handler
 
 
 def _missing_extra(command: str, error: Exception) -> str | None:

@@ -102,6 +102,7 @@ def _add_normalisation_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Embed the utterances of the trials, write their scores, and print the metrics if there are labels."""
+    from chns.core import shown
     from chns.data import Manifest
     from chns.evaluation import read_trials, verification_metrics, write_scores
 
@@ -110,7 +111,7 @@ def run(arguments: argparse.Namespace) -> None:
     manifest = Manifest.read(arguments.manifest, root=arguments.root)
     rows = _Rows.of(trials, manifest, arguments.enrolment_map)
     for sentence in rows.contradictions(trials, manifest):
-        print(sentence, file=sys.stderr)
+        print(shown(sentence), file=sys.stderr)
     normalisation = _normalisation(arguments)
 
     from chns.evaluation import Embedder, score_trials

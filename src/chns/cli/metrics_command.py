@@ -113,7 +113,7 @@ def interval_sections(arguments: argparse.Namespace) -> Iterator[IntervalSection
 
 
 def _scores_of_same_trials(path: Path, trials: Trials) -> Float64Array:
-    from chns.core import TrialError
+    from chns.core import TrialError, quoted
     from chns.evaluation import read_scores
 
     others, scores = read_scores(path)
@@ -125,8 +125,8 @@ def _scores_of_same_trials(path: Path, trials: Trials) -> Float64Array:
     for number, (line, other_line) in enumerate(zip(_lines(trials), _lines(others), strict=True)):
         if line != other_line:
             raise TrialError(
-                f"other score file must have the same trials in the same order, got {' '.join(other_line)!r} in "
-                f"{others.place(number)} and {' '.join(line)!r} in {trials.place(number)}. "
+                f"other score file must have the same trials in the same order, got {quoted(' '.join(other_line))} in "
+                f"{others.place(number)} and {quoted(' '.join(line))} in {trials.place(number)}. "
                 "Score one trial list with both systems."
             )
     return scores

@@ -131,6 +131,8 @@ def embed_recordings(
     verifier: Verifier, files: Sequence[Path], *, channel: str | None = None
 ) -> tuple[list[Float32Array], dict[str, list[str]]]:
     """The embedding of each recording, and what is wrong with some; warnings go to standard error too."""
+    from chns.core import shown
+
     vectors: list[Float32Array] = []
     warnings = {}
     for file in files:
@@ -138,7 +140,7 @@ def embed_recordings(
         vectors.append(embedding.vector)
         if embedding.quality.warnings:
             warnings[str(file)] = list(embedding.quality.warnings)
-            print(f"{file}: {'; '.join(embedding.quality.warnings)}", file=sys.stderr)
+            print(shown(f"{file}: {'; '.join(embedding.quality.warnings)}"), file=sys.stderr)
     return vectors, warnings
 
 

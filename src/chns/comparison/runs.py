@@ -317,7 +317,7 @@ if ctypes.CDLL(None).prctl({_PR_SET_PDEATHSIG}, signal.SIGTERM) or os.getppid() 
 from chns.cli import main
 raise SystemExit(main(["train", *sys.argv[1:]]))
 """
-_COMMAND = (sys.executable, "-c", _TRAIN)
+_COMMAND = (sys.executable, "-P", "-c", _TRAIN)  # without the current folder, where a stranger's `numpy.py` may lie
 _POLL_SECONDS = 0.2
 
 

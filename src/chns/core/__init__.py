@@ -11,8 +11,8 @@ __getattr__, __all__ = lazily(
             "RunFolderError TrialError in_short quoted shown suggestion usage_message"
         ),
         "chns.core.files": (
-            "LARGEST_YAML_BYTES atomic_folder atomic_path bounded_text config_path locked_folder number presets "
-            "read_yaml require_ours require_small_yaml table_cell"
+            "FORMULA LARGEST_YAML_BYTES atomic_folder atomic_path bounded_text config_path locked_folder "
+            "no_formula number plain_text presets read_yaml require_ours require_small_yaml table_cell"
         ),
     },
 )

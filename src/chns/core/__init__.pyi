@@ -16,13 +16,16 @@ from chns.core.errors import quoted as quoted
 from chns.core.errors import shown as shown
 from chns.core.errors import suggestion as suggestion
 from chns.core.errors import usage_message as usage_message
+from chns.core.files import FORMULA as FORMULA
 from chns.core.files import LARGEST_YAML_BYTES as LARGEST_YAML_BYTES
 from chns.core.files import atomic_folder as atomic_folder
 from chns.core.files import atomic_path as atomic_path
 from chns.core.files import bounded_text as bounded_text
 from chns.core.files import config_path as config_path
 from chns.core.files import locked_folder as locked_folder
+from chns.core.files import no_formula as no_formula
 from chns.core.files import number as number
+from chns.core.files import plain_text as plain_text
 from chns.core.files import presets as presets
 from chns.core.files import read_yaml as read_yaml
 from chns.core.files import require_ours as require_ours

@@ -48,13 +48,13 @@ def atomic_path(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
     """
     if path.is_dir():
         raise IsADirectoryError(f"written file must not be a folder, got {path}. Choose another name.")
-    with _plain_disk_errors(path):
+    with plain_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _tidy(path.parent)
         temporary = _temporary_name(path, "tmp")
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     try:
-        with _plain_disk_errors(path, temporary):
+        with plain_disk_errors(path, temporary):
             yield temporary
             _finish(temporary, mode)
             temporary.replace(path)
@@ -81,13 +81,13 @@ def atomic_folder(path: Path, *, ours: Collection[str]) -> Iterator[Path]:
     """
     path = path.resolve()  # the folder that a link names is replaced, not the link
     require_ours(path, ours)
-    with _plain_disk_errors(path):
+    with plain_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _tidy(path.parent)
         temporary = _temporary_name(path, "tmp")
         temporary.mkdir()
     try:
-        with _plain_disk_errors(path, temporary / ".probe"):
+        with plain_disk_errors(path, temporary / ".probe"):
             yield temporary
             for written in temporary.rglob("*"):
                 if written.is_file():
@@ -196,7 +196,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _plain_disk_errors(path: Path, temporary: Path | None = None) -> Iterator[None]:
+def plain_disk_errors(path: Path, temporary: Path | None = None) -> Iterator[None]:
     """Name the file that the user knows; a library's own error is the disk's if nothing more can be written now."""
     try:
         yield
@@ -270,7 +270,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
 LARGEST_YAML_BYTES = 2**20
 _MOST_VALUES, _DEEPEST = 100_000, 50
 _LONGEST_SCALAR = 3_000  # longer hexadecimal integers could not be printed
-FORMULA = r"'*\s*[=+\-@\uff1d\uff0b\uff0d\uff20]"  # what a spreadsheet runs, at the start of a cell; also in full width
+FORMULA = r"'*\s*[-=+@" + "\uff1d\uff0b\uff0d\uff20]"  # what a spreadsheet runs at the start of a cell
 _NAMES_CODE = "class_path"  # jsonargparse would import what it names
 
 
@@ -288,16 +288,20 @@ def number(text: str) -> float:
 
 
 def table_cell(text: str) -> str:
-    """Text from a stranger as a cell of a table that people open: no formula, and nothing that a screen acts on.
+    """Text from a stranger as a cell of a table for people: no formula, and nothing that a screen acts on."""
+    return no_formula(shown(text))
 
-    A spreadsheet runs a cell that begins like a formula; an apostrophe in front makes it text.
+
+def no_formula(text: str) -> str:
+    """Text as a cell of a table that may be opened in a spreadsheet, which would run one that begins like a formula.
+
+    An apostrophe in front makes it text; `plain_text` takes it away.
     """
-    text = shown(text)
     return f"'{text}" if re.match(FORMULA, text) else text
 
 
 def plain_text(cell: str) -> str:
-    """The text of a cell that `table_cell` has made: without the apostrophe in front of what begins like a formula."""
+    """The text of a cell that `no_formula` has made."""
     return cell[1:] if cell.startswith("'") and re.match(FORMULA, cell) else cell
 
 

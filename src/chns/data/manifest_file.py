@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from chns.core import ManifestError, atomic_path, in_short, quoted
+from chns.core import FORMULA, ManifestError, atomic_path, in_short, quoted
 from chns.data.storage.remote import HEADER_BYTES, RemoteRoot
 from chns.data.text_rows import split_rows
 
@@ -204,7 +204,8 @@ def write_table(path: Path, table: pa.Table, *, root: Path) -> None:
     """Write Parquet or CSV, by suffix, atomically.
 
     Parquet remembers the root: relative if it is the manifest's folder or inside it, else absolute. CSV cannot, so
-    its paths are made relative to its own folder, which must hold the audio.
+    its paths are made relative to its own folder, which must hold the audio; and what begins like a formula gets an
+    apostrophe in front, which is taken away when it is read.
 
     Args:
         path: Where to.
@@ -222,7 +223,7 @@ def write_table(path: Path, table: pa.Table, *, root: Path) -> None:
                 f"Write .parquet instead, which remembers where the audio is."
             )
         with atomic_path(path) as temporary:
-            pyarrow.csv.write_csv(moved(table, root.relative_to(folder)), temporary)
+            pyarrow.csv.write_csv(_replaced(moved(table, root.relative_to(folder)), _FORMULA, r"'\1"), temporary)
         return
     stored = root.relative_to(folder) if root.is_relative_to(folder) else root
     with atomic_path(path) as temporary:
@@ -354,6 +355,18 @@ def _lengths(texts: pa.Array) -> pa.Array:
     return pc.cast(pc.binary_length(texts), pa.int64())
 
 
+_FORMULA = f"^({FORMULA})"
+
+
+def _replaced(table: pa.Table, pattern: str, replacement: str) -> pa.Table:
+    """With apostrophes before formulas, as `chns.core.no_formula`, or without, in all columns of text."""
+    for number, field in enumerate(table.schema):
+        if pa.types.is_string(field.type) or pa.types.is_binary(field.type):
+            changed = pc.replace_substring_regex(table[field.name], pattern, replacement)
+            table = table.set_column(number, field, changed)
+    return table
+
+
 def _read_csv(path: Path) -> pa.Table:
     """Read every column as bytes: ``0001`` must not become a number, and bad text is reported with its row later.
 
@@ -371,7 +384,8 @@ def _read_csv(path: Path) -> pa.Table:
             quoted_strings_can_be_null=False,
             null_values=[""],
         )
-        return pyarrow.csv.read_csv(path, read_options, parse_options, convert_options)
+        table = pyarrow.csv.read_csv(path, read_options, parse_options, convert_options)
+        return _replaced(table, f"^'({FORMULA})", r"\1")
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise ManifestError(
             f"manifest must be UTF-8 CSV with one header line, got {path} ({in_short(error)})."

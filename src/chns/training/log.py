@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from chns.core import atomic_path
+from chns.core.files import plain_disk_errors
 from chns.training.step import StepResult
 
 COLUMNS = (
@@ -60,6 +61,7 @@ class RunLog:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(kept)
+        self._path = path
         self._file = path.open("a", newline="", encoding="utf-8")
         self._writer = csv.DictWriter(self._file, COLUMNS)
         self._logger = logger
@@ -70,7 +72,8 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with plain_disk_errors(self._path):  # what could not be written is tried again
+            self._file.close()
         finalize = getattr(self._logger, "finalize", None)
         if finalize is not None:
             finalize("success" if error is None else "failed")
@@ -83,8 +86,9 @@ class RunLog:
             epoch: Epoch of that step.
             values: By column.
         """
-        self._writer.writerow({"step": step, "epoch": epoch, **{k: f"{v:.6g}" for k, v in values.items()}})
-        self._file.flush()
+        with plain_disk_errors(self._path):
+            self._writer.writerow({"step": step, "epoch": epoch, **{k: f"{v:.6g}" for k, v in values.items()}})
+            self._file.flush()
         if self._logger is not None:
             self._logger.log_metrics({"epoch": float(epoch), **values}, step)
 

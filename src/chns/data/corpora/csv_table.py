@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from chns.core import ManifestError, atomic_path
+from chns.core import ManifestError, atomic_path, no_formula, plain_text
 from chns.data.corpora.listed import channel_of, columns_of, number_of, relative_path, text_of
 from chns.data.corpora.located import file_of, further_columns
 from chns.data.corpora.scan import Candidate, Part
@@ -69,7 +69,7 @@ def read_csv(
 def table_rows(
     source: Path, *, required: Sequence[str], delimiter: str = ","
 ) -> Iterator[tuple[Mapping[str, str], str]]:
-    """Every row by the names of its columns, and its place; see ``split_rows``.
+    """Every row by the names of its columns, and its place; see ``split_rows`` and, but for tabs, `plain_text`.
 
     Raises:
         ValueError: If the delimiter is not one character.
@@ -86,7 +86,7 @@ def table_rows(
                 + ("Remove" if delimiter == "\t" else "Put quotes around")
                 + f" a field that holds {delimiter!r}."
             )
-        yield dict(zip(header, fields, strict=True)), place
+        yield dict(zip(header, fields if delimiter == "\t" else map(plain_text, fields), strict=True)), place
 
 
 def _require_columns(header: Sequence[str], required: Sequence[str], place: str) -> None:
@@ -104,6 +104,7 @@ def write_csv(manifest: Manifest, path: Path) -> None:
     """Write a table with the columns of the manifest; what is not known is empty.
 
     ``Manifest.write`` makes a CSV that is a manifest itself, beside its audio; this one is for other programs.
+    Text that begins like a formula gets an apostrophe in front, which `read_csv` takes away.
 
     Args:
         manifest: The utterances.
@@ -117,14 +118,14 @@ def write_csv(manifest: Manifest, path: Path) -> None:
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         has_channels = "channel" in manifest.column_names
-        writer.writerow([*REQUIRED_COLUMNS, *(["channel"] if has_channels else []), *further])
+        writer.writerow([*REQUIRED_COLUMNS, *(["channel"] if has_channels else []), *map(no_formula, further)])
         for row in range(len(manifest)):
             each = manifest[row]
             fields = (
-                each.name,
-                each.speaker,
+                no_formula(each.name),
+                no_formula(each.speaker),
                 file_of(each).absolute(),
                 *each[3:6],
                 *([each.channel] if has_channels else []),
             )
-            writer.writerow([*fields, *(values[row] for values in columns)])
+            writer.writerow([*fields, *(no_formula(values[row]) for values in columns)])

@@ -147,7 +147,11 @@ class _Exchange:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._lock:  # the connection may serve the next exchange from here on
+        self.end()
+
+    def end(self) -> None:
+        """Let go of the connection, which may serve the next exchange from here on."""
+        with self._lock:
             self._is_over = True
             self._timer.cancel()
 
@@ -194,6 +198,7 @@ def _exchanged(url: str, start: int, length: int, place: str, deadline: float) -
             raise
     except HTTPError as error:
         raise _PassingError(f"no whole answer ({' '.join(str(error).split())})") from error
+    _running.exchange.end()
     response.release_conn()
     return content
 
