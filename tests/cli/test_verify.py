@@ -4,11 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from chns.bundle.bundle import Architecture, save_bundle
 from chns.cli import main
+from chns.core import AudioError
 from chns.data.audio import write_audio
+from chns.inference.verifier import Verifier
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +103,47 @@ def test_an_error_is_one_line_and_exits_with_2(model, save_model, recordings, ca
     assert captured.out == ""
     assert message in captured.err
     assert len(captured.err.splitlines()) == 1
+
+
+@pytest.fixture
+def voices(tmp_path):
+    """Two sounds alone, and both in one file, left and right."""
+    rng = np.random.default_rng(1)
+    left, right = 0.1 * rng.standard_normal(32_000), 0.3 * np.sin(np.arange(32_000) / 9) * rng.uniform(0.5, 1, 32_000)
+    samples = {"left": left, "right": right, "both": np.stack([left, right], axis=1)}
+    for name, each in samples.items():
+        soundfile.write(tmp_path / f"{name}.wav", each, 16_000)
+    return {name: str(tmp_path / f"{name}.wav") for name in samples}
+
+
+def scores_of(capsys, *words):
+    assert main([*words, "--json"]) in (0, 1)
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(("channel", "alone"), [("left", "left"), ("0", "left"), ("right", "right"), ("1", "right")])
+def test_verify_enrol_and_identify_hear_the_chosen_channel(model, voices, tmp_path, capsys, channel, alone):
+    verified = scores_of(
+        capsys, "verify", model, voices["both"], voices[alone], "--channel", channel, "--channel", "mix"
+    )
+    assert verified["score"] == pytest.approx(1, abs=1e-4)
+    store = str(tmp_path / "people.store")
+    scores_of(capsys, "enrol", model, store, "one", voices["both"], "--channel", channel)
+    [match] = scores_of(capsys, "identify", model, store, voices[alone], "--threshold", "0")["matches"]
+    assert match["score"] == pytest.approx(1, abs=1e-4)
+    [match] = scores_of(capsys, "identify", model, store, voices["both"], "--threshold", "0", "--channel", channel)[
+        "matches"
+    ]
+    assert match["score"] == pytest.approx(1, abs=1e-4)
+
+
+def test_a_verifier_warns_of_two_voices_unless_a_channel_is_chosen(model, voices):
+    verifier = Verifier.load(model)
+    assert verifier.embed(voices["both"]).quality.channels_differ
+    assert not verifier.embed(voices["left"]).quality.channels_differ
+    for channel, alone in ((0, "left"), ("right", "right")):
+        heard_one = verifier.embed(voices["both"], channel=channel)
+        assert not heard_one.quality.channels_differ
+        np.testing.assert_allclose(heard_one.vector, verifier.embed(voices[alone]).vector, atol=1e-5)
+    with pytest.raises(AudioError, match="channel must be one of the recording's 2, counted from 0, got 2"):
+        verifier.embed(voices["both"], channel=2)

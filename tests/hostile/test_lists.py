@@ -1,5 +1,7 @@
 """Lists, names and numbers as users have them: nothing is lost, mistaken or counted by its size without a word."""
 
+import csv
+import io
 import json
 from pathlib import PurePosixPath
 
@@ -61,6 +63,38 @@ def test_a_quote_that_swallows_rows_of_a_csv_is_refused_by_its_line(here, capsys
     content = 'path,text,speaker\nu0.wav,x,a\nu1.wav,"two,a\nu2.wav,b,a\nu3.wav,two",a\n'
     table(here, content, expect=2)
     assert "t.csv:4 within the field that a quote opens in t.csv:3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "rows", [["u1.wav,x,a", 'u2.wav,"two,a', 'u3.wav,two",a'], ['u1.wav,x,"a', 'u2.wav,y,a"', "u3.wav,z,b"]]
+)
+def test_a_quote_that_swallows_a_single_row_is_refused_too(here, capsys, rows):
+    table(here, "\n".join(["path,text,speaker", *rows]), expect=2)
+    assert "quoted field must not hold whole rows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("row", ['"u0.wav\n",x,a', 'u0.wav,"x\ny, z",a', 'u0.wav,"x, y\n\nz",a', 'u0.wav,x,"a\n"'])
+def test_quoted_line_breaks_in_any_field_lose_nothing(here, row):
+    assert table(here, f"path,text,speaker\n{row}\nu1.wav,x,b\n") == [("u0", "a"), ("u1", "b")]
+
+
+def test_a_quote_that_swallows_rows_of_a_manifest_is_refused_by_its_line(here):
+    rows = [f"u{n},s,{n}.wav,0,1,16000,{text}" for n, text in enumerate(["a", '"two', "b", 'c"', "d"])]
+    (here / "m.csv").write_text("\n".join([HEADER + ",text", *rows]))
+    with pytest.raises(ManifestError, match=r"must not hold whole rows, got that of m\.csv:4 .* opens in m\.csv:3"):
+        Manifest.read("m.csv")
+    (here / "m.csv").write_text("\n".join([HEADER + ",text", rows[0], 'u9,s,9.wav,0,1,16000,"one,\r\ntwo"']))
+    assert Manifest.read("m.csv").column("text") == ["a", "one, two"]
+
+
+def test_a_table_between_tabs_with_all_quoted_is_read_as_its_writer_meant(here):
+    frame = io.StringIO(newline="")
+    writer = csv.writer(frame, delimiter="\t", quoting=csv.QUOTE_ALL, lineterminator="\n")
+    writer.writerow(["path", "speaker", "sentence"])
+    sentences = ["plain", 'a "word"', "tab\tin", "line\nbreak", '"', "x"]
+    writer.writerows([f"u{n}.wav", f"s{n % 2}", sentence] for n, sentence in enumerate(sentences))
+    assert len(table(here, frame.getvalue(), "--delimiter", "\t")) == 6
+    assert Manifest.read("m.parquet").column("sentence") == ["plain", 'a "word"', "tab in", "line break", '"', "x"]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])

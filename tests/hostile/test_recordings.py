@@ -7,6 +7,7 @@ import struct
 import numpy as np
 import pytest
 import soundfile
+from aac_files import write_aac
 
 from chns.cli import main
 from chns.core import AudioError, ManifestError
@@ -21,6 +22,7 @@ from chns.data.audio import (
 from chns.data.conversion import convert_audio
 from chns.data.corpora.any_folder import prepare_folder
 from chns.data.corpora.kaldi import prepare_kaldi, write_kaldi
+from chns.data.corpora.lhotse import read_lhotse
 from chns.data.corpora.listed import scan_list
 from chns.data.corpora.nemo import read_nemo
 from chns.data.corpora.wespeaker import write_wespeaker
@@ -387,3 +389,61 @@ def test_other_samples_are_refused(dtype):
 def test_a_channel_that_an_array_lacks_is_refused():
     with pytest.raises(AudioError, match=r"channel must be one of the recording's 1, .* got 1 in an array"):
         as_waveform(noise(), 1)
+
+
+# ----- lists and headers
+
+
+def test_lhotses_channel_is_heard(tmp_path):
+    call(tmp_path)
+    source = {"type": "file", "channels": [0, 1], "source": "call.wav"}
+    recording = {"id": "call", "sources": [source], "sampling_rate": RATE, "num_samples": 2 * RATE, "duration": 2.0}
+    spans = [
+        {"id": name, "recording_id": "call", "start": 0.0, "duration": 2.0, "speaker": name, "channel": channel}
+        for channel, name in enumerate("ab")
+    ]
+    for name, entries in (("recordings", [recording]), ("supervisions", spans)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    manifest = scan_list(
+        read_lhotse(tmp_path / "recordings.jsonl", root=tmp_path, supervisions=tmp_path / "supervisions.jsonl"),
+        root=tmp_path,
+    ).manifest
+    assert heard(manifest) == {"a": True, "b": False}
+
+
+# ----- more than the header says
+
+
+@pytest.mark.parametrize(("suffix", "settings"), [("aiff", {}), ("au", {"format": "AU"})])
+def test_what_lies_behind_the_samples_of_aiff_and_au_is_not_heard(tmp_path, suffix, settings):
+    path = encoded(tmp_path, f"a.{suffix}", noise(), **settings)
+    whole = read_audio(path)
+    path.write_bytes(path.read_bytes() + bytes(50_000))
+    try:
+        assert proven_info(path).num_frames == len(read_audio(path)) == len(whole)
+    except AudioError as error:
+        assert "recording must state its whole length" in str(error)  # noqa: PT017
+
+
+def test_joined_aac_is_heard_whole_or_refused(tmp_path):
+    parts = [write_aac(tmp_path / f"{n}.aac", noise(n, n).astype(np.float32)) for n in (2, 3)]
+    lengths = [len(read_audio(part)) for part in parts]
+    joined = tmp_path / "joined.aac"
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    assert len(read_audio(joined)) >= sum(lengths) - 2 * 1_024
+
+
+def test_check_drops_a_recording_with_more_audio_than_its_header_says(tmp_path, capsys):
+    for number in (1, 2):
+        encoded(tmp_path, f"f/a/{number}.wav", noise(2, number))
+    out = str(tmp_path / "m.parquet")
+    assert main(["prepare", "folder", str(tmp_path / "f"), "--out", out]) == 0
+    path = tmp_path / "f/a/1.wav"
+    content = bytearray(path.read_bytes())
+    content[40:44] = struct.pack("<I", 32_000)
+    path.write_bytes(content)
+    capsys.readouterr()
+    assert main(["check", out, "--json"]) == 1
+    finding = json.loads(capsys.readouterr().out)["findings"]["misstated"]
+    assert (finding["number"], finding["action"], finding["example"]) == (1, "drop", "a/1")
+    assert "1.00 s more" in finding["detail"]

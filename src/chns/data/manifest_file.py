@@ -371,7 +371,7 @@ def _read_csv(path: Path) -> pa.Table:
     """Read every column as bytes: ``0001`` must not become a number, and bad text is reported with its row later.
 
     One thread, because only then do Arrow's own errors name the row. Empty lines are no rows, and quoted fields may
-    hold line breaks, as in all tables (`chns.data.text_rows`).
+    hold line breaks, as in all tables (`chns.data.text_rows`); in further columns they become spaces.
     """
     read_options = pyarrow.csv.ReadOptions(use_threads=False)
     parse_options = pyarrow.csv.ParseOptions(ignore_empty_lines=True, newlines_in_values=True)
@@ -385,8 +385,17 @@ def _read_csv(path: Path) -> pa.Table:
             null_values=[""],
         )
         table = pyarrow.csv.read_csv(path, read_options, parse_options, convert_options)
-        return _replaced(table, f"^'({FORMULA})", r"\1")
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise ManifestError(
             f"manifest must be UTF-8 CSV with one header line, got {path} ({in_short(error)})."
         ) from error
+    table = _replaced(table, f"^'({FORMULA})", r"\1")
+    broken = [name for name in table.column_names if pc.any(pc.match_substring_regex(table[name], r"[\r\n]")).as_py()]
+    if not broken or any(names.count(name) > 1 for name in names):
+        return table
+    for _ in split_rows(path):  # a quote that swallows rows is an error there
+        pass
+    for name in set(broken) - REQUIRED_COLUMNS.keys():
+        text = pc.replace_substring_regex(table[name], r"\r\n|\r|\n", " ")
+        table = table.set_column(table.column_names.index(name), name, text)
+    return table

@@ -1,8 +1,9 @@
 r"""Lines and rows of text files: one rule for all lists, tables, trials and manifests.
 
 A byte order mark is no text. Lines end in ``\n``, ``\r\n`` or ``\r``, and blank ones are nothing, wherever they
-are. Fields between tabs are as they stand: the format has no quotes, and a sentence may begin with one. Fields between
-other delimiters may be quoted, and then hold delimiters and line breaks. A quote that swallows whole rows is an error.
+are. Fields between tabs are as they stand: the format has no quotes, and a sentence may begin with one; only where
+every field of the header is quoted (pandas can write so) are all. Fields between other delimiters may be quoted, and
+then hold delimiters and line breaks. A quote that swallows whole rows is an error.
 
 A line has at most 1 MiB, and a compressed list may grow 200-fold at most when it is unpacked (JSON lines of real
 corpora grow 10 to 40-fold).
@@ -15,7 +16,7 @@ import gzip
 import math
 import reprlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Literal
@@ -92,7 +93,8 @@ def split_rows(path: Path, *, delimiter: str = ",") -> Iterator[tuple[list[str],
             taken.append((line, place))
             yield line
 
-    quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    has_quotes = delimiter != "\t" or _has_quoted_header(path)
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if has_quotes else csv.QUOTE_NONE
     reader = csv.reader(lines(), delimiter=delimiter, quoting=quoting, skipinitialspace=delimiter != "\t", strict=True)
     num_fields = None
     while True:
@@ -105,7 +107,7 @@ def split_rows(path: Path, *, delimiter: str = ",") -> Iterator[tuple[list[str],
             place = taken[0][1] if taken else str(path)
             raise ManifestError(f"line must be CSV, got {error} in {place}. Correct the quotes.") from error
         num_fields = num_fields or len(fields)
-        whole = [place for line, place in taken[1:-1] if num_fields > 1 and line.count(delimiter) == num_fields - 1]
+        whole = _swallowed(taken, num_fields, delimiter)
         if whole:
             raise ManifestError(
                 f"quoted field must not hold whole rows, got that of {whole[0]} within the field that a quote opens in "
@@ -113,3 +115,18 @@ def split_rows(path: Path, *, delimiter: str = ",") -> Iterator[tuple[list[str],
             )
         if any(fields):
             yield fields, taken[0][1]
+
+
+def _swallowed(lines: Sequence[tuple[str, str]], num_fields: int, delimiter: str) -> list[str]:
+    """Places of lines within a row that are whole rows by their delimiters.
+
+    The last line is one only if the first is too: what follows a quoted line break may hold all delimiters of the row.
+    """
+    is_row = [num_fields > 1 and line.count(delimiter) == num_fields - 1 for line, _ in lines]
+    within = range(1, len(lines) if is_row[0] else len(lines) - 1)
+    return [lines[number][1] for number in within if is_row[number]]
+
+
+def _has_quoted_header(path: Path) -> bool:
+    header = next((line.strip("\r\n") for line, _ in text_lines(path) if line.strip()), "")
+    return all(len(field) > 1 and field[0] == field[-1] == '"' for field in header.split("\t"))

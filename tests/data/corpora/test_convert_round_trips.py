@@ -129,7 +129,14 @@ def shared_corpora(shared_data):
 @pytest.mark.parametrize("trip", [*WITH_PARTS, wespeaker], ids=lambda trip: trip.__name__)
 def test_the_shared_corpora_come_back(shared_corpora, tmp_path, trip):
     for number, manifest in enumerate(shared_corpora):
-        assert content(trip(manifest, tmp_path / str(number))) == content(manifest)
+        back, expected = content(trip(manifest, tmp_path / str(number))), content(manifest)
+        if trip is kaldi:  # which needs the speaker before a name whose order is not the speaker's
+            back, expected = map(without_speakers, (back, expected))
+        assert back == expected
+
+
+def without_speakers(rows):
+    return [rows[0], *sorted((row[0].removeprefix(f"{row[1]}-"), *row[1:]) for row in rows[1:])]
 
 
 def test_a_crop_and_an_embedded_utterance_are_of_the_segment_only(root, tmp_path):
