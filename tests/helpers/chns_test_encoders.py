@@ -24,7 +24,7 @@ class Plain(nn.Module):
 
 
 class Observing(Plain):
-    """The same, with a running mean of what it was trained on, which its embeddings do not depend on."""
+    """The same, with a running mean of the power of what it was trained on, which its embeddings do not depend on."""
 
     seen: Tensor
 
@@ -35,5 +35,5 @@ class Observing(Plain):
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
         """As `Plain`."""
         if self.training:
-            self.seen.lerp_(features.detach().mean((0, 1)), 0.1)
+            self.seen.lerp_(features.detach().square().mean((0, 1)), 0.1)  # their mean is always 0
         return super().forward(features, lengths)
