@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo model test test-slow lint check check-lowest check-newest format clean
+.PHONY: help demo model test test-slow mutants lint check check-lowest check-newest format clean
 
 help:
 	@echo "make demo       the whole job on synthetic speech, a few minutes"
 	@echo "make model      the packaged model anew, from recipes/small_model"
 	@echo "make test       the test suite"
 	@echo "make test-slow  the tests that take minutes"
+	@echo "make mutants    change the code in small ways; what no test notices is printed. Hours; MODULES='losses/contrast.py' less"
 	@echo "make lint       style, types and import rules"
 	@echo "make check      lint, then test: what continuous integration runs"
 	@echo "make check-lowest   tests of using a model and sampling, without torch, with the lowest versions stated"
@@ -39,6 +40,10 @@ test: .venv/installed-dev
 
 test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow
+
+mutants: .venv/installed-dev
+	$(PIP) install "mutmut>=3.8,<4"
+	nice $(BIN)/python tests/mutants.py $(MODULES)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

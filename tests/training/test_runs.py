@@ -5,10 +5,12 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,9 +21,11 @@ from safetensors.torch import load_file
 from chns.bundle.bundle import load_bundle
 from chns.cli import main
 from chns.data.manifest import Manifest
+from chns.losses import HSCLLoss
 from chns.training.log import negative_similarity
-from chns.training.loop import learning_rate_factor
+from chns.training.loop import Validation, learning_rate_factor
 
+PLAIN = ("--encoder.factory", "chns_test_encoders.Plain", "--encoder.settings", "{}")
 TIMES = {"segments_per_second", "data_wait_share", "encoder_seconds", "loss_seconds"}
 
 
@@ -82,6 +86,52 @@ def test_the_same_command_again_does_nothing(finished, configs, hum_manifest):
 def test_other_settings_in_the_same_folder_are_refused(finished, configs, hum_manifest, capsys):
     assert main(command(configs, hum_manifest, finished, "--seed", "7")) == 2
     assert "seed must be 0 as when the run was begun, got 7" in capsys.readouterr().err
+
+
+def test_best_model_stays_the_one_whose_validation_was_best(tmp_path, configs, hum_manifest, monkeypatch):
+    folder = tmp_path / "run"
+    rates = iter([0.3, 0.1, 0.2])
+    measure = Validation.measure
+
+    def scripted(self, model, device):
+        metrics = replace(measure(self, model, device), eer=next(rates))
+        if metrics.eer == 0.2:
+            shutil.copytree(folder / "model", tmp_path / "second" / "model")
+        return metrics
+
+    monkeypatch.setattr(Validation, "measure", scripted)
+    assert main(command(configs, hum_manifest, folder, *PLAIN)) == 0
+    measured = {
+        name: json.loads((folder / name / "config.json").read_text())["metrics"]["validation"]["eer"]
+        for name in ("model", "best_model")
+    }
+    assert measured == {"model": 0.2, "best_model": 0.1}
+    best = load_file(folder / "best_model" / "model.safetensors")
+    assert_same_weights(best, weights(tmp_path / "second"))
+    assert any(not torch.equal(tensor, best[name]) for name, tensor in weights(folder).items())
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["validation"]["eer"], summary["best_validation"]["eer"]) == (0.2, 0.1)
+
+
+def test_the_loss_is_told_before_each_step_how_much_is_done(tmp_path, configs, hum_manifest, monkeypatch):
+    told = []
+    set_progress = HSCLLoss.set_progress
+    forward = HSCLLoss.forward
+
+    def noting(self, share_done):
+        told.append(share_done)
+        set_progress(self, share_done)
+
+    def checked(self, *inputs):
+        assert self.beta == pytest.approx(min(1.0, told[-1] / 0.5))
+        told.append("step")
+        return forward(self, *inputs)
+
+    monkeypatch.setattr(HSCLLoss, "set_progress", noting)
+    monkeypatch.setattr(HSCLLoss, "forward", checked)
+    ramp = ("--loss.factory", "chns.losses.HSCLLoss", "--loss.settings", '{"beta": 1.0, "beta_start": 0.0}')
+    assert main(command(configs, hum_manifest, tmp_path / "run", *PLAIN, *ramp)) == 0
+    assert told == [what for step in range(18) for what in (step / 18, "step")]
 
 
 def test_two_runs_with_one_seed_are_equal_and_workers_change_nothing(finished, tmp_path, configs, hum_manifest):
@@ -195,13 +245,16 @@ def test_chunks_do_not_change_what_is_learnt(tmp_path, configs, hum_manifest):
         torch.testing.assert_close(runs["chunks"][name], tensor, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("launcher", ["own", "torchrun"])
-def test_two_processes_learn_what_one_does(launcher, tmp_path, configs, hum_manifest):
-    """The same global batches, losses and gradients; only the order of additions differs."""
-    own = ["--encoder.factory", "chns_test_encoders.Plain", "--encoder.settings", "{}", "--train.epochs", "2",
-           "--batches.speakers_per_batch", "5"]  # fmt: skip
+@pytest.mark.parametrize(
+    ("launcher", "encoder", "chunks"),
+    [("own", "Observing", []), ("torchrun", "Plain", ["--train.chunk_size", "4"])],
+)
+def test_two_processes_learn_what_one_does(launcher, encoder, chunks, tmp_path, configs, hum_manifest):
+    """The same global batches, losses, gradients and running statistics; only the order of additions differs."""
+    own = ["--encoder.factory", f"chns_test_encoders.{encoder}", "--encoder.settings", "{}", "--train.epochs", "2",
+           "--batches.speakers_per_batch", "4"]  # fmt: skip
     assert main(command(configs, hum_manifest, tmp_path / "one", *own)) == 0
-    words = command(configs, hum_manifest, tmp_path / "two", *own, "--train.devices", "2", "--train.chunk_size", "4")
+    words = command(configs, hum_manifest, tmp_path / "two", *own, "--train.devices", "2", *chunks)
     start = ["-m", "chns", *words]
     if launcher == "torchrun":
         start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *start]

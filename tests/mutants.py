@@ -1,0 +1,178 @@
+"""Change the code in small ways and see whether its tests notice: what `make mutants` does.
+
+    python tests/mutants.py [MODULE ...]
+
+mutmut changes one thing at a time in a copy of the tree and runs the tests that reach the changed function, within the
+test files that `TESTS` names for the module and with a limit on their time. A mutant that no test notices has survived:
+either a test is missing, or the change has no effect that anyone could see, which `EQUIVALENT` says with its reason.
+
+Prints what survives and writes `docs/mutants.md`. Exits with 1 if a survivor is not explained. A run that was stopped
+goes on where it was; only functions that changed since, and survivors, are run again. mutmut does not change what
+stands outside of functions, nor functions with a decorator (`atomic_path`, `transaction`), and sees no change in what
+a test module makes while it is imported (a loss in `parametrize`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+WORK = ROOT / "build" / "mutants"
+PROCESSES = 2
+TESTS = {
+    "losses/contrast.py": ["tests/losses"],
+    "losses/aam_softmax.py": ["tests/losses"],
+    "evaluation/metrics.py": [f"tests/evaluation/test_{name}.py" for name in ("metrics", "det", "detection_cost")],
+    "sampling/schedule.py": ["tests/sampling/test_schedule.py"],
+    "sampling/hard_batches.py": ["tests/sampling/test_hard_batches.py"],
+    "sampling/speaker_batches.py": ["tests/sampling/test_speaker_batches.py", "tests/sampling/test_batches.py"],
+    "sampling/batches.py": ["tests/sampling/test_batches.py", "tests/sampling/test_neighbour_batches.py"],
+    "sampling/clusters.py": ["tests/sampling/test_clusters.py"],
+    "sampling/neighbours.py": ["tests/sampling/test_neighbours.py"],
+    "sampling/same_person.py": ["tests/sampling/test_same_person.py"],
+    "core/files.py": ["tests/core/test_files.py", "tests/hostile/test_nothing_lost.py"],
+    "store/voiceprints.py": ["tests/store/test_store.py", "tests/store/test_store_deletion.py"],
+    "store/store_file.py": [f"tests/store/test_store{name}.py" for name in ("", "_deletion", "_hostile")],
+    "store/content.py": ["tests/store/test_store.py", "tests/store/test_voiceprint_search.py"],
+    "store/encryption.py": ["tests/store/test_store_encryption.py"],
+}
+# Module: a changed line as mutmut writes it, and why nobody can see the change.
+EQUIVALENT: dict[str, dict[str, str]] = {
+    "losses/contrast.py": {
+        'for name, value in (("beta", beta), ("beta_start", beta_start or 1.0)):': "only the sign of the value is used",
+        "per_anchor = torch.bincount(anchors, )": "the length only adds zeros at the end, which no anchor looks up",
+    },
+    "sampling/schedule.py": {
+        "if self._best_eer is None or eer <= self._best_eer:": "an equal number takes the place of itself",
+    },
+}
+EXPLAINED = "explained"
+
+
+def main(modules: list[str]) -> int:
+    unknown = set(modules) - set(TESTS)
+    if unknown:
+        sys.exit(f"module must be one of {', '.join(TESTS)}, got {', '.join(sorted(unknown))}.")
+    for module in modules or TESTS:
+        run_mutants(module)
+    unexplained = write_table(ROOT / "docs" / "mutants.md")
+    for line in unexplained:
+        sys.stdout.write(f"{line}\n")
+    return 1 if unexplained else 0
+
+
+def run_mutants(module: str) -> None:
+    """Run those mutants of a module that have no result yet, and the survivors again."""
+    folder = folder_of(module)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("src", "tests", "configs"):
+        copy_tree(ROOT / name, folder / name, "__pycache__")
+    # mutmut copies once only; a folder that was missing when Python started would not be imported from.
+    copy_tree(ROOT / "src", folder / "mutants" / "src", "__pycache__", Path(module).name)
+    settings = {
+        "source_paths": ["src"],
+        "only_mutate": [f"src/chns/{module}"],
+        "also_copy": ["configs"],
+        "pytest_add_cli_args": ["-p", "no:xdist", "-p", "no:cacheprovider", "--hypothesis-seed=0"],
+        "pytest_add_cli_args_test_selection": TESTS[module],
+        "process_isolation": "forkserver",  # torch and faiss have threads, which a plain fork would not survive
+        "timeout_constant": 30.0,
+        "timeout_multiplier": 20.0,
+        "use_git_change_detection": False,
+    }
+    lines = "".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items())
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (folder / "pyproject.toml").write_text(f"{text}\n[tool.mutmut]\n{lines}", encoding="utf-8")
+    forget_survivors(module)
+    # Processes that tests start shall run the mutant too.
+    environment = {**os.environ, "PYTHONPATH": str(folder / "mutants" / "src"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(PROCESSES)]
+    subprocess.run(command, cwd=folder, env=environment, check=True)
+
+
+def copy_tree(source: Path, target: Path, *left_out: str) -> None:
+    shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*left_out))
+
+
+def forget_survivors(module: str) -> None:
+    """Have the survivors run again, for the tests may have become better since."""
+    file = meta_file(module)
+    if file.is_file():
+        meta = json.loads(file.read_text(encoding="utf-8"))
+        codes = meta["exit_code_by_key"]
+        meta["exit_code_by_key"] = {key: None if outcome(code) == "survived" else code for key, code in codes.items()}
+        file.write_text(json.dumps(meta), encoding="utf-8")
+
+
+def outcome(code: int | None) -> str:
+    """What became of a mutant, of the exit code that mutmut keeps."""
+    if code is None:
+        return "not run"
+    return "survived" if code in (0, 5, 33) else "killed"  # 5 and 33: no test reaches the function
+
+
+def write_table(path: Path) -> list[str]:
+    """Write the results of all modules; returns the survivors that nothing explains."""
+    told = path.read_text(encoding="utf-8")
+    rows, unexplained = [], []
+    for module in TESTS:
+        if not meta_file(module).is_file():  # the result of another machine stays
+            rows.append(next((row for row in told.splitlines() if row.startswith(f"| `{module}` |")), ""))
+            continue
+        counts: Counter[str] = Counter()
+        for name, code in json.loads(meta_file(module).read_text(encoding="utf-8"))["exit_code_by_key"].items():
+            result = outcome(code)
+            if result == "survived":
+                line = changed_line(module, name)
+                if line in EQUIVALENT.get(module, {}):
+                    result = EXPLAINED
+                else:
+                    unexplained.append(f"{name}: {line}")
+            counts[result] += 1
+        unfinished = f" ({counts['not run']} not run)" if counts["not run"] else ""
+        rows.append(
+            f"| `{module}` | {counts.total()}{unfinished} | {counts['killed']} | {counts['survived']} | "
+            f"{counts[EXPLAINED]} |"
+        )
+    reasons = [
+        f"| `{module}` | `{line.replace('|', chr(92) + '|')}` | {reason} |"
+        for module, lines in EQUIVALENT.items()
+        for line, reason in lines.items()
+    ]
+    table = "\n".join(["| module | mutants | killed | survived | equivalent |", "|---|---|---|---|---|", *rows])
+    listed = "\n".join(["| module | changed line | why nobody can see it |", "|---|---|---|", *reasons])
+    for mark, text in (("results", table), ("equivalent", listed)):
+        told = re.sub(
+            rf"(<!-- {mark} -->\n).*?(<!-- end -->)", lambda m, t=text: f"{m[1]}{t}\n{m[2]}", told, flags=re.DOTALL
+        )
+    path.write_text(told, encoding="utf-8")
+    return unexplained
+
+
+def changed_line(module: str, name: str) -> str:
+    """The lines that a mutant has and the code does not, in one."""
+    shown = subprocess.run(
+        [sys.executable, "-m", "mutmut", "show", name],
+        cwd=folder_of(module), capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    added = [line[1:].strip() for line in shown.splitlines() if line.startswith("+") and not line.startswith("+++")]
+    return " ".join(added) or "(a line less)"
+
+
+def folder_of(module: str) -> Path:
+    return WORK / module.removesuffix(".py").replace("/", "-")
+
+
+def meta_file(module: str) -> Path:
+    return folder_of(module) / "mutants" / "src" / "chns" / f"{module}.meta"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
