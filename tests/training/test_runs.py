@@ -304,7 +304,7 @@ def test_the_bare_command_trains_goes_on_and_tells_what_it_derived(tmp_path, hum
     assert set(derived) == {"batches.speakers_per_batch", "data.num_workers", "optimizer.learning_rate"}
     assert "batches.speakers_per_batch: 18, all 18 training speakers with 2 utterances or more" in caplog.text
     printed = capsys.readouterr().out
-    assert f"next: chns evaluate {tmp_path / 'run' / 'best_model'} M.parquet --trials TRIALS --scores " in printed
+    assert f"next: chns evaluate {tmp_path / 'run' / 'best_model'} M.parquet --trials TRIALS --out " in printed
     before = (tmp_path / "run" / "log.csv").read_bytes()
     for same in ([], ["--batches.speakers_per_batch", "18"]):
         assert main([*words, *short, *same]) == 0
