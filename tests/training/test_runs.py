@@ -23,7 +23,7 @@ from chns.cli import main
 from chns.data.manifest import Manifest
 from chns.losses import HSCLLoss
 from chns.training.log import negative_similarity
-from chns.training.loop import Validation, learning_rate_factor
+from chns.training.loop import Validation, _line, _times, learning_rate_factor
 
 PLAIN = ("--encoder.factory", "chns_test_encoders.Plain", "--encoder.settings", "{}")
 TIMES = {"segments_per_second", "data_wait_share", "encoder_seconds", "loss_seconds"}
@@ -75,6 +75,24 @@ def test_the_log_shows_loss_temperature_hardness_and_validation(finished):
         assert -1 <= float(row["negative_similarity_mean"]) <= float(row["negative_similarity_p95"]) <= 1
         assert 0 <= float(row["data_wait_share"]) <= 1
     assert [int(row["step"]) for row in rows if row["validation_eer"]] == [6, 12, 18]
+
+
+def test_the_last_step_is_logged_and_waiting_is_told_once(tmp_path, configs, hum_manifest, caplog, monkeypatch):
+    monkeypatch.setattr("chns.training.loop._MUCH_WAITING", 0.0)
+    assert main(command(configs, hum_manifest, tmp_path, "--train.log_every_steps", "4")) == 0
+    with (tmp_path / "log.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file) if row["loss"]] == ["4", "8", "12", "16", "18"]
+    told = r"the encoder waits for data \d+ % of the time: raise data.num_workers, now 0"
+    assert len(re.findall(told, caplog.text)) == 1
+
+
+def test_without_a_terminal_a_line_tells_hardness_and_times():
+    values = {"loss": 1.5, "hard_ratio": 0.5, "easy_anchor_share": 0.824, "segments_per_second": 99.6}
+    values |= {"negative_similarity_mean": 0.157, "negative_similarity_p95": 0.4}
+    assert _line(20, 100, 1, values) == (
+        "step 20/100, epoch 1: loss 1.500, hard ratio 0.5, easy anchors 82 %, negatives 0.16 (p95 0.40), 100 segments/s"
+    )
+    assert _times(61.4, 7322) == "0:01:01 elapsed, 2:02:02 left"
 
 
 def test_the_same_command_again_does_nothing(finished, configs, hum_manifest):
@@ -339,7 +357,7 @@ def test_the_bare_command_trains_goes_on_and_tells_what_it_derived(tmp_path, hum
     assert set(derived) == {"batches.speakers_per_batch", "data.num_workers", "optimizer.learning_rate"}
     assert "batches.speakers_per_batch: 18, all 18 training speakers with 2 utterances or more" in caplog.text
     printed = capsys.readouterr().out
-    assert f"next: chns evaluate {tmp_path / 'run' / 'best_model'} M.parquet --trials TRIALS --scores " in printed
+    assert f"next: chns evaluate {tmp_path / 'run' / 'best_model'} M.parquet --trials TRIALS --out " in printed
     before = (tmp_path / "run" / "log.csv").read_bytes()
     for same in ([], ["--batches.speakers_per_batch", "18"]):
         assert main([*words, *short, *same]) == 0

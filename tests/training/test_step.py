@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from chns.losses import AAMSoftmaxLoss, DistillationLoss, HSCLLoss, SupConLoss, TaughtLoss
+from chns.training.log import negative_similarity
 from chns.training.step import TrainingStep
 
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 4, 4])
@@ -72,6 +73,26 @@ def assert_equal_gradients(a, b):
     assert a.keys() == b.keys()
     for name in a:
         torch.testing.assert_close(a[name], b[name], atol=1e-9, rtol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 3])
+def test_negatives_are_measured_as_users_of_the_model_see_them(chunk_size):
+    """Batch normalisation of the batch centres its embeddings, whatever they have in common."""
+    model = encoder(dropout=0.5)
+    model[3] = nn.Identity()  # so that the batch's own statistics leave a mean of 0
+    with torch.no_grad():
+        model[1].running_mean.fill_(-3.0)
+    fabric = Fabric(accelerator="cpu", devices=1, precision="64-true")
+    step = TrainingStep(fabric, fabric.setup_module(model), SupConLoss(0.3).double(), chunk_size=chunk_size, seed=7)
+    before = copy.deepcopy(model.state_dict())
+    embeddings = step.embeddings_in_evaluation(batch(), LABELS)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training
+    torch.testing.assert_close(embeddings.double(), copy.deepcopy(model).eval()(batch()), atol=1e-5, rtol=1e-5)
+    honest, _ = negative_similarity(embeddings, LABELS)
+    centred, _ = negative_similarity(copy.deepcopy(model)(batch()).detach(), LABELS)
+    assert honest > 0.8
+    assert abs(centred) < 0.2
 
 
 @pytest.mark.parametrize("chunk_size", [None, 1, 3, 10, 99])

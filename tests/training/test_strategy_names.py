@@ -49,8 +49,7 @@ def test_a_setting_that_is_none_is_refused_with_its_file(tmp_path, wrong):
         (
             "clustered",
             {"pooling": "even", "num_clusters": None, "start": "easy"},
-            "SupCon, clustered batches, hard ratio 1.0, even pooling, number of clusters derived, "
-            "from when batches are easy",
+            "SupCon, clustered batches, hard ratio 1.0, even pooling, from when batches are easy",
         ),
         (
             "clustered",

@@ -70,7 +70,7 @@ _CHATTY = ("faiss.loader", "lightning_fabric.utilities.rank_zero", "lightning_fa
 _EPILOG = """from a folder of recordings to an evaluated model:
   chns prepare voxceleb /data/voxceleb2/dev --out vox2.parquet
   chns train --config chns --data.train vox2.parquet --out runs/chns
-  chns evaluate runs/chns/model vox1.parquet --trials veri_test2.txt --scores scores.txt
+  chns evaluate runs/chns/model vox1.parquet --trials veri_test2.txt --out scores.txt
 
 `chns COMMAND --help` explains each command with examples; `--debug` shows the trace of an error."""
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 NEEDS_FIXING = 1
 
 _EXAMPLES = """  chns check vox2.parquet
-  chns check vox2.parquet --fix vox2.clean.parquet --jobs 16
+  chns check vox2.parquet --fix vox2.clean.parquet --workers 16
   chns check mine.parquet --fix clean.parquet --drop clipped --drop few_utterances
   chns check mine.parquet --report findings.parquet --json
 
@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="of a speaker, if the manifest has sessions (default: %(default)s)",
     )
-    parser.add_argument("--jobs", type=int, metavar="N", help="processes at most (default: one a core)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes at most (default: one a core)")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     return parser
 
@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         kept=report.with_name(f"{report.name}.partial"),
         limits=limits,
         also_drop=arguments.drop,
-        jobs=arguments.jobs,
+        jobs=arguments.workers,
     )
     elapsed_seconds = time.monotonic() - started
     check.write(report)

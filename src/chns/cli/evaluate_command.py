@@ -21,10 +21,10 @@ _KINDS: tuple[Kind, ...] = ("z", "t", "s", "as")
 _TOP_K = 300
 _AVERAGES = ("average-embeddings", "average-scores")
 
-_EXAMPLES = """  chns evaluate runs/chns/model vox1.parquet --trials veri_test2.txt --scores scores.txt
-  chns evaluate runs/chns/model test.parquet --trials trials.txt --scores scores.txt --json
-  chns evaluate runs/chns/model vox1.parquet --trials veri_test2.txt --scores as.txt --as-norm vox2.parquet
-  chns evaluate runs/chns/model cnceleb.parquet --trials trials.lst --scores scores.txt --enrolment-map enroll.map
+_EXAMPLES = """  chns evaluate runs/chns/model vox1.parquet --trials veri_test2.txt --out scores.txt
+  chns evaluate runs/chns/model test.parquet --trials trials.txt --out scores.txt --json
+  chns evaluate runs/chns/model vox1.parquet --trials veri_test2.txt --out as.txt --as-norm vox2.parquet
+  chns evaluate runs/chns/model cnceleb.parquet --trials trials.lst --out scores.txt --enrolment-map enroll.map
 
 The score is the cosine of whole-utterance embeddings. Trial lists:
   voxceleb    1 ENROL TEST
@@ -50,7 +50,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("model", metavar="MODEL", help="the model's folder, or hf://owner/name")
     parser.add_argument("manifest", type=Path, metavar="M.parquet", help="where the utterances of the trials are")
     parser.add_argument("--trials", type=Path, required=True, metavar="TRIALS", help="the trial list")
-    parser.add_argument("--scores", type=Path, required=True, metavar="OUT", help="where the scores go")
+    parser.add_argument(
+        "--out", "--scores", dest="scores", type=Path, required=True, metavar="OUT", help="where the scores go"
+    )
     parser.add_argument(
         "--format",
         choices=["auto", "voxceleb", "kaldi", "cnceleb", "unlabelled"],

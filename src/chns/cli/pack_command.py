@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="as-is",
         help="as-is, or encode all as FLAC, mono, 16 kHz, 16 bits (default: %(default)s)",
     )
-    parser.add_argument("--jobs", type=int, metavar="N", help="processes at most (default: one a core)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes at most (default: one a core)")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     return parser
 
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
         shard_bytes=round(arguments.shard_mb * 1_000_000),
         speaker_groups=_speaker_groups(arguments, manifest),
         format=arguments.format,
-        jobs=arguments.jobs,
+        jobs=arguments.workers,
     )
     summary = {
         "manifest": str(arguments.out / MANIFEST_NAME),

@@ -56,7 +56,7 @@ def convert(result: ScanResult, arguments: argparse.Namespace) -> tuple[ScanResu
 
     from chns.data import Rejected, convert_audio
 
-    conversion = convert_audio(result.manifest, arguments.converted, format=arguments.convert, jobs=arguments.jobs)
+    conversion = convert_audio(result.manifest, arguments.converted, format=arguments.convert, jobs=arguments.workers)
     rejected = [*result.rejected, *(Rejected(*failure) for failure in conversion.failures)]
     counts = {
         "converted": conversion.num_written,
@@ -279,7 +279,7 @@ def build_parser() -> argparse.ArgumentParser:
     corpora = parser.add_subparsers(dest="corpus", required=True, metavar="CORPUS")
     output = argparse.ArgumentParser(add_help=False)
     output.add_argument("--json", action="store_true", help="print the summary as JSON")
-    output.add_argument("--jobs", type=int, metavar="N", help="processes at most (default: one a core)")
+    output.add_argument("--workers", type=int, metavar="N", help="processes at most (default: one a core)")
     scan = argparse.ArgumentParser(add_help=False, parents=[output])
     scan.add_argument("source", type=Path, metavar="SOURCE", help="the corpus's folder, or its list")
     scan.add_argument("--out", type=Path, required=True, metavar="M.parquet", help="the manifest (.parquet or .csv)")
@@ -341,7 +341,7 @@ def run(arguments: argparse.Namespace) -> None:
             num_families=arguments.families,
             family_spread=arguments.family_spread,
             seed=arguments.seed,
-            jobs=arguments.jobs,
+            jobs=arguments.workers,
         )
         _print({"manifest": str(arguments.out / "manifest.parquet"), **_summary(manifest)}, as_json=arguments.json)
         return
@@ -370,7 +370,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _scan(arguments: argparse.Namespace) -> ScanResult:
-    settings: dict[str, Any] = {"min_duration_seconds": arguments.min_seconds, "jobs": arguments.jobs}
+    settings: dict[str, Any] = {"min_duration_seconds": arguments.min_seconds, "jobs": arguments.workers}
     if arguments.corpus == "voxceleb":
         return scan(arguments, settings)
     if arguments.corpus == "speech-commands":

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from chns.report.page import Report
     from chns.report.run_findings import ComparedRuns, RunFindings
 
-_EXAMPLES = """  chns evaluate runs/chns/model vox1.parquet --trials veri_test2.txt --scores runs/chns/scores/vox1-o.txt
+_EXAMPLES = """  chns evaluate runs/chns/model vox1.parquet --trials veri_test2.txt --out runs/chns/scores/vox1-o.txt
   chns report runs/supcon runs/chns --out report
   chns report runs/supcon runs/chns --name random --name clustered --manifest /moved/vox2.parquet --out report
   chns report runs/comparison --out report             # all runs, the table and the verdict of `chns compare`

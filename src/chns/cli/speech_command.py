@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _PADDING_SECONDS = 0.2
 
 _EXAMPLES = """  chns speech vox2.parquet --out vox2.marked.parquet
-  chns speech mine.parquet --out mine.trimmed.parquet --trim --jobs 16
+  chns speech mine.parquet --out mine.trimmed.parquet --trim --workers 16
 
 Without --trim, the columns speech_seconds and speech_share are added. With it, offset and duration of each utterance
 are narrowed to what lies between the first and the last speech, and utterances without speech are left out. Audio is
@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threshold", type=float, default=0.5, metavar="P", help="probability that is speech (default: %(default)s)"
     )
-    parser.add_argument("--jobs", type=int, metavar="N", help="processes at most (default: one a core)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes at most (default: one a core)")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     return parser
 
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
     manifest_suffix(arguments.out)
     manifest = Manifest.read(arguments.manifest)
     kept = arguments.out.with_name(f"{arguments.out.name}.partial")
-    activity = detect_speech(manifest, kept=kept, threshold=arguments.threshold, jobs=arguments.jobs)
+    activity = detect_speech(manifest, kept=kept, threshold=arguments.threshold, jobs=arguments.workers)
     if arguments.trim:
         padding = _PADDING_SECONDS if arguments.padding_seconds is None else arguments.padding_seconds
         result = trim_to_speech(manifest, activity, padding_seconds=padding)

@@ -64,5 +64,5 @@ def run(arguments: Namespace) -> None:
     if (hard := RunFolder.open(arguments.out).hard_batches()) is not None:
         print(hard)
     model, scores = summary.get("best_model", summary["model"]), Path(arguments.out) / "scores" / "test.txt"
-    print(f"next: chns evaluate {quote(model)} M.parquet --trials TRIALS --scores {quote(str(scores))}")
+    print(f"next: chns evaluate {quote(model)} M.parquet --trials TRIALS --out {quote(str(scores))}")
     print(f"      chns report {quote(arguments.out)} --out report")

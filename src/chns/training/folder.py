@@ -324,8 +324,7 @@ def _loss_name(loss: ObjectSettings) -> str:
 
 
 def _of_clusters(clusters: ClusterSettings) -> list[str]:
-    words = [] if clusters.pooling == "random" else [f"{clusters.pooling} pooling"]
-    return words if clusters.num_clusters else [*words, "number of clusters derived"]
+    return [] if clusters.pooling == "random" else [f"{clusters.pooling} pooling"]
 
 
 def _of_groups(clusters: ClusterSettings) -> list[str]:

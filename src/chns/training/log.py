@@ -139,11 +139,17 @@ class Meter:
         self._segments += len(result.speaker_labels)
         self._last = result
 
-    def read(self) -> dict[str, float]:
-        """Averages since the last reading; of the last step, how hard its negatives were and where its time went."""
+    def read(self, embeddings: Tensor) -> dict[str, float]:
+        """Averages since the last reading; of the last step, how hard its negatives were and where its time went.
+
+        Args:
+            embeddings: Of the last step's batch in evaluation mode, shape (N, dim). In training mode batch
+                normalisation centres the embeddings of a batch, whose negatives are then equally far apart whoever
+                they are.
+        """
         assert self._last is not None
         seconds = time.perf_counter() - self._since
-        mean, p95 = negative_similarity(self._last.embeddings, self._last.speaker_labels)
+        mean, p95 = negative_similarity(embeddings, self._last.speaker_labels)
         values = {
             "loss": float(self._loss_sum) / self._steps,
             "easy_anchor_share": float(self._easy_sum) / self._steps,

@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Never
 
@@ -36,6 +38,8 @@ from chns.training.state import Stateful, StopRequest, load_training, save_train
 from chns.training.step import TrainingStep
 
 _log = logging.getLogger(__name__)
+
+_MUCH_WAITING = 0.2  # of the time between two lines of the log
 
 
 class Validation:
@@ -170,6 +174,8 @@ class Training:
         self._record = record
         self._step = 0
         self._meter = Meter()
+        self._began, self._began_at = time.perf_counter(), 0
+        self._lines_written, self._has_warned = 0, False
         self._parts: dict[str, Stateful] = {
             "model": self._model,
             "loss": self._loss,
@@ -203,6 +209,7 @@ class Training:
                 self.checkpoint, self._parts, num_steps=self.num_steps, steps_per_epoch=self._plan.steps_per_epoch
             )
             _log.info("going on from step %d of %d", self._step, self.num_steps)
+        self._began, self._began_at = time.perf_counter(), self._step
         with (
             RunLog(self._record.folder, first_step=self._step, logger=self._record.logger)
             if self._writes
@@ -241,19 +248,40 @@ class Training:
             self._meter.data_arrived()
             self._train_step(epoch, waveforms, labels)
             progress.update()
-            if self._step % self._rhythm.log_every_steps == 0:
-                self._write_log(epoch, log, progress)
+            if self._is_logged(self._step):
+                embeddings = self._compute_gradients.embeddings_in_evaluation(waveforms, labels)
+                self._write_log(epoch, log, progress, embeddings)
             if self._step % self._plan.steps_per_epoch:  # the end of an epoch is saved after its validation
                 self._save_or_stop(stop)
             self._meter.step_done()
 
-    def _write_log(self, epoch: int, log: RunLog | None, progress: tqdm[Never]) -> None:
-        values = {**self._meter.read(), **self._settings_now(epoch)}
+    def _is_logged(self, step: int) -> bool:
+        """Whether a line of the log follows this step, counted from 1: every so many do, and the last."""
+        return step % self._rhythm.log_every_steps == 0 or step == self.num_steps
+
+    def _write_log(self, epoch: int, log: RunLog | None, progress: tqdm[Never], embeddings: Tensor) -> None:
+        values = {**self._meter.read(embeddings), **self._settings_now(epoch)}
         if log is not None:
             log.write(self._step, epoch, values)
         progress.set_postfix(epoch=epoch, loss=f"{values['loss']:.3f}")
         if progress.disable:
-            _log.info("%s", _line(self._step, self.num_steps, epoch, values))
+            elapsed = time.perf_counter() - self._began
+            remaining = elapsed / (self._step - self._began_at) * (self.num_steps - self._step)
+            _log.info("%s, %s", _line(self._step, self.num_steps, epoch, values), _times(elapsed, remaining))
+        self._warn_of_waiting(values["data_wait_share"])
+
+    def _warn_of_waiting(self, share: float) -> None:
+        """Say once that the encoder waits for data; not at the first line, which holds the start of the workers."""
+        self._lines_written += 1
+        if share < _MUCH_WAITING or self._lines_written < 2 or self._has_warned or not self._writes:
+            return
+        self._has_warned = True
+        _log.warning(
+            "the encoder waits for data %.0f %% of the time: raise data.num_workers, now %d, if there are cores to "
+            "spare, or make decoding cheaper (`chns pack --format flac`, less augmentation).",
+            100 * share,
+            self._rhythm.num_workers,
+        )
 
     def _save_or_stop(self, stop: StopRequest) -> None:
         if stop.is_made(self._fabric.device):
@@ -287,7 +315,7 @@ class Training:
         if self._set_progress is not None:
             self._set_progress(self._step / self.num_steps)
         self._optimizer.zero_grad()
-        timed = (self._step + 1) % self._rhythm.log_every_steps == 0
+        timed = self._is_logged(self._step + 1)
         result = self._compute_gradients(waveforms, labels, step=self._step, timed=timed)
         largest = math.inf if self._rhythm.clip_norm is None else self._rhythm.clip_norm
         norm = nn.utils.clip_grad_norm_(self._parameters, largest)
@@ -356,9 +384,14 @@ class Training:
 def _line(step: int, num_steps: int, epoch: int, values: dict[str, float]) -> str:
     return (
         f"step {step}/{num_steps}, epoch {epoch}: loss {values['loss']:.3f}, "
+        f"hard ratio {values['hard_ratio']:g}, easy anchors {100 * values['easy_anchor_share']:.0f} %, "
         f"negatives {values['negative_similarity_mean']:.2f} (p95 {values['negative_similarity_p95']:.2f}), "
         f"{values['segments_per_second']:.0f} segments/s"
     )
+
+
+def _times(elapsed_seconds: float, remaining_seconds: float) -> str:
+    return f"{timedelta(seconds=round(elapsed_seconds))} elapsed, {timedelta(seconds=round(remaining_seconds))} left"
 
 
 def learning_rate_factor(step: int, num_steps: int, warmup_share: float) -> float:

@@ -116,6 +116,24 @@ class TrainingStep:
         encoder_seconds = clock.read() - begin - loss_seconds
         return StepResult(loss.detach(), embeddings.detach(), labels, encoder_seconds, loss_seconds)
 
+    @torch.no_grad()
+    def embeddings_in_evaluation(self, waveforms: Tensor, speaker_labels: Tensor) -> Tensor:
+        """The whole batch's embeddings as the model's users get them, shape (N, dim); nothing of the model changes.
+
+        Args:
+            waveforms: This process's slice of the batch, shape (n, samples).
+            speaker_labels: Shape (n,).
+        """
+        self._model.eval()
+        try:
+            with self._fabric.autocast():
+                parts = [
+                    self._model.module(chunk) for chunk in torch.split(waveforms, self._chunk_size or len(waveforms))
+                ]
+        finally:
+            self._model.train()
+        return gather_batch(torch.cat(parts).float(), speaker_labels)[0]
+
     def _second_pass(self, chunks: Sequence[Tensor], gradients: Sequence[Tensor], step: int) -> None:
         last = len(chunks) - 1
         with _frozen_running_statistics(self._model):

@@ -280,7 +280,7 @@ def trained(manifest, configs, out, *more):
 
 def test_training_from_a_url_gives_the_log_and_the_weights_of_local_shards(hum_manifest, configs, server, tmp_path):
     shards = tmp_path / "shards"
-    assert main(["pack", str(hum_manifest), "--out", str(shards), "--shard-mb", "0.5", "--jobs", "1"]) == 0
+    assert main(["pack", str(hum_manifest), "--out", str(shards), "--shard-mb", "0.5", "--workers", "1"]) == 0
     log, weights = trained(shards / "manifest.parquet", configs, tmp_path / "near")
     server.reset(shards)
     (tmp_path / "manifest.parquet").write_bytes((shards / "manifest.parquet").read_bytes())
