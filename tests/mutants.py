@@ -50,7 +50,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "per_anchor = torch.bincount(anchors, )": "the length only adds zeros at the end, which no anchor looks up",
     },
     "sampling/schedule.py": {
-        "if self._best_eer is None or eer <= self._best_eer:": "an equal number takes the place of itself",
+        "if self._best_eer is None or eer <= self._best_eer:": "an equal number takes the place of itself"
     },
 }
 EXPLAINED = "explained"

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from chns.bundle.bundle import Architecture, save_bundle
 from chns.encoders import SpeakerEncoder
-from chns.features.spec_augment import SpecAugment
 from chns.losses import DistillationLoss, SupConLoss
+from chns.training.augmenting import SpecAugment
 
 ARCHITECTURE = Architecture(encoder="chns.encoders.ecapa_tdnn_mobile", feature_settings={"hop_seconds": 0.02})
 _PAIRS = 32

@@ -15,8 +15,7 @@ from chns.core import ConfigError, ModelFileError
 from chns.inference.verifier import Verifier
 
 TINY = Architecture(
-    encoder="chns.encoders.EcapaTdnn",
-    encoder_settings={"channels": 16, "aggregation_channels": 24, "embedding_dim": 8},
+    encoder="chns.encoders.EcapaTdnn", encoder_settings={"channels": 16, "aggregation_channels": 24, "embedding_dim": 8}
 )
 SOUND = (0.1 * np.random.default_rng(0).normal(size=16_000)).astype(np.float32)
 
@@ -92,18 +91,9 @@ def test_weights_of_another_type_are_refused_even_with_the_right_digest(bundle, 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (
-            {"sample_rate_hz": 96_000, "frame_seconds": 0.005},
-            "sample_rate_hz must be between 4000 and 48000, got 96",
-        ),
-        (
-            {"hop_seconds": 0.0005, "frame_seconds": 0.008},
-            r"hop_seconds must be at least 0\.001 .* got 8 samples",
-        ),
-        (
-            {"hop_seconds": 0.0015},
-            r"hop_seconds must be at least 0\.001 and a 16th of frame_seconds, got 24",
-        ),
+        ({"sample_rate_hz": 96_000, "frame_seconds": 0.005}, "sample_rate_hz must be between 4000 and 48000, got 96"),
+        ({"hop_seconds": 0.0005, "frame_seconds": 0.008}, r"hop_seconds must be at least 0\.001 .* got 8 samples"),
+        ({"hop_seconds": 0.0015}, r"hop_seconds must be at least 0\.001 and a 16th of frame_seconds, got 24"),
     ],
 )
 def test_features_that_turn_seconds_into_gigabytes_are_refused(features, settings, message):

@@ -204,14 +204,8 @@ def test_half_precision_and_missing_counts_of_batches_are_taken(tmp_path):
             lambda s: s.update({"layer1.conv.weight": torch.ones(32)}),
             r"must hold a tensor 'layer1\.conv\.weight' of more than . axes, got shape \(32,\)",
         ),
-        (
-            lambda s: s.update({"layer1.conv.weight": torch.ones(32, 80, 4)}),
-            r"kernels must be odd, got \[4, 3, 3, 3\]",
-        ),
-        (
-            lambda s: s.update({"layer1.conv.weight": torch.ones(32, 900, 5)}),
-            r"num_mels at most one mel a frequency",
-        ),
+        (lambda s: s.update({"layer1.conv.weight": torch.ones(32, 80, 4)}), r"kernels must be odd, got \[4, 3, 3, 3\]"),
+        (lambda s: s.update({"layer1.conv.weight": torch.ones(32, 900, 5)}), r"num_mels at most one mel a frequency"),
     ],
 )
 def test_what_does_not_fit_is_listed_under_its_own_name(tmp_path, change, message):

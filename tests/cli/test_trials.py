@@ -46,11 +46,7 @@ def test_the_options_reach_the_list(manifest, tmp_path, capsys):
     out = tmp_path / "trials.txt"
     words = ["--targets", "2", "--nontargets", "30", "--same", "family", "--cross-session", "--format", "voxceleb"]
     assert main(["trials", str(manifest), "--out", str(out), "--json", *words]) == 0
-    assert json.loads(capsys.readouterr().out) == {
-        "trials": str(out),
-        "target_trials": 12,
-        "nontarget_trials": 30,
-    }
+    assert json.loads(capsys.readouterr().out) == {"trials": str(out), "target_trials": 12, "nontarget_trials": 30}
     trials = read_trials(out, form="voxceleb")
     for enrolment, test, is_target in zip(trials.enrolment, trials.test, trials.is_target, strict=True):
         if is_target:

@@ -106,21 +106,13 @@ def test_without_findings_it_says_so_and_still_gives_something_to_try():
     ("rule", "fires", "silent"),
     [
         ("random_batches_not_easy", {"random": {"loss": (1, 0.3)}}, {"random": {"loss": (1, 0.1)}}),
-        (
-            "everything_learnt",
-            {"hard": {"hard_loss": (1.0, 0.05)}},
-            {"hard": {"hard_loss": (1.0, 0.3)}},
-        ),
+        ("everything_learnt", {"hard": {"hard_loss": (1.0, 0.05)}}, {"hard": {"hard_loss": (1.0, 0.3)}}),
         ("near_duplicates", {"hard": {"p95": 0.95}}, {"hard": {"p95": 0.85}}),
         ("near_duplicates", {"suspected_duplicates": 10}, {"suspected_duplicates": 9}),
         ("few_utterances", {"utterances_per_speaker": 4.0}, {"utterances_per_speaker": 5.0}),
         ("stuck_hard_loss", {"hard": {"hard_loss": (1.5, 1.4)}}, {"hard": {"hard_loss": (1.5, 1.0)}}),
         ("risen_temperature", {"hard": {"temperature": (0.1, 0.1)}}, {"hard": {"temperature": (0.1, 0.08)}}),
-        (
-            "hardly_harder",
-            {"hard": {"hard_loss": None, "p95": 0.4}},
-            {"hard": {"hard_loss": None, "p95": 0.5}},
-        ),
+        ("hardly_harder", {"hard": {"hard_loss": None, "p95": 0.4}}, {"hard": {"hard_loss": None, "p95": 0.5}}),
         ("hardly_harder", {"hard": {"hard_loss": None, "p95": 0.4}}, {"hard": {"p95": 0.4}}),
         (
             "hardly_harder",
@@ -138,11 +130,7 @@ def test_without_findings_it_says_so_and_still_gives_something_to_try():
             {"hard": {"hard_loss": (1.5, 1.4), "hard_from": 810}},
         ),
         ("short_hard_phase", {"hard": {"hard_from": 810}}, {"hard": {"hard_from": 740}}),
-        (
-            "short_hard_phase",
-            {"hard": {"steps": 240, "hard_from": 50}},
-            {"hard": {"steps": 260, "hard_from": 50}},
-        ),
+        ("short_hard_phase", {"hard": {"steps": 240, "hard_from": 50}}, {"hard": {"steps": 260, "hard_from": 50}}),
         (
             "separated_conditions",
             {"conditions": condition_mixing(["a", "a", "b", "b"], np.array([0, 0, 1, 1]))},

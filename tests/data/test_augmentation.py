@@ -24,8 +24,8 @@ from chns.data.augmentation.reverberation import ResponseFolder, Reverberation, 
 from chns.data.augmentation.speed import SPEED_COLUMN, Speed, speed_factors, with_speed_speakers
 from chns.data.dataset import CropBatches, CropRequest, SpeakerCrops, WholeUtterances
 from chns.data.manifest import Manifest, with_columns
-from chns.features.spec_augment import SpecAugment
 from chns.losses import SupConLoss
+from chns.training.augmenting import SpecAugment
 from chns.training.step import TrainingStep
 
 RATE_HZ = 16_000

@@ -153,10 +153,7 @@ def test_a_segment_of_cam_plus_plus_is_two_seconds():
         (lambda: ResNet(block="dense"), "block must be one of basic, bottleneck, simam, got 'dense'"),
         (lambda: CamPlusPlus(layers=(1, 2), dilations=(1,)), r"layers and dilations must be as many, got \[1, 2\]"),
         (lambda: ReDimNet2(num_mels=81, channels=4, stages=STAGES), "num_mels must be divisible by 2, got 81. Set fea"),
-        (
-            lambda: ReDimNet2(num_mels=80, channels=4, stages=[Stage(1, 1, 1, 1, 32)]),
-            "takes 1 positional argument",
-        ),
+        (lambda: ReDimNet2(num_mels=80, channels=4, stages=[Stage(1, 1, 1, 1, 32)]), "takes 1 positional argument"),
         (
             lambda: ReDimNet2(
                 num_mels=80,

@@ -157,11 +157,7 @@ def test_ratios_that_are_right_lose_next_to_nothing_to_calibration():
 def test_reported_metrics_name_their_p_target():
     llrs, is_target = [math.log(3), -math.log(7)], [True, False]
     metrics = calibration_metrics(llrs, is_target, p_targets=[0.5, 0.001])
-    assert metrics.to_json() == {
-        "cllr": cllr(llrs, is_target),
-        "min_cllr": 0,
-        "actual_dcf": {"0.5": 0, "0.001": 1},
-    }
+    assert metrics.to_json() == {"cllr": cllr(llrs, is_target), "min_cllr": 0, "actual_dcf": {"0.5": 0, "0.001": 1}}
     assert str(metrics).splitlines() == [
         "actDCF (p_target 0.5)   0.0000",
         "actDCF (p_target 0.001) 1.0000",

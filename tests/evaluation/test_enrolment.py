@@ -119,8 +119,7 @@ EMBEDDINGS = np.array([[2.0, 0.0], [0.0, 5.0], [-3.0, 0.0], [0.6, 0.8]], np.floa
 
 
 @pytest.mark.parametrize(
-    ("averaged", "expected"),
-    [("embeddings", [1.4 / 2**0.5, -0.6, 1 / 2**0.5]), ("scores", [0.7, -0.6, 0.5])],
+    ("averaged", "expected"), [("embeddings", [1.4 / 2**0.5, -0.6, 1 / 2**0.5]), ("scores", [0.7, -0.6, 0.5])]
 )
 def test_worked_by_hand(averaged, expected):
     """A model of (1, 0) and (0, 1), whose lengths do not count, and one of (-1, 0), against (.6, .8) and (1, 0)."""

@@ -12,13 +12,7 @@ from scipy.interpolate import interp1d
 from scipy.optimize import brentq
 from sklearn.metrics import roc_curve
 
-from chns.evaluation.metrics import (
-    VerificationMetrics,
-    equal_error_rate,
-    error_rates,
-    min_dcf,
-    verification_metrics,
-)
+from chns.evaluation.metrics import VerificationMetrics, equal_error_rate, error_rates, min_dcf, verification_metrics
 
 
 @st.composite

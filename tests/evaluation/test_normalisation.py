@@ -167,10 +167,7 @@ def test_order_of_the_cohort_and_lengths_of_embeddings_do_not_matter(kind, seed)
         ({"kind": "as"}, "top_k must be between 2 and the size of the cohort, 20, got None"),
         ({"kind": "as", "top_k": 21}, "top_k must be between 2 and the size of the cohort, 20, got 21"),
         ({"kind": "as", "top_k": 1}, "top_k must be between 2 and the size of the cohort, 20, got 1"),
-        (
-            {"kind": "s", "top_k": 5},
-            "top_k must be None unless kind is as, which alone chooses from the cohort, got 5",
-        ),
+        ({"kind": "s", "top_k": 5}, "top_k must be None unless kind is as, which alone chooses from the cohort, got 5"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, message):

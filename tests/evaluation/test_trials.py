@@ -332,9 +332,7 @@ def test_hardest_nontargets_are_those_of_highest_cosine_highest_first(monkeypatc
     assert pairs_of(trials, target=False) == expected
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=20),
-)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=20))
 def test_numbered_pairs_are_all_that_share_a_group_but_not_a_block(rows):
     groups, blocks = np.array(rows, dtype=np.int64).T
     pairs = NumberedPairs(groups, blocks)

@@ -23,8 +23,7 @@ from chns.inference.publish import Publication, model_card
 from chns.inference.verifier import Verifier
 
 TINY = Architecture(
-    encoder="chns.encoders.EcapaTdnn",
-    encoder_settings={"channels": 16, "aggregation_channels": 24, "embedding_dim": 8},
+    encoder="chns.encoders.EcapaTdnn", encoder_settings={"channels": 16, "aggregation_channels": 24, "embedding_dim": 8}
 )
 PUBLICATION = Publication(licence="other", training_data="none")
 LARGEST_BYTES = 2**30

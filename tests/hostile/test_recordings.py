@@ -11,14 +11,7 @@ from aac_files import write_aac
 
 from chns.cli import main
 from chns.core import AudioError, ManifestError
-from chns.data.audio import (
-    audio_info,
-    channel_number,
-    channels_differ,
-    file_channels_differ,
-    proven_info,
-    read_audio,
-)
+from chns.data.audio import audio_info, channel_number, channels_differ, file_channels_differ, proven_info, read_audio
 from chns.data.conversion import convert_audio
 from chns.data.corpora.any_folder import prepare_folder
 from chns.data.corpora.kaldi import prepare_kaldi, write_kaldi

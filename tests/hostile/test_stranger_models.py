@@ -20,8 +20,7 @@ from chns.training.folder import RunFolder, read_settings
 from chns.training.settings import ObjectSettings, TrainingSettings, TrainSettings
 
 TINY = Architecture(
-    encoder="chns.encoders.EcapaTdnn",
-    encoder_settings={"channels": 16, "aggregation_channels": 24, "embedding_dim": 8},
+    encoder="chns.encoders.EcapaTdnn", encoder_settings={"channels": 16, "aggregation_channels": 24, "embedding_dim": 8}
 )
 
 

@@ -11,17 +11,7 @@ import soundfile
 
 from chns.cli import main
 from chns.comparison.runs import _COMMAND
-from chns.core import (
-    ManifestError,
-    TrialError,
-    in_short,
-    no_formula,
-    number,
-    plain_text,
-    quoted,
-    shown,
-    table_cell,
-)
+from chns.core import ManifestError, TrialError, in_short, no_formula, number, plain_text, quoted, shown, table_cell
 from chns.data.manifest import Manifest
 from chns.evaluation.scoring import read_scores
 

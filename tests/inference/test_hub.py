@@ -23,8 +23,7 @@ pytest.importorskip("huggingface_hub")
 from huggingface_hub import constants
 
 TINY = Architecture(
-    encoder="chns.encoders.EcapaTdnn",
-    encoder_settings={"channels": 16, "aggregation_channels": 24, "embedding_dim": 8},
+    encoder="chns.encoders.EcapaTdnn", encoder_settings={"channels": 16, "aggregation_channels": 24, "embedding_dim": 8}
 )
 PUBLICATION = Publication(licence="cc-by-4.0", training_data="Hums: made up, free to use.", language="en")
 METRICS = {"validation": {"eer": 0.1, "threshold": -1.0, "target_trials": 400, "nontarget_trials": 1_600}}

@@ -11,8 +11,7 @@ from chns.evaluation.metrics import verification_metrics
 from chns.inference.publish import Publication, eer_half_width, model_card
 
 TINY = Architecture(
-    encoder="chns.encoders.EcapaTdnn",
-    encoder_settings={"channels": 16, "aggregation_channels": 24, "embedding_dim": 8},
+    encoder="chns.encoders.EcapaTdnn", encoder_settings={"channels": 16, "aggregation_channels": 24, "embedding_dim": 8}
 )
 PUBLICATION = Publication(licence="cc-by-4.0", training_data="Hums: made up, free to use.", language="en")
 RATES = {"eer": 0.1, "min_dcf": {"0.01": 0.9, "0.05": 0.6}, "target_trials": 400, "nontarget_trials": 1_600}

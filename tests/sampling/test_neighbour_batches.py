@@ -155,10 +155,7 @@ def test_the_ratio_of_hard_speakers_can_change_between_epochs():
 def test_wrong_neighbour_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         NeighbourSpeakerBatches(
-            np.repeat(np.arange(9), 2),
-            circle(9, 5),
-            BatchShape(4),
-            **{"group_size": 3, "band": (0, 5), **options},
+            np.repeat(np.arange(9), 2), circle(9, 5), BatchShape(4), **{"group_size": 3, "band": (0, 5), **options}
         )
 
 

@@ -145,10 +145,7 @@ def test_a_saved_state_goes_on_alike():
     [
         ({"start_easy_share": 1.5}, "start_easy_share must be between 0 and 1, got 1.5"),
         ({"earliest_epoch": -1}, "earliest_epoch must be 0 or more, got -1"),
-        (
-            {"easy_share_low": 0.8},
-            "easy_share_low must be below easy_share_high, .* got 0.8 and 0.8",
-        ),
+        ({"easy_share_low": 0.8}, "easy_share_low must be below easy_share_high, .* got 0.8 and 0.8"),
         ({"easy_share_high": 1.1}, "easy_share_low must be below easy_share_high"),
         ({"hard_ratio": 0.0}, "hard_ratio must be above 0 and at most 1, got 0.0"),
         ({"step": 2.0}, "step must be above 0 and at most 1, got 2.0"),

@@ -264,8 +264,7 @@ def test_chunks_do_not_change_what_is_learnt(tmp_path, configs, hum_manifest):
 
 
 @pytest.mark.parametrize(
-    ("launcher", "encoder", "chunks"),
-    [("own", "Observing", []), ("torchrun", "Plain", ["--train.chunk_size", "4"])],
+    ("launcher", "encoder", "chunks"), [("own", "Observing", []), ("torchrun", "Plain", ["--train.chunk_size", "4"])]
 )
 def test_two_processes_learn_what_one_does(launcher, encoder, chunks, tmp_path, configs, hum_manifest):
     """The same global batches, losses, gradients and running statistics; only the order of additions differs."""

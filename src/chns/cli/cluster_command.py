@@ -53,10 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
     bundle, device = load_on_device(arguments.model, arguments)
     embedder = Embedder(model=bundle.model, device=device, num_workers=arguments.workers)
     centroids = embedder.centroids(
-        manifest,
-        utterances_per_speaker=arguments.utterances,
-        crop_seconds=arguments.crop_seconds,
-        seed=arguments.seed,
+        manifest, utterances_per_speaker=arguments.utterances, crop_seconds=arguments.crop_seconds, seed=arguments.seed
     )
     clusters = cluster_speakers(
         centroids, num_clusters=arguments.num_clusters, seed=arguments.seed, encoder=bundle.digest

@@ -23,10 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("manifest", type=Path, metavar="M.parquet", help="the utterances to compare")
     parser.add_argument("--out", type=Path, required=True, metavar="TRIALS", help="the trial list")
     parser.add_argument(
-        "--targets",
-        type=_all_or_number,
-        metavar="N",
-        help="target trials a speaker, or `all` (default: all)",
+        "--targets", type=_all_or_number, metavar="N", help="target trials a speaker, or `all` (default: all)"
     )
     parser.add_argument(
         "--nontargets", type=int, metavar="N", help="non-target trials (default: as many as target trials)"
@@ -69,11 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
     num_targets = int(trials.is_target.sum()) if trials.is_target is not None else 0
     num_nontargets = len(trials) - num_targets
     if arguments.json:
-        summary = {
-            "trials": str(arguments.out),
-            "target_trials": num_targets,
-            "nontarget_trials": num_nontargets,
-        }
+        summary = {"trials": str(arguments.out), "target_trials": num_targets, "nontarget_trials": num_nontargets}
         print(json.dumps(summary))
     else:
         print(f"{arguments.out}: {num_targets:,} target and {num_nontargets:,} non-target trials")

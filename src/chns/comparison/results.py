@@ -88,12 +88,7 @@ def _read_trial_list(
         raise TrialError(f"trial list must have labels to be compared on, got none in {settings.trials}.")
     enrolment, test = resolve(trials, manifests[key])
     found = TrialList(
-        name=name,
-        trials=trials,
-        is_target=trials.is_target,
-        manifest=manifests[key],
-        enrolment=enrolment,
-        test=test,
+        name=name, trials=trials, is_target=trials.is_target, manifest=manifests[key], enrolment=enrolment, test=test
     )
     try:  # whatever the intervals would refuse after the training
         bootstrap_metrics(found.is_target[np.newaxis], found.is_target, *found.speakers, num_resamples=1)

@@ -59,12 +59,7 @@ class Plan(NamedTuple):
 
 
 def plan_shards(
-    manifest: Manifest,
-    out: Path,
-    *,
-    shard_bytes: int,
-    speaker_groups: npt.ArrayLike | None,
-    flac_rate_hz: int | None,
+    manifest: Manifest, out: Path, *, shard_bytes: int, speaker_groups: npt.ArrayLike | None, flac_rate_hz: int | None
 ) -> Plan:
     """Divide the recordings of a manifest among shards.
 

@@ -10,14 +10,7 @@ from torch import Tensor, nn
 
 from chns.encoders.cam_plus_plus import CamPlusPlus, cam_plus_plus
 from chns.encoders.ecapa_tdnn import EcapaTdnn, ecapa_tdnn_512, ecapa_tdnn_1024, ecapa_tdnn_mobile
-from chns.encoders.redimnet2 import (
-    ReDimNet2,
-    Stage,
-    redimnet2_b0,
-    redimnet2_b1,
-    redimnet2_b2,
-    redimnet2_b3,
-)
+from chns.encoders.redimnet2 import ReDimNet2, Stage, redimnet2_b0, redimnet2_b1, redimnet2_b2, redimnet2_b3
 from chns.encoders.resnet import (
     ResNet,
     ThinResNet,
@@ -63,7 +56,7 @@ class SpeakerEncoder(nn.Module):
     Args:
         features: Waveforms to features.
         encoder: Features, and the number of frames that are not padding, to embeddings.
-        masking: Features to features, such as `chns.features.spec_augment.SpecAugment`; while training only, and no
+        masking: Features to features, such as `chns.training.augmenting.SpecAugment`; while training only, and no
             part of what is saved or exported.
     """
 

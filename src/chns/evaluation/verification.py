@@ -92,13 +92,7 @@ def _normalised_scores(
 ) -> Float32Array:
     scores = cosine_scores(embeddings, enrolment_rows, test_rows)
     return normalise(
-        scores,
-        enrolment_rows,
-        test_rows,
-        embeddings,
-        cohort,
-        kind=normalisation.kind,
-        top_k=normalisation.top_k,
+        scores, enrolment_rows, test_rows, embeddings, cohort, kind=normalisation.kind, top_k=normalisation.top_k
     )
 
 

@@ -35,12 +35,7 @@ _NUM_MELS = 80
 _LOW_HZ = 20.0
 _BELOW_HALF_RATE_HZ = 400.0
 _FEATURES = "chns.features.LogMel"
-_FIXED_SETTINGS = {
-    "num_mels": _NUM_MELS,
-    "frame_seconds": 0.025,
-    "hop_seconds": 0.010,
-    "window": "povey",
-}
+_FIXED_SETTINGS = {"num_mels": _NUM_MELS, "frame_seconds": 0.025, "hop_seconds": 0.010, "window": "povey"}
 
 
 class SherpaEncoder(nn.Module):

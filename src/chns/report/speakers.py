@@ -282,19 +282,12 @@ def batch_hardness(
     random_pairs, random_closest = _similarities(random, speakers, max_pairs, seed)
     hard_pairs, hard_closest = _similarities(hard, speakers, max_pairs, seed)
     return BatchHardness(
-        kind=kind,
-        random=random_pairs,
-        hard=hard_pairs,
-        random_closest=random_closest,
-        hard_closest=hard_closest,
+        kind=kind, random=random_pairs, hard=hard_pairs, random_closest=random_closest, hard_closest=hard_closest
     )
 
 
 def _clustered(
-    speakers: TrainingSpeakers,
-    clusters: SpeakerClusters | None,
-    hard_phase: ClusterSettings,
-    shape: BatchShape,
+    speakers: TrainingSpeakers, clusters: SpeakerClusters | None, hard_phase: ClusterSettings, shape: BatchShape
 ) -> HardSpeakerBatches:
     """Batches of the run's clusters, or of new ones."""
     if clusters is not None:
@@ -318,12 +311,7 @@ def _of_neighbours(
     group_size = min(max(round(embedded_share * hard_phase.group_size), 2), end - first + 1)
     neighbours = find_neighbours(speakers.centroids, num_neighbours=end, seed=shape.seed)
     return NeighbourSpeakerBatches(
-        speakers.labels,
-        neighbours,
-        shape,
-        hard_ratio=hard_phase.hard_ratio,
-        group_size=group_size,
-        band=(first, end),
+        speakers.labels, neighbours, shape, hard_ratio=hard_phase.hard_ratio, group_size=group_size, band=(first, end)
     )
 
 

@@ -15,6 +15,7 @@ for a million, where pouring lists of speakers together grows with their number.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -30,6 +31,10 @@ Pooling = Literal["random", "nearest", "even"]
 _PAPERS_SHAPE = BatchShape()
 
 
+def _with_speakers(shape: BatchShape, speakers_per_batch: int | None) -> BatchShape:
+    return shape if speakers_per_batch is None else replace(shape, speakers_per_batch=speakers_per_batch)
+
+
 class RandomSpeakerBatches(SpeakerBatches):
     """Batches of speakers drawn at random.
 
@@ -41,6 +46,7 @@ class RandomSpeakerBatches(SpeakerBatches):
     Args:
         speaker_labels: Speaker of each utterance, shape (utterances,), non-negative integers of any size.
         shape: Speakers, utterances and batches, the seed, and which slice of a batch is this process's.
+        speakers_per_batch: P, where the rest of the shape is as it is.
         persons: An integer a speaker label; speakers with the same one, who may be one person under two names, never
             meet in a batch: all but the first of them make way for others drawn at random, beyond the order above. See
             `chns.sampling.same_person`.
@@ -54,8 +60,10 @@ class RandomSpeakerBatches(SpeakerBatches):
         speaker_labels: npt.ArrayLike,
         shape: BatchShape = _PAPERS_SHAPE,
         *,
+        speakers_per_batch: int | None = None,
         persons: npt.ArrayLike | None = None,
     ) -> None:
+        shape = _with_speakers(shape, speakers_per_batch)
         super().__init__(speaker_labels, shape, persons=persons)
         self._rounds = Rounds(shape.seed, len(self.speakers), self._shuffled)
 
@@ -89,6 +97,7 @@ class ClusterSpeakerBatches(HardSpeakerBatches):
         clusters: Cluster of every speaker, from `cluster_speakers`: row i is that of the i-th lowest label, or of label
             i where there are rows for labels without an utterance.
         shape: Speakers, utterances and batches, the seed, and which slice of a batch is this process's.
+        speakers_per_batch: P, where the rest of the shape is as it is.
         hard_ratio: h, between 0 (random) and 1 (all speakers from the pool). May be set between epochs.
         pooling: How clusters after the first are chosen: "random" as in the paper, "nearest" to the first by their
             centres, or "even", see above.
@@ -115,10 +124,12 @@ class ClusterSpeakerBatches(HardSpeakerBatches):
         clusters: SpeakerClusters,
         shape: BatchShape = _PAPERS_SHAPE,
         *,
+        speakers_per_batch: int | None = None,
         hard_ratio: float = 1.0,
         pooling: Pooling = "random",
         persons: npt.ArrayLike | None = None,
     ) -> None:
+        shape = _with_speakers(shape, speakers_per_batch)
         super().__init__(speaker_labels, shape, hard_ratio=hard_ratio, persons=persons)
         if pooling not in ("random", "nearest", "even"):
             raise ValueError(f"pooling must be 'random', 'nearest' or 'even', got {pooling!r}.")
@@ -200,6 +211,7 @@ class NeighbourSpeakerBatches(HardSpeakerBatches):
         speaker_labels: Speaker of each utterance, shape (utterances,), non-negative integers of any size.
         neighbours: The nearest speakers of every speaker, from `find_neighbours`; rows as in `ClusterSpeakerBatches`.
         shape: Speakers, utterances and batches, the seed, and which slice of a batch is this process's.
+        speakers_per_batch: P, where the rest of the shape is as it is.
         hard_ratio: h, between 0 (random) and 1 (all speakers from groups). May be set between epochs.
         group_size: Speakers of a group, its seed included.
         band: First rank of the neighbours that a group is drawn from, and the rank after the last; the nearest speaker
@@ -222,11 +234,13 @@ class NeighbourSpeakerBatches(HardSpeakerBatches):
         neighbours: SpeakerNeighbours,
         shape: BatchShape = _PAPERS_SHAPE,
         *,
+        speakers_per_batch: int | None = None,
         hard_ratio: float = 1.0,
         group_size: int = 8,
         band: tuple[int, int] = (0, 16),
         persons: npt.ArrayLike | None = None,
     ) -> None:
+        shape = _with_speakers(shape, speakers_per_batch)
         super().__init__(speaker_labels, shape, hard_ratio=hard_ratio, persons=persons)
         num_known, num_neighbours = neighbours.indices.shape
         rows = self._rows_in(num_known, "neighbours")

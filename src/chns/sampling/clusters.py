@@ -102,12 +102,7 @@ class SpeakerClusters:
 
 
 def cluster_speakers(
-    centroids: Float32Array,
-    *,
-    num_clusters: int,
-    seed: int = 0,
-    num_initialisations: int = 5,
-    encoder: str = "",
+    centroids: Float32Array, *, num_clusters: int, seed: int = 0, num_initialisations: int = 5, encoder: str = ""
 ) -> SpeakerClusters:
     """Group speakers whose centroids point the same way.
 

@@ -60,11 +60,7 @@ class SuspectedPairs(NamedTuple):
 
 
 def suspected_pairs(
-    embeddings: Float32Array,
-    speaker_labels: IntArray,
-    *,
-    num_neighbours: int = 10,
-    threshold: float = 0.9,
+    embeddings: Float32Array, speaker_labels: IntArray, *, num_neighbours: int = 10, threshold: float = 0.9
 ) -> SuspectedPairs:
     """Pairs of speakers who are about as close to each other as to themselves.
 

@@ -1,7 +1,4 @@
-"""The settings of augmentation made into effects, and a preview of what these do to some crops.
-
-The preview is to listen to and to look at before a training spends days on it.
-"""
+"""What training crops and features go through, from settings, and some of it to listen to and to look at."""
 
 from __future__ import annotations
 
@@ -17,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import scipy.signal
 import torch
+from torch import Tensor, nn
 
 from chns.core import ChnsError, ConfigError, atomic_path
 from chns.data import (
@@ -44,7 +42,6 @@ from chns.data import (
     write_audio,
 )
 from chns.features import LogMel
-from chns.features.spec_augment import SpecAugment
 from chns.training.settings import (
     AugmentationSettings,
     BabbleSettings,
@@ -55,6 +52,69 @@ from chns.training.settings import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+
+class SpecAugment(nn.Module):
+    """Replaces random stripes of frames and of mels by the crop's mean of each mel.
+
+    It has no parameters. Widths are uniform from 0, and places uniform, for each crop and each stripe.
+
+    Args:
+        probability: How often a crop is masked at all.
+        time_masks: Stripes of frames.
+        max_mask_frames: Widest of them.
+        mel_masks: Stripes of mels.
+        max_mask_mels: Widest of them.
+
+    Raises:
+        ValueError: If a setting is out of range.
+
+    Source:
+        Park et al., "SpecAugment: a simple data augmentation method for automatic speech recognition", Interspeech
+        2019, without time warping.
+    """
+
+    def __init__(
+        self, *, probability: float, time_masks: int, max_mask_frames: int, mel_masks: int, max_mask_mels: int
+    ) -> None:
+        super().__init__()
+        if not 0 <= probability <= 1:
+            raise ValueError(f"spec_augment probability must be between 0 and 1, got {probability}.")
+        if min(time_masks, max_mask_frames, mel_masks, max_mask_mels) < 0:
+            raise ValueError(
+                "time_masks, max_mask_frames, mel_masks and max_mask_mels must be at least 0, "
+                f"got {time_masks}, {max_mask_frames}, {mel_masks} and {max_mask_mels}."
+            )
+        self.probability = probability
+        self.time_masks = time_masks
+        self.max_mask_frames = max_mask_frames
+        self.mel_masks = mel_masks
+        self.max_mask_mels = max_mask_mels
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Mask a batch of crops, which have no padding.
+
+        Args:
+            features: Shape (batch, frames, mels).
+
+        Returns:
+            Shape (batch, frames, mels).
+        """
+        batch, frames, mels = features.shape
+        in_time = _stripes(batch, frames, self.time_masks, self.max_mask_frames, features.device)
+        in_mels = _stripes(batch, mels, self.mel_masks, self.max_mask_mels, features.device)
+        chosen = torch.rand(batch, 1, 1, device=features.device) < self.probability
+        hidden = (in_time[:, :, None] | in_mels[:, None, :]) & chosen
+        return torch.where(hidden, features.mean(dim=1, keepdim=True), features)
+
+
+def _stripes(batch: int, size: int, count: int, max_width: int, device: torch.device) -> Tensor:
+    """Which places of an axis lie in one of so many stripes, shape (batch, size), bool."""
+    widths = (torch.rand(batch, count, 1, device=device) * (min(max_width, size) + 1)).floor()
+    starts = (torch.rand(batch, count, 1, device=device) * (size - widths + 1)).floor()
+    places = torch.arange(size, device=device)
+    return ((places >= starts) & (places < starts + widths)).any(dim=1)
+
 
 _DYNAMIC_RANGE_DB = 70.0
 _CAPTION_CHARACTERS = 66

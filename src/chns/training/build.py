@@ -27,12 +27,7 @@ from chns.training.augmenting import with_new_speakers
 from chns.training.log import MetricsLogger
 from chns.training.loop import Rhythm, Validation
 from chns.training.plan import BatchPlan, CentroidCrops
-from chns.training.settings import (
-    PAPER_SEGMENTS,
-    ClusterSettings,
-    OptimizerSettings,
-    TrainSettings,
-)
+from chns.training.settings import PAPER_SEGMENTS, ClusterSettings, OptimizerSettings, TrainSettings
 
 # Of the cost of a training, a segment of which costs three forward passes, that `auto` spends on its one pass.
 _AUTO_PASS_SHARE = 0.05
@@ -227,9 +222,7 @@ def named_by_user(settings: TrainSettings) -> list[str]:
 
 def _architecture(settings: TrainSettings) -> Architecture:
     return Architecture(
-        encoder=settings.encoder.factory,
-        encoder_settings=settings.encoder.settings,
-        feature_settings=settings.features,
+        encoder=settings.encoder.factory, encoder_settings=settings.encoder.settings, feature_settings=settings.features
     )
 
 

@@ -37,16 +37,7 @@ def lines_of(report: Path) -> list[list[str]]:
 
 
 def test_recordings_are_found_by_suffix_in_any_case_and_sorted(tmp_path):
-    for name in [
-        "b/2.WAV",
-        "b/10.wav",
-        "a/x.flac",
-        "a/deep/er/y.Ogg",
-        "z.opus",
-        "c/m.mp3",
-        "c/readme.txt",
-        "c/n.m4a",
-    ]:
+    for name in ["b/2.WAV", "b/10.wav", "a/x.flac", "a/deep/er/y.Ogg", "z.opus", "c/m.mp3", "c/readme.txt", "c/n.m4a"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     expected = ["a/deep/er/y.Ogg", "a/x.flac", "b/10.wav", "b/2.WAV", "c/m.mp3", "c/n.m4a", "z.opus"]

@@ -98,12 +98,7 @@ def test_the_published_tables_become_columns(corpus):
 def test_the_folder_tells_the_set_where_no_table_does():
     assert [
         set_of_folder(Path(path)) for path in ("/x/vox2/test/aac", "/x/vox2_test/aac", "/test/vox2/dev/aac", "/a/b")
-    ] == [
-        "test",
-        "test",
-        "dev",
-        "dev",
-    ]
+    ] == ["test", "test", "dev", "dev"]
 
 
 def test_the_shared_corpus_is_complete(shared_data):

@@ -499,10 +499,7 @@ def test_a_shard_that_was_packed_anew_does_not_pass_off_other_speech(tmp_path):
     [
         ({"path": "../shard.tar/x.flac"}, "path must be relative and stay inside the root"),
         ({"path": "/etc/shard.tar/x.flac"}, "path must be relative and stay inside the root"),
-        (
-            {"path": "x.flac"},
-            r"with a byte_offset must be SHARD\.tar/NAME, got 'x\.flac' in .*row 1",
-        ),
+        ({"path": "x.flac"}, r"with a byte_offset must be SHARD\.tar/NAME, got 'x\.flac' in .*row 1"),
         ({"byte_offset": -1}, "byte_offset must be at least 512, where the first header ends, got -1 in .*row 1"),
         ({"byte_length": 0}, "byte_length must be positive, got 0 in .*row 1"),
         ({"byte_length": None}, r"byte_offset and byte_length must be given together, got 'shard-00000\.tar"),

@@ -118,11 +118,7 @@ _ENROLMENT = re.compile(r"eval/enroll/(?P<speaker>id\d+)-enroll")
 
 
 def prepare_cnceleb(
-    source: Path,
-    *,
-    subset: Subset = "dev",
-    min_duration_seconds: float = MIN_DURATION_SECONDS,
-    jobs: int | None = None,
+    source: Path, *, subset: Subset = "dev", min_duration_seconds: float = MIN_DURATION_SECONDS, jobs: int | None = None
 ) -> ScanResult:
     """Scan one of CN-Celeb's folders, ``CN-Celeb_flac`` or ``CN-Celeb2_flac``.
 
