@@ -117,6 +117,17 @@ def test_blocks_and_mels_of_a_resnet_are_read_off_the_shapes(tmp_path):
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
+def test_the_bottleneck_of_a_deeper_resnet_is_recognised(tmp_path):
+    state = wespeaker_resnet_state(channels=4, blocks=(2, 2, 1, 1), bottleneck=True)
+    bundle = imported(tmp_path, "wespeaker-resnet34", state)
+    assert bundle.architecture.encoder_settings["block"] == "bottleneck"
+    features = torch.randn(2, 45, 80)
+    with torch.no_grad():
+        ours = bundle.model.encoder(features)
+        theirs = wespeaker_resnet_embedding(state, features, blocks=(2, 2, 1, 1))
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("toolkit", ["wespeaker-ecapa", "wespeaker-resnet34"])
 def test_a_wespeaker_model_embeds_real_speech_as_with_kaldis_features(tmp_path, shared_data, toolkit):
     make_state, embedding = MODELS[toolkit]

@@ -153,19 +153,24 @@ def wespeaker_ecapa_embedding(state, features, *, global_context=True, scale=4):
     return F.linear(pooled, state["linear.weight"], state["linear.bias"])
 
 
-def wespeaker_resnet_state(channels=8, blocks=(3, 4, 6, 3), num_mels=80, dim=16):
+def wespeaker_resnet_state(channels=8, blocks=(3, 4, 6, 3), num_mels=80, dim=16, bottleneck=False):
     state = State()
     state.layer("conv1", channels, 1, 3, 3, bias=False)
     state.norm("bn1", channels)
     into = channels
     for stage, num_blocks in enumerate(blocks):
-        out = channels * 2**stage
+        narrow = channels * 2**stage
+        out = 4 * narrow if bottleneck else narrow
         for number in range(num_blocks):
             name = f"layer{stage + 1}.{number}"
-            state.layer(f"{name}.conv1", out, into, 3, 3, bias=False)
-            state.norm(f"{name}.bn1", out)
-            state.layer(f"{name}.conv2", out, out, 3, 3, bias=False)
-            state.norm(f"{name}.bn2", out)
+            side = 1 if bottleneck else 3
+            state.layer(f"{name}.conv1", narrow, into, side, side, bias=False)
+            state.norm(f"{name}.bn1", narrow)
+            state.layer(f"{name}.conv2", narrow, narrow, 3, 3, bias=False)
+            state.norm(f"{name}.bn2", narrow)
+            if bottleneck:
+                state.layer(f"{name}.conv3", out, narrow, 1, 1, bias=False)
+                state.norm(f"{name}.bn3", out)
             if into != out:
                 state.layer(f"{name}.shortcut.0", out, into, 1, 1, bias=False)
                 state.norm(f"{name}.shortcut.1", out)
@@ -186,8 +191,11 @@ def wespeaker_resnet_embedding(state, features, *, blocks=(3, 4, 6, 3)):
     for stage, num_blocks in enumerate(blocks):
         for number in range(num_blocks):
             name, stride = f"layer{stage + 1}.{number}", 2 if stage > 0 and number == 0 else 1
-            y = normed(state, f"{name}.bn1", convolved(f"{name}.conv1", x, stride)).relu()
-            y = normed(state, f"{name}.bn2", convolved(f"{name}.conv2", y))
+            bottleneck = f"{name}.conv3.weight" in state  # the narrow convolution has the stride then
+            y = normed(state, f"{name}.bn1", convolved(f"{name}.conv1", x, 1 if bottleneck else stride)).relu()
+            y = normed(state, f"{name}.bn2", convolved(f"{name}.conv2", y, stride if bottleneck else 1))
+            if bottleneck:
+                y = normed(state, f"{name}.bn3", convolved(f"{name}.conv3", y.relu()))
             if f"{name}.shortcut.0.weight" in state:
                 x = normed(state, f"{name}.shortcut.1", convolved(f"{name}.shortcut.0", x, stride))
             x = (x + y).relu()
