@@ -120,7 +120,7 @@ def test_running_statistics_are_averaged_over_processes_before_each_validation(
         happened.append("measured")
         return measure(self, model, device)
 
-    monkeypatch.setattr("chns.training.loop.average_buffers", lambda model: happened.append("averaged"))
+    monkeypatch.setattr("chns.training.loop.average_buffers", lambda _: happened.append("averaged"))
     monkeypatch.setattr(Validation, "measure", noting)
     assert main(command(configs, hum_manifest, tmp_path / "run", *PLAIN)) == 0
     assert happened == ["averaged", "measured"] * 3
