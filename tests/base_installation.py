@@ -29,8 +29,8 @@ BASE_TESTS = (
     "sampling/test_neighbour_batches.py",
     "sampling/test_clusters.py",
     "sampling/test_neighbours.py",
-    "inference/test_voiceprint_search.py",
-    "inference/test_store.py",
+    "store/test_voiceprint_search.py",
+    "store/test_store.py",
 )
 
 
