@@ -50,7 +50,7 @@ def test_what_is_known_of_the_model_comes_back(bundle):
 
 
 def test_saving_again_replaces_the_whole_bundle(bundle):
-    (bundle / ".model.json.lock").touch()
+    (bundle / ".config.json.lock").touch()
     save_bundle(bundle, TINY.build(), TINY, training={"steps": 4}, metrics={})
     assert load_bundle(bundle).training == {"steps": 4}
     assert sorted(path.name for path in bundle.iterdir()) == ["config.json", "model.safetensors"]

@@ -43,9 +43,9 @@ def test_no_other_function_of_this_package_is_called(bundle, part, factory):
 
 def test_what_is_no_network_is_refused(bundle):
     function = {"encoder": "chns.encoders.layers.frame_mask", "encoder_settings": {"lengths": None, "frames": None}}
-    with pytest.raises(ModelFileError, match=r"encoder must come from a trusted package, got 'chns\.encoders\.masking"):
+    with pytest.raises(ModelFileError, match=r"encoder must come from a trusted package, got 'chns\.encoders\.layers"):
         load_bundle(edited(bundle, **function))
-    with pytest.raises(ConfigError, match=r"encoder must name a module such as chns\.encoders\.ThinResNet, got 'chns"):
+    with pytest.raises(ConfigError, match=r"encoder must name a module such as chns\.encoders\.ResNet, got 'chns"):
         Architecture(**function).build()
 
 

@@ -62,7 +62,7 @@ def test_the_calibration_is_put_into_the_bundle_and_nothing_else_changes(capsys,
     assert stated["score_threshold"] == pytest.approx((stated["threshold"] - stated["offset"]) / stated["scale"])
     places = ("p_target", "c_miss", "c_fa", "trials", "target_trials", "nontarget_trials")
     assert [stated[name] for name in places] == [0.05, 1.0, 1.0, "dev.txt", 100, 200]
-    assert sorted(path.name for path in model.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in model.iterdir()) == [".config.json.lock", "config.json", "model.safetensors"]
 
 
 def test_calibrating_again_replaces_the_calibration(capsys, model, halves):
@@ -204,7 +204,7 @@ def test_metrics_that_cannot_be_written_leave_the_bundle_whole(model):
     with pytest.raises(TypeError, match="not JSON serializable"):
         add_metrics(model, {"calibration": {1, 2}}, digest=bundle.digest)
     assert load_bundle(model).metrics == bundle.metrics
-    assert sorted(path.name for path in model.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in model.iterdir()) == [".config.json.lock", "config.json", "model.safetensors"]
 
 
 def test_trials_that_are_there_twice_are_said(capsys, model, halves, tmp_path):

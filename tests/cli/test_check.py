@@ -103,8 +103,8 @@ def test_a_corpus_without_anything_usable_is_reported_before_the_error(corpus, t
     ("words", "message"),
     [
         (("--fix", "f.txt"), "manifest name must end in .parquet or .csv, got f.txt"),
-        (("--fix", "m.parquet"), "--fix and --report must be files of their own, got m.check.parquet, m.parquet"),
-        (("--fix", "a.parquet", "--report", "a.parquet"), "--fix and --report must be files of their own"),
+        (("--fix", "m.parquet"), "--fix must be a file of its own, got m.parquet"),
+        (("--fix", "a.parquet", "--report", "a.parquet"), "must be a file of its own, got a.parquet"),
         (("--report", "r.csv"), "--report must end in .parquet, got r.csv"),
         (("--drop", "loud"), "kind to drop must be one of missing"),
         (("--min-seconds", "-1"), "min_seconds must be a number from 0"),
@@ -158,7 +158,7 @@ def test_real_speech_is_trimmed(speech, shared_data, tmp_path, capsys):
     ("words", "message"),
     [
         (("o.parquet", "--padding-seconds", "1"), "--padding-seconds must come with --trim, got 1 alone"),
-        (("m.parquet",), "--out must be another file than the manifest, got m.parquet"),
+        (("m.parquet",), "--out must be a file of its own, got m.parquet"),
         (("o.txt",), "manifest name must end in .parquet or .csv, got o.txt"),
         (("o.parquet", "--threshold", "2"), "threshold must be between 0.15 and 1, got 2.0"),
         (("o.parquet", "--trim"), "manifest must hold an utterance with speech, got none of 4"),

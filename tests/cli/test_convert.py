@@ -69,7 +69,7 @@ def test_the_columns_of_a_table_are_named(hum_manifest, tmp_path, capsys):
     options = [word for name, column in names.items() for word in (f"--{name}-column", column)]
     run(capsys, "prepare", "csv", table, "--root", root, "--delimiter", "|", *options, "--out", tmp_path / "m.parquet")
     manifest = Manifest.read(tmp_path / "m.parquet")
-    assert manifest[0] == ("u", "s00", root / "s00/0.flac", 0.1, 0.6, 16_000)
+    assert manifest[0] == ("u", "s00", root / "s00/0.flac", 0.1, 0.6, 16_000, None)
     assert manifest.column("session") == ["monday"]
 
 
@@ -84,7 +84,7 @@ def test_lists_with_parts_are_prepared(hum_manifest, tmp_path, capsys, form, tex
     root = Manifest.read(hum_manifest).root
     (tmp_path / "list").write_text(text)
     run(capsys, "prepare", form, tmp_path / "list", "--root", root, "--out", tmp_path / "m.parquet")
-    assert Manifest.read(tmp_path / "m.parquet")[0] == ("s00/0", "s00", root / "s00/0.flac", 0.1, 0.6, 16_000)
+    assert Manifest.read(tmp_path / "m.parquet")[0] == ("s00/0", "s00", root / "s00/0.flac", 0.1, 0.6, 16_000, None)
 
 
 def test_a_list_without_root_counts_from_its_own_folder(hum_manifest, tmp_path, capsys):

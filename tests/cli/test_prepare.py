@@ -239,7 +239,7 @@ def test_a_split_has_no_speaker_on_both_sides_and_repeats(tmp_path, run):
 def test_the_two_parts_must_be_two_files(tmp_path, refused):
     source = manifest_at(tmp_path / "m.parquet", "a/1", "b/1")
     message = refused("split", source, "--held-out", 1, "--out", tmp_path / "x.parquet", tmp_path / "x.parquet")
-    assert "--out must be two different files" in message
+    assert "--out must be a file of its own" in message
 
 
 def test_too_many_held_out_speakers_are_refused(tmp_path, refused):

@@ -189,7 +189,7 @@ def test_a_run_in_a_process_of_its_own_is_the_same(tmp_path, tiny, write_yaml, f
         (
             {"strategies": {"a": {"batches": {"speakers_per_batch": 15}}}},
             ConfigError,
-            "strategy a must be trainable, got an error: speakers_per_batch must be between .* and 14",
+            "strategy a must be trainable, got an error: batches.speakers_per_batch must be between 2 and the 14",
         ),
         (
             {"strategies": {"a": {"encoder": {"factory": "nowhere.Encoder"}}}},

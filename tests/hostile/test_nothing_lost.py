@@ -32,7 +32,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.parametrize("name", ["thesis.tex", "model.safetensors", "model.json"])
+@pytest.mark.parametrize("name", ["thesis.tex", "model.safetensors", "config.json"])
 def test_a_folder_that_is_no_bundle_is_not_replaced(tmp_path, name):
     folder = tmp_path / "mine"
     folder.mkdir()
@@ -57,9 +57,9 @@ def test_what_comes_while_a_folder_is_written_is_not_lost(tmp_path):
 
 
 def test_a_link_is_not_ours(tmp_path):
-    (tmp_path / "model.json").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(FileExistsError, match=r"got 'model.json' in"):
-        require_ours(tmp_path, ("model.json",))
+    (tmp_path / "config.json").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FileExistsError, match=r"got 'config.json' in"):
+        require_ours(tmp_path, ("config.json",))
 
 
 def test_a_file_is_not_replaced_by_a_folder(tmp_path):
@@ -70,7 +70,7 @@ def test_a_file_is_not_replaced_by_a_folder(tmp_path):
 
 
 PAIRS = [
-    ("calibrate {model} {out} --trials {in}", "{model}/model.json"),
+    ("calibrate {model} {out} --trials {in}", "{model}/config.json"),
     ("check {in} --fix {out}", None),
     ("check {in} --report {out}", None),
     ("cluster {model} {in} --out {out}", None),
@@ -84,7 +84,7 @@ PAIRS = [
     ("evaluate {model} m.parquet --trials {in} --scores {out}", None),
     ("evaluate {model} m.parquet --trials t --scores {out} --enrolment-map {in}", None),
     ("evaluate {model} m.parquet --trials t --scores {out} --as-norm {in}", None),
-    ("evaluate {model} m.parquet --trials t --scores {model}/model.json", "{model}/model.json"),
+    ("evaluate {model} m.parquet --trials t --scores {model}/config.json", "{model}/config.json"),
     ("export {model} --format onnx --out {out} --check {in}", None),
     ("export {model} --format onnx --out {out} --trials {in} --manifest m", None),
     ("export {model} --format onnx --out {out} --trials t --manifest {in}", None),
@@ -100,13 +100,13 @@ PAIRS = [
     ("prepare voxceleb s --meta {in} --out {out}", None),
     ("prepare voxceleb s --md5 {in} --out {out}", None),
     ("prepare voxceleb s --trials {in} --out {out}", None),
-    ("push {model} me/voice --dry-run {model}", "{model}/model.json"),
+    ("push {model} me/voice --licence MIT --training-data none --dry-run {model}", "{model}/config.json"),
     ("speech {in} --out {out}", None),
     ("split {in} --held-out 1 --out {out} b.parquet", None),
     ("split {in} --held-out 1 --out a.parquet {out}", None),
     ("store export {in} {out}", None),
     ("store export s {out} --key-file {in}", None),
-    ("train --train.start_from {model} --out {model}/..", "{model}/model.json"),
+    ("train --train.start_from {model} --out {model}/..", "{model}/config.json"),
     ("trials {in} --out {out}", None),
 ]
 
@@ -131,13 +131,22 @@ def test_no_output_is_an_input(bundle, tmp_path, capsys, monkeypatch, line, prec
     before = content(tmp_path)
     assert main(words) == 2
     error = capsys.readouterr().err
-    assert "must be a file of its own" in error or (precious == "{model}/model.json" and "calibrate" in line)
+    assert "must be a file of its own" in error or (precious == "{model}/config.json" and "calibrate" in line)
     assert content(tmp_path) == before
 
 
 def test_every_command_that_writes_is_in_the_table():
     tried = {line.split()[0] for line, _ in PAIRS}
-    assert set(COMMANDS) - tried == {"augment-preview", "compare", "demo", "identify", "report", "verify"}
+    assert set(COMMANDS) - tried == {
+        "augment-preview",
+        "compare",
+        "completion",
+        "configs",
+        "demo",
+        "identify",
+        "report",
+        "verify",
+    }
 
 
 FULL = """
@@ -177,7 +186,7 @@ def test_what_a_killed_process_left_is_removed_and_what_lives_is_not(tmp_path):
     (tmp_path / f".a.chns-tmp-{ended.pid}-01234567.pt").touch()
     (tmp_path / f".m.chns-tmp-{ended.pid}-01234567").mkdir()
     (tmp_path / f".model.chns-old-{ended.pid}-01234567").mkdir()
-    (tmp_path / f".model.chns-old-{ended.pid}-01234567" / "model.json").touch()
+    (tmp_path / f".model.chns-old-{ended.pid}-01234567" / "config.json").touch()
     (tmp_path / ".a.chns-tmp-1-01234567.pt").touch()  # process 1 lives
     (tmp_path / ".a-01234567.pt").touch()  # not ours
     with atomic_path(tmp_path / "b") as temporary:
@@ -188,7 +197,7 @@ def test_what_a_killed_process_left_is_removed_and_what_lives_is_not(tmp_path):
         "b",
         "model",
     ]
-    assert (tmp_path / "model" / "model.json").exists()
+    assert (tmp_path / "model" / "config.json").exists()
 
 
 def test_both_files_of_a_bundle_have_the_mode_of_the_umask(bundle):

@@ -41,7 +41,7 @@ def attack(bundle, tmp_path):
 
 
 def edited(bundle, **changes):
-    path = bundle / "model.json"
+    path = bundle / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     return bundle
 
@@ -141,7 +141,7 @@ def test_a_configured_encoder_is_trusted_by_its_name_and_not_its_package(bundle)
 
 def test_an_encoder_of_ours_that_no_bundle_may_name_is_refused_before_it_is_trained():
     settings = replace(TrainSettings(), encoder=ObjectSettings(factory="chns.encoders.ecapa_tdnn.ecapa_tdnn_mobile"))
-    with pytest.raises(ConfigError, match=r"encoder\.factory must be your own or one of chns\.encoders\.EcapaTdnn"):
+    with pytest.raises(ConfigError, match=r"encoder\.factory must be your own or one of chns\.encoders\.CamPlusPlus, "):
         starting_model(settings)
 
 

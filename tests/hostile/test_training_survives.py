@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from chns.cli import main
 from chns.core import NonFiniteError, locked_folder
 from chns.training.state import save_training
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(str(files("chns") / "configs"))
 HELPERS = Path(__file__).parents[1] / "helpers"
 PLAIN = ["--encoder.factory", "chns_test_encoders.Plain", "--encoder.settings", "{}"]
 
@@ -115,7 +116,7 @@ PARENT = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from chns.comparison import training
+from chns.comparison import runs as training
 from chns.comparison.runs import PlannedRun
 from chns.training.settings import TrainSettings
 training._COMMAND = (*training._COMMAND[:-1], training._COMMAND[-1].replace("from chns.cli import main", CHILD))

@@ -31,8 +31,7 @@ SMALL = Architecture(
     encoder_settings={
         "channels": 32,
         "aggregation_channels": 48,
-        "kernels": [5, 3],
-        "dilations": [1, 2],
+        "variant": {"kernels": [5, 3], "dilations": [1, 2]},
         "res2net_scale": 2,
         "embedding_dim": 16,
     },

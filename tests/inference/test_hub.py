@@ -26,7 +26,7 @@ TINY = Architecture(
     encoder="chns.encoders.EcapaTdnn", encoder_settings={"channels": 16, "aggregation_channels": 24, "embedding_dim": 8}
 )
 PUBLICATION = Publication(licence="cc-by-4.0", training_data="Hums: made up, free to use.", language="en")
-METRICS = {"validation": {"eer": 0.1, "threshold": -1.0, "target_trials": 400, "nontarget_trials": 1_600}}
+METRICS = {"validation": {"eer": 0.1, "threshold": 0.3, "target_trials": 400, "nontarget_trials": 1_600}}
 FILES = ["README.md", "config.json", "model.safetensors"]
 
 
@@ -231,7 +231,7 @@ def test_a_missing_package_is_named_with_the_way_out(monkeypatch):
 
 def test_a_local_model_needs_no_hub(bundle, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert Verifier.load(bundle).threshold == -1
+    assert Verifier.load(bundle).threshold == 0.3
 
 
 def test_commands_take_the_address_in_place_of_a_folder(published, recording, hum_manifest, tmp_path, capsys):

@@ -77,7 +77,7 @@ def test_every_shipped_configuration_builds_and_takes_a_step(configs, hum_manife
     ],
 )
 def test_a_loss_of_pytorch_metric_learning_trains_with_its_proxies(configs, hum_manifest, loss, derived):
-    settings = settings_of(configs, "supcon", "ecapa_tdnn_mobile", train=str(hum_manifest))
+    settings = settings_of(configs, "supcon", train=str(hum_manifest))
     settings = replace(settings, loss=ObjectSettings(factory=f"pytorch_metric_learning.{loss}", settings={}))
     manifest, _ = read_data(settings)
     model = Architecture(encoder=settings.encoder.factory, encoder_settings=settings.encoder.settings).build()
@@ -258,7 +258,7 @@ def test_a_users_own_encoder_without_validation_trains_and_loads(tmp_path, confi
     monkeypatch.setitem(sys.modules, "own_package", sys.modules[__name__])
     summary = train(own_settings(configs, hum_manifest), tmp_path / "run")
     assert summary == {"steps": 6, "model": str(tmp_path / "run" / "model")}
-    bundle = load_bundle(tmp_path / "run" / "model", trusted_packages=["own_package"])
+    bundle = load_bundle(tmp_path / "run" / "model", trusted_packages=["own_package.OwnEncoder"])
     assert bundle.model(torch.randn(2, 8_000)).shape == (2, 16)
 
 
@@ -273,7 +273,8 @@ def test_dropout_too_is_the_same_after_a_stop(tmp_path, configs, hum_manifest, m
     assert torch.load(tmp_path / "stopped" / "training.pt", weights_only=True)["step"] == 2
     train(settings, tmp_path / "stopped")
     alone, stopped = (
-        load_bundle(tmp_path / name / "model", trusted_packages=["own_package"]) for name in ("alone", "stopped")
+        load_bundle(tmp_path / name / "model", trusted_packages=["own_package.OwnEncoder"])
+        for name in ("alone", "stopped")
     )
     assert alone.digest == stopped.digest
 

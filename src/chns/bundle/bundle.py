@@ -111,9 +111,7 @@ class Architecture:
         with torch.device("meta") if empty else nullcontext():
             encoder = make(self.encoder, self.encoder_settings, num_mels=features.num_mels)
         if not isinstance(encoder, torch.nn.Module):
-            raise ConfigError(
-                f"encoder must name a module such as chns.encoders.ThinResNet, got {quoted(self.encoder)}."
-            )
+            raise ConfigError(f"encoder must name a module such as chns.encoders.ResNet, got {quoted(self.encoder)}.")
         return SpeakerEncoder(features, encoder)
 
 

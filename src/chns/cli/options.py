@@ -156,7 +156,7 @@ def as_channel(text: str | None) -> Channel | None:
     return named[text] if text in named else channel_number(text)  # type: ignore[arg-type]
 
 
-_BUNDLE = ("model.json", "model.safetensors")
+_BUNDLE = ("config.json", "model.safetensors", "model.onnx")
 _RUN = (
     *("config.yaml", "derived.json", "training.pt", "log.csv", "summary.json", "best.json", "decisions.txt"),
     *(f"{bundle}/{file}" for bundle in ("model", "best_model") for file in _BUNDLE),
@@ -298,7 +298,7 @@ def _of_folder(*names: str) -> Callable[[Any], list[Path]]:
 
 
 _DERIVED: Mapping[str, Callable[[Any], list[Path]]] = {
-    "calibrate": lambda arguments: [Path(arguments.model) / "model.json"],
+    "calibrate": lambda arguments: [Path(arguments.model) / "config.json"],
     "check": _of_check,
     "compare": _of_folder("comparison.md", "comparison.json"),
     "enrol": _journals,

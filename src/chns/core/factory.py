@@ -6,7 +6,7 @@ A user's own encoder or loss is named in a configuration like any of ours, witho
 
 1. The person at the keyboard may name anything, in the configuration or the options of the command that runs
    (`make`).
-2. A file that came with a model or a run (``model.json``, a run folder's ``config.yaml``) may name only what stands in
+2. A file that came with a model or a run (``config.json``, a run folder's ``config.yaml``) may name only what stands in
    a closed list of ours, or what the person named for this command: a complete import path, or a package below which
    the name lies *and* in which what it leads to is defined (`require_trusted`, ``--trust``).
 3. ``chns`` is never such a package, and no file that came with a model can name one: this package also holds commands.

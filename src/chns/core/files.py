@@ -27,6 +27,7 @@ _TEMPORARY = re.compile(r"\.(?P<final>.*)\.chns-(?P<kind>tmp|old)-(?P<process>\d
 _LONGEST_STEM = 40  # characters, so that the temporary name is not too long where the final one is not
 _DISK_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
 _PROBE_BYTES = 2**20
+_LOCK = ".lock"  # left by `locked_folder`, as removing it would let two processes in
 _tidied: set[Path] = set()
 
 
@@ -118,7 +119,7 @@ def require_ours(folder: Path, ours: Collection[str]) -> None:
         for entry in os.scandir(folder)
         if not (
             entry.is_file(follow_symlinks=False)
-            and (any(fnmatch(entry.name, name) for name in ours) or _TEMPORARY.fullmatch(entry.name))
+            and (any(fnmatch(entry.name, name) for name in (*ours, _LOCK)) or _TEMPORARY.fullmatch(entry.name))
         )
     )
     if foreign:
@@ -148,14 +149,14 @@ def _temporary_name(path: Path, kind: str) -> Path:
     return path.with_name(f".{stem}.chns-{kind}-{os.getpid()}-{secrets.token_hex(4)}{suffix}")
 
 
-def _tidy(folder: Path) -> None:
+def _tidy(folder: Path, *, nobody_writes: bool = False) -> None:
     """Once a process and folder: remove what killed processes have left; a folder they had moved aside goes back."""
     if folder in _tidied:
         return
     _tidied.add(folder)
     for entry in list(os.scandir(folder)):
         found = _TEMPORARY.fullmatch(entry.name)
-        if found is None or _is_alive(int(found["process"])):
+        if found is None or (not nobody_writes and _is_alive(int(found["process"]))):
             continue
         left_over = Path(entry.path)
         with suppress(OSError):
@@ -259,7 +260,10 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with FileLock(folder / _LOCK, timeout=0):
+            for path, _, _ in os.walk(folder):
+                _tidied.discard(Path(path))
+                _tidy(Path(path), nobody_writes=True)
             yield
     except Timeout as error:
         raise FolderInUseError(

@@ -362,7 +362,7 @@ def _replaced(table: pa.Table, pattern: str, replacement: str) -> pa.Table:
     """With apostrophes before formulas, as `chns.core.no_formula`, or without, in all columns of text."""
     for number, field in enumerate(table.schema):
         if pa.types.is_string(field.type) or pa.types.is_binary(field.type):
-            changed = pc.replace_substring_regex(table[field.name], pattern, replacement)
+            changed = pc.replace_substring_regex(table.column(number), pattern, replacement)
             table = table.set_column(number, field, changed)
     return table
 
@@ -390,8 +390,10 @@ def _read_csv(path: Path) -> pa.Table:
             f"manifest must be UTF-8 CSV with one header line, got {path} ({in_short(error)})."
         ) from error
     table = _replaced(table, f"^'({FORMULA})", r"\1")
+    if len(set(names)) < len(names):
+        return table  # to be refused with its columns named
     broken = [name for name in table.column_names if pc.any(pc.match_substring_regex(table[name], r"[\r\n]")).as_py()]
-    if not broken or any(names.count(name) > 1 for name in names):
+    if not broken:
         return table
     for _ in split_rows(path):  # a quote that swallows rows is an error there
         pass

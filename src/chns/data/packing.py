@@ -47,7 +47,7 @@ _log = logging.getLogger(__name__)
 Format = Literal["as-is", "flac"]
 
 MANIFEST_NAME, CHECKSUMS_NAME = "manifest.parquet", "SHA256SUMS"
-_OURS = ("shard-*.tar", "shard-*.parquet", MANIFEST_NAME, "manifest.rejected.csv", CHECKSUMS_NAME, ".lock")
+_OURS = ("shard-*.tar", "shard-*.parquet", MANIFEST_NAME, "manifest.rejected.csv", CHECKSUMS_NAME)
 FLAC_RATE_HZ = 16_000
 
 _SHARDS_PER_WORKER = 4

@@ -263,5 +263,5 @@ def test_real_speech_is_not_called_bad(shared_data, tmp_path, corpus, prepare, s
 
 def test_every_kind_of_finding_has_a_test_here():
     tested = {*DEFECTS, "missing", "undecodable", "truncated", "misstated", "too_long", "wrong_duration", "wrong_rate"}
-    elsewhere = {"duplicate", "shared_by_speakers", "few_utterances", "few_sessions"}
+    elsewhere = {"same_looking", "duplicate", "shared_by_speakers", "few_utterances", "few_sessions"}
     assert tested | elsewhere == set(KINDS)

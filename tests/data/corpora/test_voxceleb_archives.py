@@ -18,7 +18,10 @@ FILES = {f"dev/aac/id0000{speaker}/v/0000{n}.m4a": os.urandom(2_000 + n) for spe
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """All but what tells processes, and us, whose folder it is."""
+    ours = (".lock", ".chns-converted")
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name not in ours)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 @pytest.fixture

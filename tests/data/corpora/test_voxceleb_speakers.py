@@ -56,7 +56,7 @@ def test_commas_and_a_byte_order_mark_are_accepted(tmp_path):
         (VOX2.replace("VoxCeleb2 ID", "ID"), r"must have columns VoxCeleb ID"),
         (VOX2 + "id00018\tn\n", r"must start with idXXXXX and have 4 fields, got \['id00018', 'n'\] in .*x\.csv:5"),
         (VOX2 + "n000018\tn\tm\tdev\n", r"must start with idXXXXX and have 4 fields, got \['n000018'"),
-        (VOX2 + "id00012\tn\tm\tdev\n", r"speaker must be there once, got id00012 again in .*x\.csv:5"),
+        (VOX2 + "id00012\tn\tm\tdev\n", r"speaker must be there once, got 'id00012' again in .*x\.csv:5"),
     ],
 )
 def test_a_table_that_is_none_is_named_with_its_line(tmp_path, text, message):

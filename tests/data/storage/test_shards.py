@@ -73,7 +73,10 @@ def packed(corpus, tmp_path_factory):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """All but what tells processes, and us, whose folder it is."""
+    ours = (".lock", ".chns-converted")
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name not in ours)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def moved(manifest: Manifest, **changes) -> Manifest:
@@ -251,7 +254,7 @@ def test_only_what_is_not_right_any_more_is_written_again(tmp_path, damage):
         shard.with_suffix(".parquet").write_bytes((out / "shard-00002.parquet").read_bytes())
     elif damage == "touched source":
         os.utime(corpus.root / "s1" / "0.flac", (1, 1))
-    (out / ".shard-00001-abcdefgh.tar").write_bytes(b"half")  # as a killed run leaves it
+    (out / ".shard-00001.chns-tmp-999999999-0123abcd.tar").write_bytes(b"half")  # as a killed run leaves it
     again = pack_shards(corpus, out, shard_bytes=120_000)
     assert (again.num_written, again.num_kept) == (1, 3)
     after = contents(out)
