@@ -85,12 +85,13 @@ def training(crops: SpeakerCrops, *, speakers: int, steps: int, num_workers: int
     for number, (waveforms, labels) in enumerate(loader):
         meter.data_arrived()
         optimizer.zero_grad()
-        meter.add(step(waveforms, labels, step=number))
+        result = step(waveforms, labels, step=number)
+        meter.add(result)
         optimizer.step()
         if number == 0:
-            meter.read()
+            meter.read(result.embeddings)
         meter.step_done()
-    return meter.read()
+    return meter.read(result.embeddings)
 
 
 def main() -> None:

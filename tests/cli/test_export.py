@@ -20,8 +20,7 @@ def model(tmp_path_factory):
         encoder_settings={
             "channels": 16,
             "aggregation_channels": 24,
-            "kernels": [5, 3],
-            "dilations": [1, 2],
+            "variant": {"kernels": [5, 3], "dilations": [1, 2]},
             "res2net_scale": 2,
             "embedding_dim": 8,
         },
