@@ -78,9 +78,8 @@ def run(arguments: argparse.Namespace) -> None:
         "shards": packing.num_written + packing.num_kept,
         "written": packing.num_written,
         "rejected": len(packing.failures),
+        "report": str(packing.report),
     }
-    if packing.report is not None:
-        summary["report"] = str(packing.report)
     if arguments.json:
         print(json.dumps(summary))
         return

@@ -59,14 +59,14 @@ class Packing(NamedTuple):
     Attributes:
         manifest: The utterances whose recordings are in shards, as written to ``manifest.parquet``.
         failures: The other recordings, by path.
-        report: CSV file that lists them; None if there are none.
+        report: CSV file that lists them.
         num_written: Shards written now.
         num_kept: Shards that an earlier run had written.
     """
 
     manifest: Manifest
     failures: list[Rejected]
-    report: Path | None
+    report: Path
     num_written: int
     num_kept: int
 
