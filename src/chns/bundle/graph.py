@@ -12,21 +12,17 @@ a process of its own.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from chns.core import Float32Array, Float64Array
+from chns.core import Float32Array, Float64Array, ModelFileError
 
 if TYPE_CHECKING:
     import torch
-from collections.abc import Iterator
-from functools import cache
-from typing import NamedTuple
-
-from chns.core import ModelFileError
 
 Graph = Callable[[Float32Array], Float32Array]
 """Waveforms, shape (batch, samples), to embeddings, shape (batch, dim)."""

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from chns.cli import command_parser
 from chns.core import BoolArray, Float64Array
 
 if TYPE_CHECKING:
     from chns.evaluation import Interval, Trials
-import json
-from typing import TYPE_CHECKING, Protocol
-
-from chns.cli import command_parser
-
-if TYPE_CHECKING:
-    pass
 
 INTERVALS_HELP = """--intervals draws the speakers of the trials 1,000 times with replacement (bootstrap, 95 %).
 --against OTHER: SCORES minus OTHER on the same draws; negative means that SCORES makes fewer errors,

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chns.bundle.bundle import Bundle
+    from chns.core import Float32Array
     from chns.data import Channel
     from chns.inference.verifier import Verifier
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-
-if TYPE_CHECKING:
-    from chns.core import Float32Array
-    from chns.inference.verifier import Verifier
-import os
-from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 
 def add_verifier_options(parser: argparse.ArgumentParser) -> None:
@@ -314,11 +310,9 @@ _DERIVED: Mapping[str, Callable[[Any], list[Path]]] = {
 
 
 def _is_same(first: Path, second: Path) -> bool:
-    try:
+    with suppress(OSError):  # one is not there
         if first.samefile(second):
             return True
-    except OSError:  # one is not there
-        pass
     return os.path.normcase(os.path.realpath(first)) == os.path.normcase(os.path.realpath(second))
 
 

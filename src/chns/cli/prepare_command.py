@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from chns.data import ScanResult
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from chns.data import Candidate, ScanResult
-if TYPE_CHECKING:
-    from chns.data import Manifest, ScanResult
-    from chns.evaluation import Trials
 import json
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from chns.cli import command_parser
 from chns.cli.options import as_channel
 
 if TYPE_CHECKING:
-    from chns.data import Manifest, ScanResult
+    from collections.abc import Iterator
+
+    from chns.data import Candidate, Manifest, ScanResult
+    from chns.evaluation import Trials
 
 _FORMATS = ("flac", "wav", "opus")
 

@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from chns.core import Float32Array, IntArray, ModelFileError, quoted
+from chns.core import Float32Array, IntArray, ModelFileError, atomic_path, quoted
 from chns.store.encryption import StoredValues
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from chns.store.voiceprints import VoiceprintStore
-
-from chns.core import atomic_path
 
 MOST_BY_NUMPY = 100_000
 

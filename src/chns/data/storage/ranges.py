@@ -28,11 +28,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from chns.core import AudioError, quoted
 
 if TYPE_CHECKING:
-    from urllib3 import BaseHTTPResponse, PoolManager
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
+    from urllib3 import BaseHTTPResponse, PoolManager
 
 KEPT_CONNECTIONS = 16
 
