@@ -208,28 +208,22 @@ def _best_centres(normalised: Float32Array, num_clusters: int, seed: int, num_in
     if len(normalised) > num_points:
         points = normalised[np.sort(rng.choice(len(normalised), num_points, replace=False))]
     best, best_tightness = normalised[:0], -np.inf
-    with tqdm(
-        total=num_initialisations * _ITERATIONS, desc="clustering", unit="iteration", leave=False, disable=None
-    ) as progress:
-        for _ in range(num_initialisations):
-            centres = points[rng.choice(len(points), num_clusters, replace=False)]
-            for _ in range(_ITERATIONS):
-                centres = _iterated(points, centres)
-                progress.update()
-            tightness = float(_nearest(points, centres)[1].sum())
-            if tightness > best_tightness:
-                best, best_tightness = centres, tightness
+    for _ in tqdm(range(num_initialisations), desc="clustering", unit="run", leave=False, disable=None):
+        centres = _trained(points, points[rng.choice(len(points), num_clusters, replace=False)])
+        tightness = float(_nearest(points, centres)[1].sum())
+        if tightness > best_tightness:
+            best, best_tightness = centres, tightness
     return best
 
 
-def _iterated(points: Float32Array, centres: Float32Array) -> Float32Array:
-    """One iteration of spherical k-means; faiss splits a large cluster where one has become empty."""
+def _trained(points: Float32Array, centres: Float32Array) -> Float32Array:
+    """Spherical k-means from given centres; faiss splits a large cluster where one has become empty."""
     import faiss
 
     kmeans = faiss.Kmeans(
         points.shape[1],
         len(centres),
-        niter=1,
+        niter=_ITERATIONS,
         spherical=True,
         min_points_per_centroid=1,
         max_points_per_centroid=len(points),
