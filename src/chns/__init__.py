@@ -17,6 +17,7 @@ __getattr__, __all__ = lazily(
         "chns.encoders": "SpeakerEncoder",
         "chns.evaluation.embedder": "Embedder",
         "chns.evaluation.metrics": "verification_metrics",
+        "chns.inference.publish": "Publication push_to_hub",
         "chns.inference.streaming": "StreamingVerifier",
         "chns.inference.verifier": "Verifier",
         "chns.losses": "AAMSoftmaxLoss HSCLLoss SupConLoss",

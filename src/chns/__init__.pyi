@@ -4,6 +4,8 @@ from chns.data.manifest import Manifest as Manifest
 from chns.encoders import SpeakerEncoder as SpeakerEncoder
 from chns.evaluation.embedder import Embedder as Embedder
 from chns.evaluation.metrics import verification_metrics as verification_metrics
+from chns.inference.publish import Publication as Publication
+from chns.inference.publish import push_to_hub as push_to_hub
 from chns.inference.streaming import StreamingVerifier as StreamingVerifier
 from chns.inference.verifier import Verifier as Verifier
 from chns.losses import AAMSoftmaxLoss as AAMSoftmaxLoss

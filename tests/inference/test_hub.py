@@ -16,7 +16,7 @@ from chns.bundle.download import HubError
 from chns.cli import main
 from chns.core import ChnsError, ModelFileError
 from chns.data.audio import write_audio
-from chns.inference.publish import Publication, push_repository, write_repository
+from chns.inference.publish import Publication, push_repository, push_to_hub, write_repository
 from chns.inference.verifier import Verifier
 
 pytest.importorskip("huggingface_hub")
@@ -91,12 +91,12 @@ def changed(repository, **description):
     return repository.commit(files)
 
 
-def test_what_is_pushed_comes_back_in_one_call(hub, bundle, tmp_path):
-    write_repository(bundle, tmp_path / "out", repository="me/voice", publication=PUBLICATION)
-    commit = push_repository(tmp_path / "out", repository="me/voice", private=True)
+def test_what_is_pushed_comes_back_in_one_call(hub, bundle):
+    commit = push_to_hub(bundle, "me/voice", PUBLICATION, private=True)
     assert commit.endswith(f"/me/voice/commit/{hub.repositories['me/voice'].names['main']}")
     assert hub.repositories["me/voice"].private
     loaded = load_bundle("hf://me/voice")
+    assert Verifier.from_pretrained("hf://me/voice").model_digest == loaded.digest
     assert loaded.digest == load_bundle(bundle).digest == Verifier.load("hf://me/voice").model_digest
     assert loaded.metrics == METRICS
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
 
 from chns.cli import command_parser
@@ -43,26 +42,30 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the repository's content, upload it unless told not to, and print where it is."""
-    from chns.inference.publish import Publication, push_repository, write_repository
+    from chns.inference.publish import Publication, push_to_hub, write_repository
 
     own_text = {} if arguments.intended_use is None else {"intended_use": arguments.intended_use}
     publication = Publication(
         licence=arguments.licence, training_data=arguments.training_data, language=arguments.language, **own_text
     )
     summary = {"repository": arguments.repository}
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = arguments.dry_run or Path(scratch) / "repository"
+    if arguments.dry_run:
         write_repository(
             arguments.model,
-            folder,
+            arguments.dry_run,
             repository=arguments.repository,
             publication=publication,
             trusted_packages=arguments.trust,
         )
-        if arguments.dry_run:
-            summary["folder"] = str(folder)
-        else:
-            summary["commit"] = push_repository(folder, repository=arguments.repository, private=arguments.private)
+        summary["folder"] = str(arguments.dry_run)
+    else:
+        summary["commit"] = push_to_hub(
+            arguments.model,
+            arguments.repository,
+            publication,
+            private=arguments.private,
+            trusted_packages=arguments.trust,
+        )
     if arguments.json:
         print(json.dumps(summary))
     else:

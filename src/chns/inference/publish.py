@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -277,3 +278,24 @@ def push_repository(folder: Path, *, repository: str, private: bool) -> str:
             commit_message="Model bundle of chns",
         )
     return str(commit.commit_url)
+
+
+def push_to_hub(
+    model: Path | str,
+    repository: str,
+    publication: Publication,
+    *,
+    private: bool = False,
+    trusted_packages: Collection[str] = (),
+) -> str:
+    """Publish a bundle with a README: `write_repository`, then `push_repository`; see there for arguments and errors.
+
+    Returns:
+        Address of the commit.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "repository"
+        write_repository(
+            model, folder, repository=repository, publication=publication, trusted_packages=trusted_packages
+        )
+        return push_repository(folder, repository=repository, private=private)

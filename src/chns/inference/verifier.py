@@ -168,6 +168,8 @@ class Verifier:
             bundle = load_bundle(os.fspath(model), trusted_packages=trusted_packages)
         return cls(bundle, device=device, threshold=threshold)
 
+    from_pretrained = load  # as other libraries call it
+
     @property
     def sample_rate_hz(self) -> int:
         """Rate at which the model hears; other rates are resampled to it."""
