@@ -47,10 +47,10 @@ def convert(result: ScanResult, arguments: argparse.Namespace) -> tuple[ScanResu
         return result, {}
     from dataclasses import replace
 
-    from chns.data import Rejected, convert_audio
+    from chns.data import convert_audio
 
     conversion = convert_audio(result.manifest, arguments.converted, format=arguments.convert, jobs=arguments.workers)
-    rejected = [*result.rejected, *(Rejected(*failure) for failure in conversion.failures)]
+    rejected = [*result.rejected, *conversion.failures]
     counts = {
         "converted": conversion.num_written,
         "kept": conversion.num_kept,

@@ -25,7 +25,7 @@ __getattr__, __all__ = lazily(
         "chns.data.corpora.lhotse": "read_lhotse write_lhotse",
         "chns.data.corpora.listed": "scan_list",
         "chns.data.corpora.nemo": "read_nemo",
-        "chns.data.corpora.scan": "Candidate Rejected ScanResult",
+        "chns.data.corpora.scan": "Candidate ScanResult",
         "chns.data.corpora.speechbrain": "read_speechbrain",
         "chns.data.corpora.synthetic": "prepare_synthetic",
         "chns.data.corpora.voxceleb": "corpus_parts prepare_voxceleb set_of_folder",

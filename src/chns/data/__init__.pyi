@@ -39,7 +39,6 @@ from chns.data.corpora.lhotse import write_lhotse as write_lhotse
 from chns.data.corpora.listed import scan_list as scan_list
 from chns.data.corpora.nemo import read_nemo as read_nemo
 from chns.data.corpora.scan import Candidate as Candidate
-from chns.data.corpora.scan import Rejected as Rejected
 from chns.data.corpora.scan import ScanResult as ScanResult
 from chns.data.corpora.speechbrain import read_speechbrain as read_speechbrain
 from chns.data.corpora.synthetic import prepare_synthetic as prepare_synthetic

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from chns.core import AudioError, ManifestError, atomic_path, locked_folder, require_ours
 from chns.core.parallel import mapped
 from chns.data.audio import OPUS_RATES_HZ, WRITTEN_FORMATS, AudioInfo, audio_info, proven_info, read_audio, write_audio
+from chns.data.corpora.scan import Rejected
 from chns.data.manifest import Manifest
 
 FORMATS = tuple(suffix.removeprefix(".") for suffix in WRITTEN_FORMATS)
@@ -32,13 +33,6 @@ _MARK = ".chns-converted"
 _MARK_TEXT = "The files of this folder were converted by chns, and are written anew when their sources change.\n"
 _MAX_HOURS = 4
 _FILES_PER_WORKER = 100
-
-
-class Failure(NamedTuple):
-    """A file that was not converted, and why."""
-
-    path: str
-    reason: str
 
 
 class Conversion(NamedTuple):
@@ -52,7 +46,7 @@ class Conversion(NamedTuple):
     """
 
     manifest: Manifest
-    failures: list[Failure]
+    failures: list[Rejected]
     num_written: int
     num_kept: int
 
@@ -99,7 +93,7 @@ def convert_audio(
     with locked_folder(out), mapped(function, work, jobs=jobs, items_per_worker=_FILES_PER_WORKER) as outcomes:
         progress = tqdm(outcomes, total=len(work), desc=f"converting to {format}", unit="file", disable=None)
         results = dict(zip(targets, progress, strict=True))
-    failures += [Failure(source.path, result) for source, result in results.items() if isinstance(result, str)]
+    failures += [Rejected(source.path, result) for source, result in results.items() if isinstance(result, str)]
     failures.sort()
     written = {source: result for source, result in results.items() if isinstance(result, _Converted)}
     if not written:
@@ -146,7 +140,7 @@ def _claim(out: Path) -> None:
         temporary.write_text(_MARK_TEXT, encoding="ascii")
 
 
-def _targets(sources: Sequence[_Source], suffix: str) -> tuple[dict[_Source, str], list[Failure]]:
+def _targets(sources: Sequence[_Source], suffix: str) -> tuple[dict[_Source, str], list[Rejected]]:
     """The new name of each file; where two would get the same, the first by name gets it."""
     targets: dict[_Source, str] = {}
     failures = []
@@ -159,7 +153,7 @@ def _targets(sources: Sequence[_Source], suffix: str) -> tuple[dict[_Source, str
             targets[source] = target
         else:
             failures.append(
-                Failure(source.path, f"converted file must have a name of its own, {owner.path} becomes {target} too")
+                Rejected(source.path, f"converted file must have a name of its own, {owner.path} becomes {target} too")
             )
     return targets, failures
 

@@ -1,6 +1,4 @@
-"""CN-Celeb's lists of enrolments and trials, checked against the recordings that are there.
-
-CN-Celeb 1 and 2: ``data/idXXXXX/GENRE-NN-NNN.flac``, and the trials of CN-Celeb 1 under ``eval``.
+"""CN-Celeb 1 and 2: ``data/idXXXXX/GENRE-NN-NNN.flac``, and the trials of CN-Celeb 1 under ``eval``, checked.
 
 The genre is a column of its own, and ``GENRE-NN`` of a speaker is the session. ``data`` also holds the speakers of the
 evaluation; ``dev/dev.lst``, where it exists, says who may be trained on.
