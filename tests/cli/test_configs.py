@@ -90,3 +90,9 @@ def test_a_preset_is_printed_and_copied_but_over_nothing(tmp_path, capsys):
 
 def test_a_comparison_is_found_by_name():
     assert "auto" in read_comparison("ablation").strategies
+
+
+def test_who_has_read_enough_ends_the_command_without_a_word():
+    command = f"{sys.executable} -m chns configs | true"  # which never reads
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import io
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -104,9 +105,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         require_files_apart(chosen.command, arguments)
         with contextlib.redirect_stdout(_Screen(sys.stdout)):
             code: int | None = command.run(arguments)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("chns: stopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # who reads the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+        return 0
     except Exception as error:  # noqa: BLE001 - a trace would end in exit code 1, which is an answer of `verify`
         message = _missing_extra(chosen.command, error) or str(error)
         is_explained = isinstance(error, (ChnsError, ValueError, OSError)) or message != str(error)
