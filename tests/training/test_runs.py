@@ -144,7 +144,7 @@ def test_running_statistics_are_averaged_over_processes_before_each_validation(
     monkeypatch.setattr("chns.training.loop.average_buffers", lambda _: happened.append("averaged"))
     monkeypatch.setattr(Validation, "measure", noting)
     assert main(command(configs, hum_manifest, tmp_path / "run", *PLAIN)) == 0
-    assert happened == ["averaged", "measured"] * 3
+    assert [happened[place - 1] for place, what in enumerate(happened) if what == "measured"] == ["averaged"] * 3
 
 
 def test_the_loss_is_told_before_each_step_how_much_is_done(tmp_path, configs, hum_manifest, monkeypatch):
@@ -279,13 +279,16 @@ def test_chunks_do_not_change_what_is_learnt(tmp_path, configs, hum_manifest):
         torch.testing.assert_close(runs["chunks"][name], tensor, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("launcher", ["own", "torchrun"])
-def test_two_processes_learn_what_one_does(launcher, tmp_path, configs, hum_manifest):
-    """The same global batches, losses and gradients; only the order of additions differs."""
-    own = ["--encoder.factory", "chns_test_encoders.Plain", "--encoder.settings", "{}", "--train.epochs", "2",
-           "--batches.speakers_per_batch", "5"]  # fmt: skip
+@pytest.mark.parametrize(
+    ("launcher", "encoder", "speakers", "chunks"),
+    [("own", "Observing", "4", []), ("torchrun", "Plain", "5", ["--train.chunk_size", "4"])],
+)
+def test_two_processes_learn_what_one_does(launcher, encoder, speakers, chunks, tmp_path, configs, hum_manifest):
+    """The same global batches, losses, gradients and running statistics; only the order of additions differs."""
+    own = ["--encoder.factory", f"chns_test_encoders.{encoder}", "--encoder.settings", "{}", "--train.epochs", "2",
+           "--batches.speakers_per_batch", speakers]  # fmt: skip
     assert main(command(configs, hum_manifest, tmp_path / "one", *own)) == 0
-    words = command(configs, hum_manifest, tmp_path / "two", *own, "--train.devices", "2", "--train.chunk_size", "4")
+    words = command(configs, hum_manifest, tmp_path / "two", *own, "--train.devices", "2", *chunks)
     start = ["-m", "chns", *words]
     if launcher == "torchrun":
         start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *start]

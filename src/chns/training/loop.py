@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -165,6 +166,9 @@ class Training:
         self._parameters = parameters
         self._peak_rates = [group["lr"] for group in optimizer.param_groups]
         self._model, self._optimizer = fabric.setup(model, optimizer)
+        for part in self._model.modules():
+            if isinstance(part, DistributedDataParallel):  # else each forward pass has the first one's statistics
+                part.broadcast_buffers = False
         self._compute_gradients = TrainingStep(
             fabric, self._model, self._loss, chunk_size=rhythm.chunk_size, seed=rhythm.seed
         )
@@ -377,6 +381,7 @@ class Training:
                 temporary.write_text(json.dumps({"pairs": self._plan.num_same_person}) + "\n", encoding="utf-8")
 
     def _save(self) -> None:
+        average_buffers(self._model)
         if self._writes:
             save_training(self.checkpoint, self._parts, step=self._step, num_steps=self.num_steps)
 
