@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from chns.core import ChnsError, ModelFileError
+from chns.store.content import export_voiceprints
 from chns.store.encryption import EncryptedValues, read_key
 from chns.store.voiceprints import VoiceprintStore
 
@@ -143,3 +144,43 @@ def test_a_key_that_is_missing_empty_or_a_large_file_is_refused(tmp_path, monkey
     (tmp_path / "large").write_bytes(b"x" * 5_000)
     with pytest.raises(ValueError, match=r"key file must have at most 4096 bytes, got more in .*large"):
         read_key(tmp_path / "large")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM utterances WHERE id = 1",
+        "INSERT INTO utterances (enrolment, embedding) SELECT enrolment, embedding FROM utterances LIMIT 1",
+        "UPDATE enrolments SET note = NULL WHERE id = 1",
+        "UPDATE enrolments SET enrolled_at = '2001-01-01T00:00:00+00:00' WHERE id = 1",
+        "UPDATE utterances SET source = NULL WHERE id = 1",
+        "UPDATE utterances SET id = 9 WHERE id = 1",
+        "UPDATE enrolments SET seal = NULL WHERE id = 1",
+        "UPDATE enrolments SET seal = (SELECT seal FROM enrolments WHERE id = 2) WHERE id = 1",
+    ],
+)
+def test_rows_that_were_removed_doubled_or_changed_are_noticed_wherever_people_are_read(path, statement, tmp_path):
+    connection = sqlite3.connect(path)
+    connection.execute(statement)
+    connection.commit()
+    connection.close()
+    with opened(path) as store:
+        for read in (
+            lambda: store.show("Anna Secret"),
+            lambda: store.identify(vectors(0)[0]),
+            lambda: store.identify(vectors(0)[0], score_by="max"),
+            lambda: export_voiceprints(store, tmp_path / "all.parquet"),
+        ):
+            with pytest.raises(ModelFileError, match="enrolment must be as it was written, got rows that were removed"):
+                read()
+        assert store.show("Berta Secret").num_utterances == 2
+        store.delete("Anna Secret")
+        assert store.identify(vectors(1)[0])[0].name == "Berta Secret"
+
+
+def test_who_is_added_to_is_vouched_for_anew(path):
+    with opened(path) as store:
+        store.enrol("Anna Secret", vectors(5), add=True, note="another")
+        assert store.show("Anna Secret").num_utterances == 4
+    with opened(path) as store:
+        assert store.show("Anna Secret").note == "another"

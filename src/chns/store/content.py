@@ -127,6 +127,11 @@ _PEOPLE = (
     "FROM enrolments e LEFT JOIN utterances u ON u.enrolment = e.id"
 )
 
+_ROWS = (
+    "SELECT e.id, e.lookup, e.seal, e.enrolled_at, e.note, u.embedding, u.source "
+    "FROM enrolments e LEFT JOIN utterances u ON u.enrolment = e.id"
+)
+
 
 class Voiceprint(NamedTuple):
     """An enrolled person.
@@ -209,8 +214,10 @@ class StoreContent:
 
     def set_note(self, enrolment: int, name: str, note: str) -> None:
         """Replace a person's note."""
-        sealed = self._sealed_text(note, "note", self._values.lookup(name))
+        owner = self._values.lookup(name)
+        sealed = self._sealed_text(note, "note", owner)
         self._connection.execute("UPDATE enrolments SET note = ? WHERE id = ?", (sealed, enrolment))
+        self._seal_rows(enrolment, owner)
 
     def add(self, enrolment: int, name: str, utterances: Utterances) -> None:
         """Store utterances of a person."""
@@ -224,6 +231,7 @@ class StoreContent:
             for vector, source in zip(utterances.embeddings.astype(_STORED), utterances.sources, strict=True)
         ]
         self._connection.executemany("INSERT INTO utterances (enrolment, embedding, source) VALUES (?, ?, ?)", rows)
+        self._seal_rows(enrolment, owner)
 
     def delete(self, enrolment: int) -> int:
         """Delete a person, and remember that the files must be scrubbed; gives the number of utterances."""
@@ -247,13 +255,16 @@ class StoreContent:
         """One person."""
         match self._voiceprints(_PEOPLE + " WHERE e.id = ? ORDER BY u.id", (enrolment,)):
             case [voiceprint]:
+                self._require_whole(enrolment)
                 return voiceprint
             case _:
                 raise ModelFileError(f"enrolment must be in the table that its index names, got none in {self._path}.")
 
     def voiceprints(self) -> list[Voiceprint]:
         """All people, in the order of the rows."""
-        return self._voiceprints(_PEOPLE + " ORDER BY e.id, u.id")
+        people = self._voiceprints(_PEOPLE + " ORDER BY e.id, u.id")
+        self._require_whole()
+        return people
 
     def vectors(self) -> tuple[list[tuple[bytes, bytes]], Float32Array]:
         """What is searched: lookup and stored name of each person, and the voiceprints, shape (people, dim).
@@ -271,6 +282,7 @@ class StoreContent:
             units = self._embeddings((owner, stored) for _, owner, stored in block)
             rows, firsts = np.unique([row_of[enrolment] for enrolment, *_ in block], return_index=True)
             sums[rows] += np.add.reduceat(units, firsts)
+        self._require_whole()
         return [(owner, name) for _, owner, name in people], self._normalised(sums)
 
     def exemplars(self) -> tuple[list[tuple[bytes, bytes]], Float32Array, IntArray]:
@@ -287,7 +299,31 @@ class StoreContent:
         present, firsts = np.unique(np.array(owners, np.int64), return_index=True)
         if present.tolist() != [enrolment for enrolment, *_ in people]:
             raise ModelFileError(f"enrolment must have utterances, got none of somebody in {self._path}.")
+        self._require_whole()
         return [(owner, name) for _, owner, name in people], np.concatenate(blocks), firsts
+
+    def _seal_rows(self, enrolment: int, owner: bytes) -> None:
+        """Vouch for a person's rows as they are now."""
+        rows = self._connection.execute(_ROWS + " WHERE e.id = ? ORDER BY u.id", (enrolment,)).fetchall()
+        seal = self._values.vouch(_as_bytes(rows), owner)
+        self._connection.execute("UPDATE enrolments SET seal = ? WHERE id = ?", (seal, enrolment))
+
+    def _require_whole(self, enrolment: int | None = None) -> None:
+        """Make sure that no row of a person, or of anybody, was removed, added or changed without the key.
+
+        Raises:
+            ModelFileError: If one was.
+        """
+        if self._values.vouch(b"", b"") is None:
+            return
+        where, values = ("", ()) if enrolment is None else (" WHERE e.id = ?", (enrolment,))
+        rows = self._connection.execute(f"{_ROWS}{where} ORDER BY e.id, u.id", values)
+        for (_, owner, seal), of_person in groupby(rows, key=itemgetter(0, 1, 2)):
+            if self._values.vouch(_as_bytes(list(of_person)), self._bytes(owner, "lookup")) != seal:
+                raise ModelFileError(
+                    f"enrolment must be as it was written, got rows that were removed, doubled or changed without the "
+                    f"key in {self._path}. Delete the person and enrol anew, or go back to a copy."
+                )
 
     def _voiceprints(self, query: str, values: tuple[int, ...] = ()) -> list[Voiceprint]:
         rows = self._connection.execute(query, values)
@@ -384,6 +420,17 @@ def export_voiceprints(store: VoiceprintStore, path: Path) -> int:
         table = pa.table(columns, metadata={"model_digest": store.model_digest})
         pq.write_table(table, temporary, compression="zstd")
     return len(people)
+
+
+def _as_bytes(rows: Sequence[tuple[Any, ...]]) -> bytes:
+    """Time and note of a person, and the utterances in their order: the same bytes for the same rows only."""
+    fields = [*rows[0][3:5], *(field for row in rows for field in row[5:])]
+    return b"".join(_field_bytes(field) for field in fields)
+
+
+def _field_bytes(field: Any) -> bytes:
+    content = field if isinstance(field, bytes) else repr(field).encode()
+    return f"{type(field).__name__}{len(content)}:".encode() + content
 
 
 def _vectors(people: Sequence[Voiceprint], dim: int) -> pa.FixedSizeListArray:

@@ -1,11 +1,12 @@
 """How the values of a voiceprint store are written: as they are, or encrypted with a key.
 
 Encryption is AES-256-GCM from the package ``cryptography``, value by value: embeddings, names, notes and sources. A
-name is looked up by its HMAC-SHA-256. Both keys come from the user's key by scrypt with a salt of the store, so a long
+name is looked up by its HMAC-SHA-256. All keys come from the user's key by scrypt with a salt of the store, so a long
 passphrase does as well as random bytes; that costs 0.1 s when a store is opened, and a value costs 1 to 2 µs.
 Each value is bound to its kind and its person: one that was moved from another row does not open.
 
-Not noticed: rows that were removed, doubled or put back, a note removed, a time changed.
+A person's rows together carry an HMAC too, so that an utterance removed, doubled or put back, a note removed and a time
+changed are noticed. Not noticed: a person removed with all rows, or put back as they once were.
 
 Not hidden: how many people there are, how many utterances each has, when they enrolled, and which model it was.
 SQLCipher would hide these too, but its Python bindings replace ``sqlite3`` and lack wheels for many platforms.
@@ -58,6 +59,9 @@ class StoredValues(Protocol):
             ModelFileError: If the value is damaged, or was of another kind or owner.
         """
 
+    def vouch(self, rows: bytes, owner: bytes) -> bytes | None:
+        """What nobody can make without the key of all rows of a person as they are stored; None where there is none."""
+
 
 class PlainValues:
     """Values as they are."""
@@ -73,6 +77,10 @@ class PlainValues:
     def unseal(self, stored: bytes, kind: str, owner: bytes) -> bytes:  # noqa: ARG002
         """The content itself."""
         return stored
+
+    def vouch(self, rows: bytes, owner: bytes) -> None:  # noqa: ARG002
+        """Nothing: whoever can write the file may write what they like."""
+        return
 
 
 class EncryptedValues:
@@ -102,8 +110,8 @@ class EncryptedValues:
                 "cryptography must be installed for an encrypted store, got no such package. "
                 "Run `pip install 'chns[store]'`."
             ) from error
-        derived = Scrypt(salt=salt, length=64, n=2**15, r=8, p=1).derive(key)
-        self._lookup_key = derived[32:]
+        derived = Scrypt(salt=salt, length=96, n=2**15, r=8, p=1).derive(key)
+        self._lookup_key, self._rows_key = derived[32:64], derived[64:]
         self._cipher = AESGCM(derived[:32])
         self._invalid: type[Exception] = InvalidTag
         self._source = source
@@ -127,6 +135,10 @@ class EncryptedValues:
         except (self._invalid, ValueError) as error:
             raise ModelFileError(f"{kind} must be as it was encrypted, got a changed one in {self._source}.") from error
         return content
+
+    def vouch(self, rows: bytes, owner: bytes) -> bytes:
+        """Their keyed hash."""
+        return hmac.digest(self._rows_key, owner + rows, hashlib.sha256)
 
 
 def prove(key: bytes, *, source: Path) -> KeyProof:

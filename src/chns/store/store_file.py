@@ -43,7 +43,8 @@ _SCHEMA = (
         lookup BLOB NOT NULL UNIQUE,
         name BLOB NOT NULL,
         enrolled_at TEXT NOT NULL,
-        note BLOB
+        note BLOB,
+        seal BLOB
     )""",
     """CREATE TABLE utterances (
         id INTEGER PRIMARY KEY,
