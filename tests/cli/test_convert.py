@@ -51,7 +51,7 @@ def test_an_error_is_one_line(hum_manifest, tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     assert main(["convert", str(hum_manifest), "--to", "kaldi", "--out", str(tmp_path / "full")]) == 2
-    assert "chns: error: output folder must be new or empty" in capsys.readouterr().err
+    assert "chns: error: folder to write must be new, empty or of an earlier run" in capsys.readouterr().err
 
 
 def test_the_columns_of_a_table_are_named(hum_manifest, tmp_path, capsys):

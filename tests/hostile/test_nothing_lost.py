@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from foreign_models import speechbrain_state
 
 from chns.bundle.bundle import Architecture, load_bundle, save_bundle
 from chns.cli import COMMANDS, main
@@ -67,6 +68,38 @@ def test_a_file_is_not_replaced_by_a_folder(tmp_path):
     with pytest.raises(FileExistsError, match="must not be a file"), atomic_folder(tmp_path / "a", ours=()):
         pass
     assert (tmp_path / "a").read_text() == "mine"
+
+
+FOLDERS = {
+    "import": "import speechbrain {tmp}/embedding_model.ckpt --out {out}",
+    "push": "push {tmp}/model me/voice --licence MIT --training-data none --dry-run {out}",
+    "pack": "pack {manifest} --out {out}",
+    "prepare": "prepare folder {corpus} --out {tmp}/m.parquet --convert wav --converted {out}",
+    "convert kaldi": "convert {manifest} --to kaldi --out {out}",
+    "train": "train --config chns --config tiny --data.train {manifest} --out {tmp}/run --train.epochs 1",
+    "train, best": "train --config chns --config tiny --data.train {manifest} --out {tmp}/run --train.epochs 1",
+}
+
+
+@pytest.mark.parametrize("command", FOLDERS)
+@pytest.mark.parametrize("inside", ["thesis.txt", "a folder"])
+def test_a_folder_of_the_users_is_refused_by_every_command_that_would_fill_it(
+    command, inside, bundle, hum_manifest, tmp_path, capsys
+):
+    torch.save(dict(speechbrain_state()), tmp_path / "embedding_model.ckpt")
+    names = {"train": "run/model", "train, best": "run/best_model"}
+    out = tmp_path / names.get(command, "theses")
+    out.mkdir(parents=True)
+    if inside == "a folder":
+        (out / "mine").mkdir()
+        (out / "mine" / "thesis.txt").write_text("years of work")
+    else:
+        (out / inside).write_text("years of work")
+    words = FOLDERS[command].format(tmp=tmp_path, out=out, manifest=hum_manifest, corpus=hum_manifest.parent)
+    assert main(words.split()) == 2
+    assert ("mine" if inside == "a folder" else inside) in capsys.readouterr().err
+    assert [path.read_text() for path in out.rglob("thesis.txt")] == ["years of work"]
+    assert sum(path.is_file() for path in out.rglob("*")) == 1
 
 
 PAIRS = [

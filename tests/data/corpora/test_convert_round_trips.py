@@ -233,7 +233,7 @@ def test_all_channels_of_a_recording_come_back(root, tmp_path):
 def test_a_folder_that_holds_something_is_left_alone(wholes, tmp_path, write):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("precious")
-    with pytest.raises(ValueError, match=r"output folder must be new or empty, got .*out\. Name another one"):
+    with pytest.raises(FileExistsError, match=r"folder to write must be new, empty or of an earlier run, got .*out"):
         write(wholes, tmp_path / "out")
     assert (tmp_path / "out" / "mine").read_text() == "precious"
 

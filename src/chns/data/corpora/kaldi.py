@@ -18,9 +18,9 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import NamedTuple
 
-from chns.core import ManifestError, atomic_folder, number, quoted
+from chns.core import ManifestError, atomic_folder, number, quoted, require_ours
 from chns.data.corpora.listed import relative_path, scan_list
-from chns.data.corpora.located import LocatedUtterance, located_utterances, require_new_or_empty
+from chns.data.corpora.located import LocatedUtterance, located_utterances
 from chns.data.corpora.scan import MIN_DURATION_SECONDS, Candidate, Part, Rejected, ScanResult
 from chns.data.manifest import Manifest
 from chns.data.manifest_file import REQUIRED_COLUMNS
@@ -184,12 +184,12 @@ def write_kaldi(manifest: Manifest, folder: Path) -> None:
         folder: New or empty.
 
     Raises:
-        ValueError: If the folder holds something.
+        FileExistsError: If the folder holds something.
         FileNotFoundError: If a recording is gone.
         AudioError: If one cannot be read.
         ManifestError: If a name, a path or a column cannot be expressed between spaces.
     """
-    require_new_or_empty(folder)
+    require_ours(folder, ())
     utterances = _in_order_of_speakers(located_utterances(manifest))
     for utterance in utterances:
         _require_plain("utterance", utterance.name)

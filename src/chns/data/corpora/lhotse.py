@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chns.core import ChnsError, ManifestError, atomic_folder, quoted
+from chns.core import ChnsError, ManifestError, atomic_folder, quoted, require_ours
 from chns.data.corpora.listed import Entry, columns_of, json_lines, number_of, relative_path, text_of
-from chns.data.corpora.located import LocatedUtterance, located_utterances, require_new_or_empty
+from chns.data.corpora.located import LocatedUtterance, located_utterances
 from chns.data.corpora.scan import Candidate, Part
 from chns.data.manifest import Manifest
 
@@ -174,7 +174,7 @@ def write_lhotse(manifest: Manifest, folder: Path) -> None:
         folder: New or empty.
 
     Raises:
-        ValueError: If the folder holds something.
+        FileExistsError: If the folder holds something.
         ChnsError: If the package ``lhotse`` is missing.
         FileNotFoundError: If a recording is gone.
         AudioError: If one cannot be read.
@@ -184,7 +184,7 @@ def write_lhotse(manifest: Manifest, folder: Path) -> None:
         from lhotse import CutSet, RecordingSet, SupervisionSet
     except ImportError as error:
         raise ChnsError("lhotse must be installed, got no such package. Run `pip install 'chns[lhotse]'`.") from error
-    require_new_or_empty(folder)
+    require_ours(folder, ())
     utterances = located_utterances(manifest)
     recordings: dict[str, Any] = {}
     for each in utterances:

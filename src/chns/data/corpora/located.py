@@ -98,13 +98,3 @@ def file_of(utterance: Utterance) -> Path:
         f"recordings must be files for another tool to read them, got {utterance.path} in a shard. Unpack the shards "
         f"with `tar -xf` and prepare the corpus from the files."
     )
-
-
-def require_new_or_empty(folder: Path) -> None:
-    """Refuse a folder that holds something, for writing replaces it.
-
-    Raises:
-        ValueError: If it exists and is not an empty folder.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"output folder must be new or empty, got {folder}. Name another one.")
