@@ -17,6 +17,7 @@ from chns.core import ConfigError
 from chns.data.manifest import Manifest
 from chns.losses import TaughtLoss
 from chns.training.build import fitted, make_loss, make_plan, read_data
+from chns.training.folder import first_hard_epoch
 from chns.training.log import Meter
 from chns.training.run import train
 from chns.training.settings import (
@@ -141,7 +142,11 @@ def test_too_many_speakers_a_batch_names_how_many_there_are_and_no_processes(num
 def test_the_defaults_are_the_papers(configs):
     settings, _ = fitted(settings_of(configs, "chns_hscl"), corpus(5_894))
     assert (settings.batches.speakers_per_batch, settings.batches.utterances_per_speaker) == (650, 2)
-    assert (settings.clusters.num_clusters, settings.clusters.hard_ratio, settings.clusters.start_epoch) == (50, 1.0, 2)
+    assert (settings.clusters.num_clusters, settings.clusters.hard_ratio, first_hard_epoch(settings.clusters)) == (
+        50,
+        1.0,
+        2,
+    )
     assert (settings.optimizer.kind, settings.optimizer.learning_rate, settings.optimizer.weight_decay) == (
         "adam", 0.01, 2e-6,
     )  # fmt: skip
@@ -224,6 +229,16 @@ def test_a_hard_phase_that_would_never_begin_is_refused(hum_manifest):
         train=TrainingSettings(epochs=3),
     )
     with pytest.raises(ConfigError, match=r"clusters\.start_epoch must be before the last of train\.epochs = 3, got 3"):
+        make_plan(settings, Manifest.read(hum_manifest))
+
+
+def test_groups_of_a_model_that_is_not_trained_are_not_made_anew(hum_manifest):
+    settings = TrainSettings(
+        batches=BatchSettings(kind="clustered", speakers_per_batch=4),
+        clusters=ClusterSettings(model="packaged", refresh_every=2, num_clusters=2),
+        train=TrainingSettings(epochs=3),
+    )
+    with pytest.raises(ConfigError, match=r"clusters\.refresh_every must be 0 with clusters\.model, got 2"):
         make_plan(settings, Manifest.read(hum_manifest))
 
 

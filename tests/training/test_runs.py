@@ -19,11 +19,18 @@ import yaml
 from safetensors.torch import load_file
 
 from chns.bundle.bundle import load_bundle
+from chns.bundle.bundle_graph import PACKAGED_MODEL, load_graph_bundle
 from chns.cli import main
 from chns.data.manifest import Manifest
+from chns.encoders import EcapaTdnn, SpeakerEncoder
+from chns.features import LogMel
 from chns.losses import HSCLLoss
+from chns.sampling.clusters import SpeakerClusters
+from chns.training.build import make_plan
 from chns.training.log import negative_similarity
-from chns.training.loop import Validation, _line, _times, learning_rate_factor
+from chns.training.loop import Training, Validation, _line, _times, learning_rate_factor
+from chns.training.plan import TEACHER_EMBEDDINGS, BatchPlan, _read_kept
+from chns.training.settings import BatchSettings, ClusterSettings, TrainingSettings, TrainSettings
 
 PLAIN = ("--encoder.factory", "chns_test_encoders.Plain", "--encoder.settings", "{}")
 TIMES = {"segments_per_second", "data_wait_share", "encoder_seconds", "loss_seconds"}
@@ -211,6 +218,44 @@ def test_a_run_that_never_finds_its_batches_easy_is_one_with_random_batches(tmp_
     (decision,) = (tmp_path / "auto" / "decisions.txt").read_text().splitlines()
     assert re.fullmatch(r"epoch 2: \d+ % of the anchors were easy, below 100 %: stayed random, as supcon", decision)
     assert f"hard batches: none; {decision}" in capsys.readouterr().out
+
+
+def test_with_a_model_that_groups_batches_are_hard_from_the_first_step_and_resumed_runs_ask_it_no_more(
+    finished, tmp_path, configs, hum_manifest, monkeypatch
+):
+    teacher = shutil.copytree(finished / "model", tmp_path / "teacher")
+    words = ("--clusters.model", str(teacher), "--clusters.start_epoch", "null", "--train.epochs", "2")
+    alone, stopped = tmp_path / "alone", tmp_path / "stopped"
+    assert main(command(configs, hum_manifest, alone, *words)) == 0
+    (groups,) = (alone / "clusters").iterdir()
+    assert groups.name == "epoch-0000.safetensors"
+    assert SpeakerClusters.load(groups).encoder == load_bundle(teacher).digest
+    with monkeypatch.context() as patched:  # before the first checkpoint: only the embeddings are there
+        patched.setattr(Training, "_save", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert main(command(configs, hum_manifest, stopped, *words)) == 130
+    assert not (stopped / "training.pt").exists()
+    with monkeypatch.context() as patched:
+        patched.setattr(BatchPlan, "_embedded", None)
+        assert main(command(configs, hum_manifest, stopped, *words)) == 0
+    assert_same_weights(weights(stopped), weights(alone))
+    assert_same_log(stopped, alone)
+    (stopped / TEACHER_EMBEDDINGS).write_bytes(b"damaged")
+    assert _read_kept(stopped / TEACHER_EMBEDDINGS, "key") is None
+    assert _read_kept(alone / TEACHER_EMBEDDINGS, "of other crops") is None
+
+
+def test_the_packaged_model_which_has_no_weights_groups_too(hum_manifest):
+    settings = TrainSettings(
+        batches=BatchSettings(kind="clustered", speakers_per_batch=4),
+        clusters=ClusterSettings(model="packaged", num_clusters=3, utterances_per_centroid=1, crop_seconds=0.5),
+        train=TrainingSettings(epochs=2),
+    )
+    plan = make_plan(settings, Manifest.read(hum_manifest))
+    torch.manual_seed(0)
+    student = SpeakerEncoder(LogMel(), EcapaTdnn(channels=16, aggregation_channels=24, embedding_dim=8))
+    assert plan.begin(0, student, torch.device("cpu"))
+    assert plan.groups.centres.shape == (3, 192)
+    assert plan.groups.encoder == load_graph_bundle(PACKAGED_MODEL).digest
 
 
 def stop_in_the_hard_phase(words, folder, how):

@@ -45,6 +45,8 @@ def test_a_setting_that_is_none_is_refused_with_its_file(tmp_path, wrong):
             "neighbours anew every 2 epochs",
         ),
         ("auto", {"hard_ratio": 0.5, "start": "easy"}, "SupCon, auto batches"),
+        ("auto", {"model": "packaged"}, "SupCon, auto batches, groups of another model"),
+        ("clustered", {"model": "packaged"}, "SupCon, clustered batches, hard ratio 1.0, groups of another model"),
         ("auto", {"last_neighbour": 12}, "SupCon, auto batches, groups of 8 from the nearest 1 to 12"),
         (
             "clustered",

@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     from chns.encoders import SpeakerEncoder
 
 _FORMAT = "chns-model-1"
-_WEIGHTS = "model.safetensors"
+WEIGHTS_FILE = "model.safetensors"
 _DESCRIPTION = "config.json"
 GRAPH_FILE = "model.onnx"
-BUNDLE_FILES = (_DESCRIPTION, _WEIGHTS)  # those that every bundle has
+BUNDLE_FILES = (_DESCRIPTION, WEIGHTS_FILE)  # those that every bundle has
 _LOCK = f".{_DESCRIPTION}.lock"
 _OURS = (*BUNDLE_FILES, GRAPH_FILE, _LOCK)
 _LARGEST_DESCRIPTION_BYTES = 2**20
-_LARGEST_DOWNLOAD_BYTES = {_DESCRIPTION: _LARGEST_DESCRIPTION_BYTES, _WEIGHTS: 2**31}
+_LARGEST_DOWNLOAD_BYTES = {_DESCRIPTION: _LARGEST_DESCRIPTION_BYTES, WEIGHTS_FILE: 2**31}
 _LARGEST_OPTIONAL_DOWNLOAD_BYTES = {GRAPH_FILE: 2**30}
 OUR_FACTORIES = {
     "encoder": frozenset(
@@ -160,7 +160,7 @@ def save_bundle(
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.encoder.state_dict().items()}
     require_finite(weights, "of the encoder")
     with atomic_folder(folder, ours=_OURS) as temporary:
-        save_file(weights, temporary / _WEIGHTS)
+        save_file(weights, temporary / WEIGHTS_FILE)
         description = {
             "format": _FORMAT,
             "chns_version": __version__,
@@ -315,7 +315,7 @@ def load_bundle(model: Path | str, *, trusted_packages: Collection[str] = ()) ->
         require_trusted(
             part, getattr(architecture, part), ours=ours, trusted=trusted_packages, source=str(folder / _DESCRIPTION)
         )
-    loaded = _with_weights(architecture, folder / _WEIGHTS)
+    loaded = _with_weights(architecture, folder / WEIGHTS_FILE)
     digest = weights_digest(loaded.encoder)
     if digest != description["weights_sha256"]:
         raise ModelFileError(f"weights must have the digest that {_DESCRIPTION} states, got another in {folder}.")
@@ -374,16 +374,16 @@ def _is_on_hub(model: Path | str) -> bool:
 
 def _require_files(folder: Path) -> None:
     """A bundle has a description, and weights or a graph; a small one to be handed on may have the graph alone."""
-    weighty = (folder / _WEIGHTS).is_file() or (folder / GRAPH_FILE).is_file()
+    weighty = (folder / WEIGHTS_FILE).is_file() or (folder / GRAPH_FILE).is_file()
     if not weighty or not (folder / _DESCRIPTION).is_file():
-        raise FileNotFoundError(f"model must be a folder with {_DESCRIPTION} and {_WEIGHTS}, got {folder}.")
+        raise FileNotFoundError(f"model must be a folder with {_DESCRIPTION} and {WEIGHTS_FILE}, got {folder}.")
 
 
 def _require_weights(folder: Path) -> None:
-    if not (folder / _WEIGHTS).is_file():
+    if not (folder / WEIGHTS_FILE).is_file():
         raise FileNotFoundError(
-            f"model must hold {_WEIGHTS} for this, got only the graph {GRAPH_FILE} in {folder}. Such a model verifies, "
-            "enrols and identifies; to train, convert or export, take the one that it was made from."
+            f"model must hold {WEIGHTS_FILE} for this, got only the graph {GRAPH_FILE} in {folder}. Such a model "
+            "verifies, enrols and identifies; to train, convert or export, take the one that it was made from."
         )
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+PACKAGED_MODEL = Path(__file__).parents[1] / "models" / "small"
+
 LARGEST_DISTANCE = 1e-4
 
 _LENGTHS_SECONDS = (0.5, 1.0, 2.7)

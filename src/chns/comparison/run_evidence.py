@@ -14,7 +14,7 @@ import numpy as np
 
 from chns.core import Float64Array, IntArray
 from chns.sampling.clusters import derived_num_clusters
-from chns.training.folder import TrainSettings
+from chns.training.folder import TrainSettings, first_hard_epoch
 
 Log = Mapping[str, Float64Array]
 
@@ -252,7 +252,7 @@ def later_start(evidence: TwinEvidence) -> tuple[str, ...]:
     if evidence.is_adaptive:
         return (f"clusters: {{start_easy_share: {(1 + clusters.start_easy_share) / 2:g}}}",)
     return (
-        f"clusters: {{start_epoch: {(clusters.start_epoch + epochs) // 2}}}",
+        f"clusters: {{start_epoch: {(first_hard_epoch(clusters) + epochs) // 2}}}",
         "clusters: {start: easy} (begins when random batches have become easy)",
     )
 
@@ -263,7 +263,8 @@ def earlier_start(evidence: TwinEvidence) -> tuple[str, ...]:
     if evidence.is_adaptive:
         share = (clusters.easy_share_low + clusters.start_easy_share) / 2
         return (f"clusters: {{start_easy_share: {share:g}}}",)
-    return (f"clusters: {{start_epoch: {clusters.start_epoch // 2}}}",) if clusters.start_epoch >= 2 else ()
+    first = first_hard_epoch(clusters)
+    return (f"clusters: {{start_epoch: {first // 2}}}",) if first >= 2 else ()
 
 
 def gentler_start(evidence: TwinEvidence) -> tuple[str, ...]:

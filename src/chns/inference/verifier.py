@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chns.bundle.bundle import Bundle, load_bundle
-from chns.bundle.bundle_graph import GraphBundle, load_graph_bundle
+from chns.bundle.bundle_graph import PACKAGED_MODEL, GraphBundle, load_graph_bundle
 from chns.core import AudioError, Float32Array, ModelFileError
 from chns.data import Channel, channel_number, channels_differ, file_channels_differ
 from chns.inference.decision_rule import DecisionRule
@@ -37,7 +37,6 @@ AudioPath = str | os.PathLike[str]
 AudioArray = npt.NDArray[np.int16] | npt.NDArray[np.floating]
 Backend = Literal["auto", "onnx", "torch"]
 
-PACKAGED_MODEL = Path(__file__).parents[1] / "models" / "small"
 PACKAGED_MODEL_IN_WORDS = (
     "the small model of the package (CAM++ in four bits; 4.98 % EER on VoxCeleb2 excerpts across videos, 40 speakers). "
     "Name another as MODEL, such as one made by `chns train` or `chns import`"

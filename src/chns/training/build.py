@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from chns.bundle.bundle import OUR_FACTORIES, Architecture, load_bundle
+from chns.bundle.bundle import OUR_FACTORIES, WEIGHTS_FILE, Architecture, bundle_folder, load_bundle
+from chns.bundle.bundle_graph import PACKAGED_MODEL, load_graph_bundle
 from chns.core import ConfigError
 from chns.core.distributed import rank, world_size
 from chns.core.factory import make
@@ -24,9 +25,10 @@ from chns.sampling.hard_batches import ClusterGroups, NeighbourGroups
 from chns.sampling.schedule import Schedule, StartAt, StartWhenEasy
 from chns.sampling.speaker_batches import BatchShape
 from chns.training.augmenting import with_new_speakers
+from chns.training.folder import first_hard_epoch
 from chns.training.log import MetricsLogger
 from chns.training.loop import Rhythm, Validation
-from chns.training.plan import BatchPlan, CentroidCrops
+from chns.training.plan import BatchPlan, CentroidCrops, GraphModel, GroupingModel
 from chns.training.settings import PAPER_SEGMENTS, ClusterSettings, OptimizerSettings, TrainSettings
 
 # Of the cost of a training, a segment of which costs three forward passes, that `auto` spends on its one pass.
@@ -87,24 +89,33 @@ def fitted(settings: TrainSettings, manifest: Manifest) -> tuple[TrainSettings, 
     return replace(settings, batches=batches, data=data, clusters=clusters, optimizer=optimizer), told
 
 
-def make_plan(settings: TrainSettings, manifest: Manifest) -> BatchPlan:
+def make_plan(settings: TrainSettings, manifest: Manifest, *, folder: Path | None = None) -> BatchPlan:
     """Which batches each epoch trains on.
 
     Args:
         settings: Of the run.
         manifest: Its training utterances.
+        folder: Where embeddings of ``clusters.model`` are kept.
 
     Raises:
-        ConfigError: If a hard phase would never begin, or there are fewer speakers than clusters.
+        ConfigError: If a hard phase would never begin, there are fewer speakers than clusters, or groups of
+            ``clusters.model`` are to be made anew.
+        ModelFileError, FileNotFoundError: If ``clusters.model`` is damaged, not trusted or missing.
         ValueError: If a setting is out of range.
     """
     settings, _ = fitted(settings, manifest)
     batches = settings.batches
     clusters = settings.clusters if batches.kind != "auto" else _auto(settings, manifest)
-    if batches.kind in ("clustered", "neighbours") and clusters.start_epoch >= settings.train.epochs:
+    first_epoch = first_hard_epoch(clusters)
+    if batches.kind in ("clustered", "neighbours") and first_epoch >= settings.train.epochs:
         raise ConfigError(
             f"clusters.start_epoch must be before the last of train.epochs = {settings.train.epochs}, "
-            f"got {clusters.start_epoch}. The hard phase would never begin."
+            f"got {first_epoch}. The hard phase would never begin."
+        )
+    if clusters.model is not None and clusters.refresh_every:
+        raise ConfigError(
+            f"clusters.refresh_every must be 0 with clusters.model, got {clusters.refresh_every}. Leave it out: that "
+            "model is not trained, so its groups stay as they are."
         )
     return BatchPlan(
         manifest,
@@ -123,8 +134,22 @@ def make_plan(settings: TrainSettings, manifest: Manifest) -> BatchPlan:
             utterances_per_speaker=clusters.utterances_per_centroid,
             crop_seconds=clusters.crop_seconds,
             num_workers=settings.data.num_workers or 0,
+            model=None if batches.kind == "random" else _grouping_model(settings, folder),
         ),
     )
+
+
+def _grouping_model(settings: TrainSettings, folder: Path | None) -> GroupingModel | None:
+    """``clusters.model``: by its weights, or by its graph where it has no weights."""
+    name = settings.clusters.model
+    if name is None:
+        return None
+    model = PACKAGED_MODEL if name == "packaged" else bundle_folder(name)
+    graph = None if (model / WEIGHTS_FILE).is_file() else load_graph_bundle(model)
+    if graph is not None:
+        return GroupingModel(model=GraphModel(graph).as_encoder(), digest=graph.digest, folder=folder)
+    bundle = load_bundle(model, trusted_packages=named_by_user(settings))
+    return GroupingModel(model=bundle.model, digest=bundle.digest, folder=folder)
 
 
 def _auto(settings: TrainSettings, manifest: Manifest) -> ClusterSettings:
@@ -152,7 +177,7 @@ def _auto(settings: TrainSettings, manifest: Manifest) -> ClusterSettings:
 def _schedule(clusters: ClusterSettings) -> Schedule:
     if clusters.start == "easy":
         return StartWhenEasy(
-            earliest_epoch=clusters.start_epoch,
+            earliest_epoch=first_hard_epoch(clusters),
             start_easy_share=clusters.start_easy_share,
             easy_share_low=clusters.easy_share_low,
             easy_share_high=clusters.easy_share_high,
@@ -160,7 +185,7 @@ def _schedule(clusters: ClusterSettings) -> Schedule:
             regroup_every=clusters.refresh_every,
         )
     return StartAt(
-        clusters.start_epoch,
+        first_hard_epoch(clusters),
         hard_ratio=clusters.hard_ratio,
         ramp_epochs=clusters.ramp_epochs,
         regroup_every=clusters.refresh_every,

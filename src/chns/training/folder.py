@@ -27,6 +27,7 @@ __all__ = [
     "ClusterSettings",
     "RunFolder",
     "TrainSettings",
+    "first_hard_epoch",
     "longer",
     "read_settings",
     "strategy_name",
@@ -55,6 +56,7 @@ _PATHS = (
     "data.train",
     "data.root",
     "data.validation",
+    "clusters.model",
     "train.start_from",
     "train.teacher",
     *(f"augmentation.{kind}.folder" for kind in ("reverberation", "noise", "music", "babble")),
@@ -300,6 +302,13 @@ def read_settings(run: RunFolder) -> TrainSettings:
         ) from error
 
 
+def first_hard_epoch(clusters: ClusterSettings) -> int:
+    """``clusters.start_epoch``, or what it is by default: the groups of another model need no warm-up."""
+    if clusters.start_epoch is not None:
+        return clusters.start_epoch
+    return 2 if clusters.model is None else 0
+
+
 def strategy_name(settings: TrainSettings) -> str:
     """Loss and batches in words, e.g. ``SupCon, clustered batches, hard ratio 1.0``."""
     loss, clusters = _loss_name(settings.loss), settings.clusters
@@ -313,7 +322,7 @@ def strategy_name(settings: TrainSettings) -> str:
             words = ["batches of neighbours", f"hard ratio {clusters.hard_ratio}", *_of_groups(clusters)]
             words += _of_hard_phase(clusters, anew="neighbours anew")
         case "auto":
-            words = ["auto batches", *_of_groups(clusters)]
+            words = ["auto batches", *_of_groups(clusters), *_of_model(clusters)]
     return ", ".join([loss, *words])
 
 
@@ -336,8 +345,13 @@ def _of_groups(clusters: ClusterSettings) -> list[str]:
     return [f"groups of {size} from the nearest {first + 1} to {last}"]
 
 
+def _of_model(clusters: ClusterSettings) -> list[str]:
+    return [] if clusters.model is None else ["groups of another model"]
+
+
 def _of_hard_phase(clusters: ClusterSettings, *, anew: str) -> list[str]:
-    words = ["from when batches are easy"] if clusters.start == "easy" else []
+    words = _of_model(clusters)
+    words += ["from when batches are easy"] if clusters.start == "easy" else []
     if clusters.refresh_every:
         words.append(f"{anew} every {clusters.refresh_every} epochs")
     if clusters.separate_same_person:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from chns.bundle.bundle import weights_digest
-from chns.core import Float32Array, IntArray
+from chns.bundle.bundle_graph import GraphBundle
+from chns.core import Float32Array, IntArray, atomic_path
 from chns.core.distributed import from_first_process
 from chns.data import Manifest
 from chns.encoders import SpeakerEncoder
@@ -23,6 +28,46 @@ from chns.sampling.same_person import suspected_pairs
 from chns.sampling.schedule import EpochSignals, Schedule, StartWhenEasy
 from chns.sampling.speaker_batches import BatchShape, HardSpeakerBatches
 
+_log = logging.getLogger(__name__)
+
+TEACHER_EMBEDDINGS = "group_embeddings.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupingModel:
+    """A model that groups the speakers in place of the encoder in training.
+
+    Args:
+        model: Waveforms, shape (n, samples), to embeddings, shape (n, dim).
+        digest: Of its weights.
+        folder: Where its embeddings are kept; None computes them anew when a run goes on.
+    """
+
+    model: SpeakerEncoder
+    digest: str
+    folder: Path | None = None
+
+
+class GraphModel(torch.nn.Module):
+    """A bundle that has a graph and no weights, as a module that embeds crops on the CPU.
+
+    Args:
+        graph: Of the bundle.
+    """
+
+    def __init__(self, graph: GraphBundle) -> None:
+        super().__init__()
+        self._graph = graph
+        self.sample_rate_hz = graph.sample_rate_hz
+
+    def forward(self, waveforms: torch.Tensor, _: torch.Tensor | None = None) -> torch.Tensor:
+        """Embeddings, shape (n, dim), of waveforms of one length, shape (n, samples)."""
+        return torch.from_numpy(self._graph.run(waveforms.cpu().numpy()))
+
+    def as_encoder(self) -> SpeakerEncoder:
+        """Itself, for `chns.evaluation.Embedder.crops`, which needs no more of an encoder."""
+        return cast(SpeakerEncoder, self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CentroidCrops:
@@ -32,11 +77,13 @@ class CentroidCrops:
         utterances_per_speaker: Utterances that are embedded of each speaker.
         crop_seconds: Length of the crop taken of each of those.
         num_workers: Processes that decode.
+        model: What embeds them; None for the encoder in training.
     """
 
     utterances_per_speaker: int = 10
     crop_seconds: float = 3.0
     num_workers: int = 0
+    model: GroupingModel | None = None
 
 
 class BatchPlan:
@@ -113,7 +160,7 @@ class BatchPlan:
             Whether new groups were made.
         """
         self._now = (epoch, model, device)
-        made = self._batches.begin(epoch, encoder=lambda: weights_digest(model.encoder))
+        made = self._batches.begin(epoch, encoder=lambda: self._digest(model))
         self._now = None
         return made
 
@@ -140,18 +187,61 @@ class BatchPlan:
         self._batches.load_state_dict(state)
         self.num_same_person = state["num_same_person"]
 
+    def _digest(self, model: SpeakerEncoder) -> str:
+        return weights_digest(model.encoder) if self._crops.model is None else self._crops.model.digest
+
     def _embed(self, utterances: IntArray) -> Float32Array:
         assert self._now is not None
         epoch, model, device = self._now
+        if self._crops.model is None:
+            embeddings = self._embedded(utterances, model, device, epoch)
+        else:
+            embeddings = self._kept(utterances, self._crops.model, device, epoch)
+        if self._looks and self.num_same_person is None:
+            speakers = self._manifest.speaker_labels[utterances]
+            self.num_same_person = from_first_process(lambda: len(suspected_pairs(embeddings, speakers)))
+        return embeddings
+
+    def _embedded(self, utterances: IntArray, model: SpeakerEncoder, device: torch.device, epoch: int) -> Float32Array:
         embedder = Embedder(model=model, device=device, num_workers=self._crops.num_workers, sharded=True)
-        embeddings = embedder.crops(
+        return embedder.crops(
             self._manifest,
             utterances,
             crop_seconds=self._crops.crop_seconds,
             seed=self._seed + epoch,
             purpose="centroids",
         )
-        if self._looks and self.num_same_person is None:
-            speakers = self._manifest.speaker_labels[utterances]
-            self.num_same_person = from_first_process(lambda: len(suspected_pairs(embeddings, speakers)))
+
+    def _kept(self, utterances: IntArray, grouping: GroupingModel, device: torch.device, epoch: int) -> Float32Array:
+        """The embeddings of another model: from the run's folder, or computed and kept there."""
+        path = None if grouping.folder is None else grouping.folder / TEACHER_EMBEDDINGS
+        what = hashlib.sha256(grouping.digest.encode())
+        what.update(repr((self._crops.crop_seconds, self._seed + epoch)).encode())
+        what.update("\n".join(self._manifest[row].name for row in utterances.tolist()).encode())
+        key = what.hexdigest()
+        kept = None if path is None else from_first_process(lambda: _read_kept(path, key))
+        if kept is not None:
+            _log.info("embeddings of the model that groups the speakers are taken from %s", path)
+            return kept
+        embeddings = self._embedded(utterances, grouping.model.to(device), device, epoch)
+        if path is not None:
+            from_first_process(lambda: _keep(path, key, embeddings))
         return embeddings
+
+
+def _keep(path: Path, key: str, embeddings: Float32Array) -> None:
+    with atomic_path(path) as temporary:
+        save_file({"embeddings": embeddings}, temporary, metadata={"of": key})
+
+
+def _read_kept(path: Path, key: str) -> Float32Array | None:
+    """What `_keep` wrote; None if there is nothing, or it is damaged or of something else: it is then made anew."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="np") as file:
+            if (file.metadata() or {}).get("of") != key:
+                return None
+            return cast(Float32Array, file.get_tensor("embeddings"))
+    except (SafetensorError, OSError):
+        return None

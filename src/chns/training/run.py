@@ -96,7 +96,7 @@ def _train_in(folder: Path, settings: TrainSettings, fabric: Fabric) -> dict[str
         model=model,
         loss=make_loss(settings, model, training_manifest),
         make_optimizer=optimizer_maker(settings.optimizer),
-        plan=make_plan(settings, training_manifest),
+        plan=make_plan(settings, training_manifest, folder=folder),
         crops=augmented_crops(settings, training_manifest, sample_rate_hz=model.sample_rate_hz),
         rhythm=make_rhythm(settings),
         record=Record(

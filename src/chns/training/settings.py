@@ -239,7 +239,9 @@ class ClusterSettings:
 
     Args:
         start: When it starts: at start_epoch, or, from then on, as soon as batches are easy, see start_easy_share.
-        start_epoch: First epoch (from 0) with hard batches; the epochs before warm the encoder up.
+        model: Model whose embeddings group the speakers, instead of those of the encoder in training, so that no
+            warm-up is needed: computed once, kept in the run's folder. packaged for the one that comes with chns.
+        start_epoch: First epoch (from 0) with hard batches, after a warm-up. By default 2; 0 with a model.
         hard_ratio: Share of a batch's speakers that is drawn to be alike.
         ramp_epochs: Epochs over which the share grows to hard_ratio. Only for start epoch.
         start_easy_share: Share of easy anchors in an epoch, utterances nearer to their own speaker than to any other,
@@ -252,8 +254,7 @@ class ClusterSettings:
             speaker the same number of turns. Only for clustered.
         group_size: Speakers of a group. Only for neighbours.
         first_neighbour: Nearest neighbour that may join a group, 0 for the very nearest. Only for neighbours.
-        last_neighbour: How many nearest neighbours a group is drawn from, those before the first left out. Only for
-            neighbours.
+        last_neighbour: How many nearest are drawn from, those before the first left out. Only for neighbours.
         refresh_every: Find similar speakers again after so many epochs; 0 never does.
         separate_same_person: Keep speakers who are probably one person under two names out of each other's batches.
         utterances_per_centroid: Utterances that are embedded of each speaker.
@@ -261,7 +262,8 @@ class ClusterSettings:
     """
 
     start: Literal["epoch", "easy"] = "epoch"
-    start_epoch: int = 2
+    model: str | None = None
+    start_epoch: int | None = None
     hard_ratio: float = 1.0
     ramp_epochs: int = 0
     start_easy_share: float = 0.9
