@@ -186,6 +186,12 @@ def test_a_device_that_is_not_there_is_named_before_anything_else(tmp_path):
         train(settings, tmp_path / "run")
 
 
+def test_float16_is_refused_on_a_cpu(tmp_path):
+    settings = TrainSettings(train=TrainingSettings(device="cpu", precision="16-mixed"))
+    with pytest.raises(ConfigError, match=r"train\.precision must be 32-true or bf16-mixed on a CPU, got '16-mixed'"):
+        train(settings, tmp_path / "run")
+
+
 def test_a_folder_is_required(capsys):
     assert main(["train", "--data.train", "m.parquet"]) == 2
     assert "--out must name the folder of the run, got none" in capsys.readouterr().err

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from safetensors.torch import load_file
 
 from chns.bundle.bundle import load_bundle
@@ -311,6 +313,34 @@ def test_bf16_trains_float32_weights(tmp_path, configs, hum_manifest):
     trained = weights(tmp_path)
     assert all(tensor.dtype == torch.float32 for name, tensor in trained.items() if "num_batches" not in name)
     assert all(torch.isfinite(tensor).all() for tensor in trained.values())
+
+
+def test_float16_clips_unscaled_gradients_and_goes_on_after_a_step_that_overflowed(
+    tmp_path, configs, hum_manifest, monkeypatch
+):
+    """The first factor is too large for float16 on purpose: the scaler leaves steps out until it fits."""
+    scalers = []
+
+    def launched(settings):
+        if settings.train.precision == "32-true":
+            return Fabric(accelerator="cpu", devices=1)
+        scalers.append(torch.amp.GradScaler("cpu", init_scale=2.0**11))
+        return Fabric(accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu", scalers[-1])])
+
+    monkeypatch.setattr("chns.training.run._launched", launched)
+    words = ["--optimizer.clip_norm", "1e-8", "--train.chunk_size", "5"]
+    for name in ("32-true", "16-mixed"):
+        assert main(command(configs, hum_manifest, tmp_path / name, *words, "--train.precision", name)) == 0
+    assert 1 < scalers[0].get_scale() < 2.0**11
+    state = torch.load(tmp_path / "16-mixed" / "training.pt", weights_only=True)
+    assert state["scaler"]["scale"] == scalers[0].get_scale()
+    torch.manual_seed(0)
+    initial = dict(load_bundle(tmp_path / "32-true" / "model").architecture.build().encoder.named_parameters())
+    moved = {
+        folder: sum(float((weights(tmp_path / folder)[name] - p.detach()).norm()) for name, p in initial.items())
+        for folder in ("32-true", "16-mixed")
+    }
+    assert 0.5 < moved["16-mixed"] / moved["32-true"] < 1.5, moved
 
 
 def test_chunks_do_not_change_what_is_learnt(tmp_path, configs, hum_manifest):

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 
 from chns.losses import AAMSoftmaxLoss, DistillationLoss, HSCLLoss, SupConLoss, TaughtLoss
@@ -162,6 +163,23 @@ def test_dropout_differs_between_chunks_and_steps():
     assert torch.equal(first, again)
     assert not torch.equal(first, later)
     assert not torch.equal(first[:2], first[2:4])
+
+
+@pytest.mark.parametrize("chunk_size", [None, 3])
+def test_float16_scales_every_gradient_once_and_unscaled_they_are_those_of_float32(chunk_size):
+    """Twice scaled, the encoder's gradients would be 4,096 times too large; unscaled, the loss's as much too small."""
+    torch.set_default_dtype(torch.float32)
+    model, loss = encoder().float().eval(), SupConLoss(0.3)
+    expected_model, expected_loss = copy.deepcopy(model), copy.deepcopy(loss)
+    expected_loss(expected_model(batch().float()), LABELS).backward()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
+    fabric = Fabric(accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
+    step = TrainingStep(fabric, fabric.setup_module(model), loss, chunk_size=chunk_size, seed=7)
+    step(batch().float(), LABELS, step=3)
+    for ours, theirs in ((model, expected_model), (loss, expected_loss)):
+        for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            scale = float(other.grad.abs().max())
+            torch.testing.assert_close(one.grad / 2.0**12, other.grad, atol=0.02 * scale, rtol=0.02)
 
 
 def test_a_chunk_holds_at_least_one_segment():

@@ -389,8 +389,8 @@ def make_logger(settings: TrainSettings) -> MetricsLogger | None:
     return logger
 
 
-def require_device(name: str) -> None:
-    """Make sure that this machine has the device of ``train.device``.
+def require_device(name: str, precision: str) -> None:
+    """Make sure that this machine has the device of ``train.device``, and that this computes in ``train.precision``.
 
     Raises:
         ConfigError: If it does not.
@@ -404,6 +404,10 @@ def require_device(name: str) -> None:
         raise ConfigError(
             f"train.device must be one that this machine has ({', '.join(there)}), got {name!r}. With auto, the best "
             "is taken."
+        )
+    if precision == "16-mixed" and (name == "cpu" or len(there) == 2):  # Fabric would take bf16 without an error
+        raise ConfigError(
+            "train.precision must be 32-true or bf16-mixed on a CPU, got '16-mixed'. Take bf16-mixed, or a GPU."
         )
 
 

@@ -36,7 +36,7 @@ from chns.sampling.schedule import EpochSignals
 from chns.training.log import Meter, MetricsLogger, RunLog
 from chns.training.plan import BatchPlan
 from chns.training.state import Stateful, StopRequest, load_training, save_training
-from chns.training.step import TrainingStep
+from chns.training.step import TrainingStep, gradient_scaler
 
 _log = logging.getLogger(__name__)
 
@@ -187,6 +187,9 @@ class Training:
             "plan": plan,
             "meter": self._meter,
         }
+        self._scaler = gradient_scaler(fabric)
+        if self._scaler is not None:
+            self._parts["scaler"] = self._scaler
 
     @property
     def num_steps(self) -> int:
@@ -322,8 +325,12 @@ class Training:
         timed = self._is_logged(self._step + 1)
         result = self._compute_gradients(waveforms, labels, step=self._step, timed=timed)
         largest = math.inf if self._rhythm.clip_norm is None else self._rhythm.clip_norm
+        if self._scaler is not None:
+            self._scaler.unscale_(self._optimizer.optimizer)
         norm = nn.utils.clip_grad_norm_(self._parameters, largest)
-        if any_process(not bool(torch.isfinite(norm + result.loss)), self._fabric.device):
+        # Where scaling made a gradient too large, the scaler leaves the step out and halves its factor, down to 1.
+        is_judged = self._scaler is None or self._scaler.get_scale() <= 1
+        if any_process(not bool(torch.isfinite(norm + result.loss if is_judged else result.loss)), self._fabric.device):
             self._refuse_non_finite(epoch, waveforms, result.loss, norm)
         self._optimizer.step()
         self._step += 1

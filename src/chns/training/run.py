@@ -201,7 +201,7 @@ class _Progress:
 
 def _launched(settings: TrainSettings) -> Fabric:
     """Start the other processes, if there are to be any, and join them."""
-    require_device(settings.train.device)
+    require_device(settings.train.device, settings.train.precision)
     devices, num_nodes = world(settings)
     fabric = Fabric(
         accelerator=settings.train.device,

@@ -312,7 +312,8 @@ class TrainingSettings:
             default one, or as many as torchrun has started.
         num_nodes: Machines; start the command on each, with torchrun or SLURM. By default one, or those of torchrun.
         strategy: How Fabric keeps processes together, e.g. ddp; auto will do.
-        precision: 32-true, or bf16-mixed (losses stay in float32).
+        precision: 32-true, bf16-mixed (losses stay in float32), or on a GPU 16-mixed (that, and scaled
+            gradients, for GPUs without bf16).
         chunk_size: Segments embedded at a time, for batches that do not fit into memory; by default the whole batch.
             The gradients are those of the whole batch all the same, for the price of a second forward pass.
         log_every_steps: Steps between two lines of the log.
@@ -332,7 +333,7 @@ class TrainingSettings:
     devices: int | None = None
     num_nodes: int | None = None
     strategy: str = "auto"
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     chunk_size: int | None = None
     log_every_steps: int = 20
     checkpoint_every_steps: int = 500

@@ -45,6 +45,9 @@ class StepResult(NamedTuple):
 class TrainingStep:
     """Computes the gradients of one batch into the parameters of model and loss.
 
+    With ``16-mixed``, all gradients are scaled once, those of the loss's parameters too, and are to be unscaled before
+    anything looks at them.
+
     Batch normalisation uses the statistics of a chunk and, with several processes, of a process's slice; running
     statistics are updated by the first pass only. Random numbers (dropout, masking) are seeded for each step, chunk and
     process, so the second pass repeats those of the first.
@@ -108,10 +111,13 @@ class TrainingStep:
         end_loss = clock.read()
 
         assert leaf.grad is not None
+        gradient = leaf.grad
+        if (scaler := gradient_scaler(self._fabric)) is not None:  # Fabric scales at each backward call
+            gradient = gradient / scaler.scale(torch.ones((), device=gradient.device))
         if whole:
-            self._fabric.backward(outputs, leaf.grad)
+            self._fabric.backward(outputs, gradient)
         else:
-            self._second_pass(chunks, torch.split(leaf.grad, chunk_size), step)
+            self._second_pass(chunks, torch.split(gradient, chunk_size), step)
         loss_seconds = end_loss - begin_loss
         encoder_seconds = clock.read() - begin - loss_seconds
         return StepResult(loss.detach(), embeddings.detach(), labels, encoder_seconds, loss_seconds)
@@ -153,6 +159,11 @@ class TrainingStep:
         torch.manual_seed(int(seed[0]))
         embeddings: Tensor = model(chunk)
         return embeddings
+
+
+def gradient_scaler(fabric: Fabric) -> torch.amp.GradScaler | None:
+    """What keeps gradients of 16-mixed within float16's range; None where nothing is scaled."""
+    return getattr(fabric.strategy.precision, "scaler", None)
 
 
 class _Clock:
