@@ -10,7 +10,8 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from chns.cli import COMMANDS
-from chns.training.settings import SettingsParser, TrainSettings, add_settings
+from chns.training.parsing import SettingsParser, add_settings
+from chns.training.settings import TrainSettings
 
 _EXAMPLES = """examples:
   chns augment-preview vox2.parquet --config augmented --out preview

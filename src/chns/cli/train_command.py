@@ -9,7 +9,8 @@ from shlex import quote
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
-from chns.training.settings import SettingsParser, TrainSettings, add_settings
+from chns.training.parsing import SettingsParser, add_settings
+from chns.training.settings import TrainSettings
 
 _EXAMPLES = """examples:
   chns train --config chns --data.train vox2.parquet --out runs/chns

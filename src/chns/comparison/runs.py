@@ -27,8 +27,9 @@ from chns.core import ConfigError, RunFolderError, bounded_text, config_path, in
 from chns.data import Manifest
 from chns.training.build import fitted, make_loss, make_plan, read_data, starting_model
 from chns.training.folder import RunFolder
+from chns.training.parsing import SettingsParser
 from chns.training.run import train
-from chns.training.settings import SettingsParser, TrainSettings
+from chns.training.settings import TrainSettings
 
 _log = logging.getLogger(__name__)
 

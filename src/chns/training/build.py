@@ -29,6 +29,7 @@ from chns.training.folder import first_hard_epoch
 from chns.training.log import MetricsLogger
 from chns.training.loop import Rhythm, Validation
 from chns.training.plan import BatchPlan, CentroidCrops, GraphModel, GroupingModel
+from chns.training.rates import freeze_and_rate, parameter_groups
 from chns.training.settings import PAPER_SEGMENTS, ClusterSettings, OptimizerSettings, TrainSettings
 
 # Of the cost of a training, a segment of which costs three forward passes, that `auto` spends on its one pass.
@@ -339,11 +340,20 @@ def _taught(settings: TrainSettings, loss: nn.Module, model: SpeakerEncoder) -> 
     return TaughtLoss(loss, distillation, teacher, weight=settings.train.teacher_weight)
 
 
-def optimizer_maker(settings: OptimizerSettings) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:
-    """What makes the optimiser of a list of parameters."""
+def optimizer_maker(
+    settings: OptimizerSettings, encoder: nn.Module
+) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:
+    """What makes the optimiser of a list of parameters; those of the encoder that ``rates`` freezes are frozen now.
+
+    Raises:
+        ConfigError: As `chns.training.rates.freeze_and_rate`.
+    """
+    rates = freeze_and_rate(encoder, settings.rates)
     rate = _PAPER_RATE if settings.learning_rate is None else settings.learning_rate
     kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return lambda parameters: kinds[settings.kind](parameters, lr=rate, weight_decay=settings.weight_decay, fused=True)
+    return lambda parameters: kinds[settings.kind](
+        parameter_groups(parameters, rates, peak=rate), lr=rate, weight_decay=settings.weight_decay, fused=True
+    )
 
 
 def make_rhythm(settings: TrainSettings) -> Rhythm:

@@ -20,7 +20,8 @@ from jsonargparse import ArgumentError
 from chns.core import ConfigError, Float64Array, RunFolderError, bounded_text, in_short, quoted, read_yaml
 from chns.sampling.clusters import SpeakerClusters
 from chns.training.log import COLUMNS
-from chns.training.settings import BatchSettings, ClusterSettings, ObjectSettings, SettingsParser, TrainSettings
+from chns.training.parsing import SettingsParser
+from chns.training.settings import BatchSettings, ClusterSettings, ObjectSettings, TrainSettings
 
 __all__ = [
     "BatchSettings",

@@ -95,7 +95,7 @@ def _train_in(folder: Path, settings: TrainSettings, fabric: Fabric) -> dict[str
         fabric=fabric,
         model=model,
         loss=make_loss(settings, model, training_manifest),
-        make_optimizer=optimizer_maker(settings.optimizer),
+        make_optimizer=optimizer_maker(settings.optimizer, model.encoder),
         plan=make_plan(settings, training_manifest, folder=folder),
         crops=augmented_crops(settings, training_manifest, sample_rate_hz=model.sample_rate_hz),
         rhythm=make_rhythm(settings),
