@@ -42,6 +42,7 @@ COMMANDS = {
     "verify": "tell whether two recordings are of one speaker",
     "enrol": "store the voiceprint of a speaker",
     "identify": "find the enrolled speaker of a recording",
+    "serve": "verify, enrol and identify over HTTP, with a page",
     "store": "list, show, delete and export voiceprints",
     "export": "write a model as one graph for other runtimes",
     "import": "take over published weights of another toolkit",
@@ -61,6 +62,10 @@ EXTRAS = {
     "torch": "train",
     "yaml": "train",
     "shtab": "completion",
+    "fastapi": "serve",
+    "fastapi_offline": "serve",
+    "prometheus_client": "serve",
+    "uvicorn": "serve",
     "jinja2": "report",
     "matplotlib": "report",
 }

@@ -186,6 +186,7 @@ _OUTPUT_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "metrics": ("det",),
     "prepare": ("out", "converted", "recordings"),
     "push": ("dry_run",),
+    "serve": ("store",),
     "store": ("out",),
     "verify": (),
 }
@@ -304,6 +305,7 @@ _DERIVED: Mapping[str, Callable[[Any], list[Path]]] = {
     "prepare": _of_prepare,
     "push": _of_folder(*_BUNDLE, "README.md"),
     "report": _of_folder("report.html", "suspected_duplicates.csv"),
+    "serve": lambda arguments: [] if arguments.store is None else _journals(arguments),
     "store": _of_store,
     "train": _of_folder(*_RUN),
 }

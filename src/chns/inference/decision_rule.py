@@ -6,14 +6,29 @@ validation, the score at which the calibration finds both answers equally likely
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chns.core import ModelFileError
 from chns.evaluation import Calibration, is_number
 
+if TYPE_CHECKING:
+    from chns.inference.verifier import Decision
+
 _OF_STRANGERS = 0.0  # mean cosine of directions that have nothing in common
+
+_LIKELIHOOD_WORDS = (
+    (2.0, "no"),
+    (10.0, "weak"),
+    (100.0, "moderate"),
+    (1e3, "moderately strong"),
+    (1e4, "strong"),
+    (1e6, "very strong"),
+)
 
 Measures = Mapping[str, tuple[float, float]]
 
@@ -114,3 +129,71 @@ def _calibrated_thresholds(calibration: Mapping[str, Any]) -> tuple[float, float
             f"calibration. Make it anew with `chns calibrate`."
         )
     return float(score), float(llr)
+
+
+class ErrorRates(NamedTuple):
+    """How often a decision like this one is wrong.
+
+    Attributes:
+        false_acceptance: Share of pairs of two speakers that are accepted.
+        false_rejection: Share of pairs of one speaker that are not.
+    """
+
+    false_acceptance: float
+    false_rejection: float
+
+
+def likelihood_in_words(log_likelihood_ratio: float) -> str:
+    """What a log-likelihood ratio says, on the verbal scale of forensic reports.
+
+    Source:
+        ENFSI, Guideline for evaluative reporting in forensic science (2015), verbal equivalents of likelihood ratios.
+    """
+    ratio = math.exp(min(abs(log_likelihood_ratio), 700.0))
+    if ratio < _LIKELIHOOD_WORDS[0][0]:
+        return "no support for either: about as likely from one speaker as from two"
+    word = next((word for limit, word in _LIKELIHOOD_WORDS[1:] if ratio < limit), "extremely strong")
+    side = "one speaker" if log_likelihood_ratio > 0 else "two speakers"
+    times = "over a million" if ratio >= 1e6 else f"about {float(f'{ratio:.2g}'):,.0f}"
+    return f"{word} support for {side}: {times} times likelier"
+
+
+def expected_error_rates(metrics: Mapping[str, Any], decision: Decision, *, seconds: float) -> ErrorRates | None:
+    """The error rates at a decision's threshold that its model's calibration lets expect for recordings of a length.
+
+    Calibrated log-likelihood ratios with Gaussian densities have the mean m for one speaker and -m for two, and the
+    variance 2 m for both; their equal error rate, which the calibration measured, gives m.
+
+    Args:
+        metrics: Of the bundle; its ``calibration`` states the equal error rates by length, as ``"1.5 to 3 s"``.
+        decision: Its score, log-likelihood ratio and threshold.
+        seconds: Length of the shorter recording.
+
+    Returns:
+        None if the calibration states no equal error rate for this length.
+
+    Source:
+        van Leeuwen and Brümmer, "The distribution of calibrated likelihood-ratios in speaker recognition",
+        Interspeech 2013.
+    """
+    calibration = metrics.get("calibration")
+    if not isinstance(calibration, dict) or decision.log_likelihood_ratio is None:
+        return None
+    eer = _eer_of_length(calibration.get("bands"), seconds)
+    if eer is None or not 0 < eer < 0.5:
+        return None
+    mean = 2 * NormalDist().inv_cdf(eer) ** 2
+    threshold = decision.log_likelihood_ratio + calibration["scale"] * (decision.threshold - decision.score)
+    spread = math.sqrt(2 * mean)
+    return ErrorRates(1 - NormalDist(-mean, spread).cdf(threshold), NormalDist(mean, spread).cdf(threshold))
+
+
+def _eer_of_length(bands: Any, seconds: float) -> float | None:
+    """That of the band that holds a length; the last one's beyond all."""
+    found = None
+    for band, measured in bands.items() if isinstance(bands, dict) else ():
+        limits = re.fullmatch(r"([\d.]{1,9}) to ([\d.]{1,9}) s", str(band))
+        eer = measured.get("eer") if isinstance(measured, dict) else None
+        if limits and is_number(eer) and seconds >= float(limits[1]):
+            found = float(eer)
+    return found
