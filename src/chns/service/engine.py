@@ -24,14 +24,14 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
-from chns.bundle.bundle_graph import load_graph_bundle
+from chns.bundle.bundle_graph import PACKAGED_MODEL, load_graph_bundle
 from chns.core import AudioError, Float32Array
 from chns.data import proven_info
 from chns.data.aac import AAC_EXTENSIONS
 from chns.inference.decision_rule import ErrorRates, expected_error_rates
 from chns.inference.listening import WINDOW_SECONDS, file_windows, measure_quality
 from chns.inference.streaming import StreamingIdentifier, StreamingVerifier
-from chns.inference.verifier import PACKAGED_MODEL, Decision, Embedding, Verifier
+from chns.inference.verifier import Decision, Embedding, Verifier
 from chns.store.voiceprints import VoiceprintStore
 
 _Answer = TypeVar("_Answer")
