@@ -178,6 +178,7 @@ def test_every_command_that_writes_is_in_the_table():
         "demo",
         "identify",
         "report",
+        "serve",
         "verify",
     }
 
