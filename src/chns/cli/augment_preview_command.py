@@ -7,11 +7,10 @@ from argparse import RawDescriptionHelpFormatter
 from dataclasses import replace
 from pathlib import Path
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse import DefaultHelpFormatter, Namespace
 
 from chns.cli import COMMANDS
-from chns.training.parsing import SettingsParser, add_settings
-from chns.training.settings import TrainSettings
+from chns.training.parsing import SettingsParser, add_settings, settings_of
 
 _EXAMPLES = """examples:
   chns augment-preview vox2.parquet --config augmented --out preview
@@ -25,7 +24,7 @@ class _Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
     """Leaves the examples as they are."""
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> SettingsParser:
     """The options: those of `chns train`, and what is to be written where."""
     parser = SettingsParser(
         prog="chns augment-preview",
@@ -47,8 +46,7 @@ def run(arguments: Namespace) -> None:
         raise ValueError("--out must name the folder of the examples, got none.")
     from chns.training.augmenting import write_preview
 
-    made = build_parser().instantiate(arguments)
-    settings = TrainSettings(**{name: made[name] for name in TrainSettings.__dataclass_fields__})
+    settings = settings_of(build_parser(), arguments)
     settings = replace(settings, data=replace(settings.data, train=arguments.manifest))
     examples, picture = write_preview(settings, Path(arguments.out), count=arguments.count)
     if arguments.json:

@@ -7,10 +7,9 @@ from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 from shlex import quote
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse import DefaultHelpFormatter, Namespace
 
-from chns.training.parsing import SettingsParser, add_settings
-from chns.training.settings import TrainSettings
+from chns.training.parsing import SettingsParser, add_settings, settings_of
 
 _EXAMPLES = """examples:
   chns train --config chns --data.train vox2.parquet --out runs/chns
@@ -27,8 +26,8 @@ class _Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
     """Leaves the examples as they are."""
 
 
-def build_parser() -> ArgumentParser:
-    """The options, from the fields of `TrainSettings`; later ``--config`` files win over earlier ones."""
+def build_parser() -> SettingsParser:
+    """The options, from the fields of the settings; later ``--config`` files win over earlier ones."""
     parser = SettingsParser(
         prog="chns train",
         description="Train an encoder with random batches, or with hard ones: clustered, of neighbours, or auto, which "
@@ -50,9 +49,7 @@ def run(arguments: Namespace) -> None:
     from chns.training.folder import RunFolder
     from chns.training.run import train
 
-    settings = build_parser().instantiate(arguments)
-    fields = {name: settings[name] for name in TrainSettings.__dataclass_fields__}
-    summary = train(TrainSettings(**fields), Path(arguments.out))
+    summary = train(settings_of(build_parser(), arguments), Path(arguments.out))
     if rank() > 0:
         return
     if arguments.json:

@@ -27,7 +27,7 @@ from chns.core import ConfigError, RunFolderError, bounded_text, config_path, in
 from chns.data import Manifest
 from chns.training.build import fitted, make_loss, make_plan, read_data, starting_model
 from chns.training.folder import RunFolder
-from chns.training.parsing import SettingsParser
+from chns.training.parsing import SettingsParser, settings_of
 from chns.training.run import train
 from chns.training.settings import TrainSettings
 
@@ -139,12 +139,11 @@ def _strategy(name: str, base: TrainSettings, changes: Mapping[str, Any]) -> Tra
     parser.add_class_arguments(TrainSettings)
     own = {key: _as_a_whole(value) for key, value in changes.items()}
     try:
-        merged = parser.instantiate(parser.parse_object(own, parser.parse_object(asdict(base))))
+        settings = settings_of(parser, parser.parse_object(own, parser.parse_object(asdict(base))))
     except (ArgumentError, TypeError) as error:
         raise ConfigError(
             f"strategy {name} must hold settings of `chns train`, got others ({in_short(error)})"
         ) from error
-    settings = TrainSettings(**{key: merged[key] for key in TrainSettings.__dataclass_fields__})
     if settings.seed != TrainSettings().seed:
         raise ConfigError(
             f"seed of {name} must be left to `seeds`, got {settings.seed}. Every strategy gets each seed."

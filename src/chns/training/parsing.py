@@ -25,6 +25,12 @@ def add_settings(parser: SettingsParser) -> None:
     parser.add_class_arguments(TrainSettings)
 
 
+def settings_of(parser: SettingsParser, arguments: Namespace) -> TrainSettings:
+    """The settings among what a parser that knows them has parsed."""
+    made = parser.instantiate(arguments)
+    return TrainSettings(**{name: made[name] for name in TrainSettings.__dataclass_fields__})
+
+
 def _configuration(given: str) -> str:
     """What ``--config`` means: settings written out, as in ``{seed: 1}``, or a file."""
     return given if given[:1] in ("{", "-") or ": " in given else str(config_path(given))
