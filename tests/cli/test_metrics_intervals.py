@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from chns.cli import main
-from chns.data.manifest import Manifest
+from chns.data.manifest import Manifest, with_columns
 from chns.evaluation.intervals import paired_difference, speaker_intervals
 from chns.evaluation.scoring import write_scores
 from chns.evaluation.trials import Trials
@@ -138,3 +138,25 @@ def test_labels_against_the_manifest_are_counted_before_they_are_refused(folder,
         f"warning: 1 trials name their pair as target and as non-target, {place}",
     ]
     assert "is_target must be true where both speakers are the same" in said[2]
+
+
+def test_rates_by_a_column_of_the_manifest(folder, capsys):
+    manifest = Manifest.read(folder / "manifest.parquet")
+    gender = ["f" if int(name[1:3]) % 2 else "m" for name in manifest.column("utterance")]
+    with_columns(manifest, {"gender": gender}).write(folder / "gender.parquet")
+    command = ["metrics", str(folder / "better.txt"), "--intervals", str(folder / "gender.parquet"), "--by", "gender"]
+    assert main([*command, "--json"]) == 0
+    by = json.loads(capsys.readouterr().out)["by"]["gender"]
+    known = np.load(folder / "trials.npz")
+    both = known["one"] % 2 == known["other"] % 2
+    assert [group["name"] for group in by["groups"]] == ["f", "m"]
+    assert sum(group["nontarget_trials"] for group in by["groups"]) == (both & ~known["is_target"]).sum()
+    assert by["cross"]["nontarget_trials"] == (~both).sum()
+    assert main([*command, "--by", "speaker"]) == 0
+    out = capsys.readouterr().out
+    assert "by gender: trials within a group, 95 % intervals over speakers\n  f: 6 speakers, 36 target" in out
+    assert "by speaker" in out
+    assert main([*command[:-1], "language"]) == 2
+    assert "column must be one of" in capsys.readouterr().err
+    assert main([*command[:2], "--by", "gender"]) == 2
+    assert "--by must come with --intervals, got gender alone" in capsys.readouterr().err

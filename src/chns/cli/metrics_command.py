@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -15,10 +15,13 @@ from chns.core import BoolArray, Float64Array
 
 if TYPE_CHECKING:
     from chns.evaluation import Interval, Trials
+    from chns.evaluation.groups import GroupedRates
 
 INTERVALS_HELP = """--intervals draws the speakers of the trials 1,000 times with replacement (bootstrap, 95 %).
 --against OTHER: SCORES minus OTHER on the same draws; negative means that SCORES makes fewer errors,
-and a range without 0 that this is more than chance."""
+and a range without 0 that this is more than chance.
+--by COLUMN: trials whose both sides agree in the column, group by group, and the worst group; trials across groups are
+counted apart. Misses and false alarms are at one threshold for all."""
 
 
 def add_interval_options(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +37,13 @@ def add_interval_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="OTHER",
         help="with --intervals: score file of another system on the same trials, to tell whether both differ",
+    )
+    parser.add_argument(
+        "--by",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="with --intervals: error rates by the values of this column of the manifest; may be repeated",
     )
 
 
@@ -61,17 +71,36 @@ class IntervalSection:
         return "\n".join((self.title, *lines))
 
 
-def interval_sections(arguments: argparse.Namespace) -> Iterator[IntervalSection]:
-    """Intervals of the system, and of its difference to the other; nothing without ``--intervals``.
+@dataclass(frozen=True)
+class GroupSection:
+    """Error rates by one column after the other."""
+
+    columns: Sequence[GroupedRates]
+
+    def to_json(self) -> dict[str, object]:
+        """The columns by name, under one key."""
+        return {"by": {one.column: one.to_json() for one in self.columns}}
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.columns))
+
+
+def interval_sections(arguments: argparse.Namespace) -> Iterator[IntervalSection | GroupSection]:
+    """Intervals of the system, of its difference to the other, and by group; nothing without ``--intervals``.
 
     Raises:
-        ValueError: If ``--against`` is there without ``--intervals``; else as `speaker_intervals`.
+        ValueError: If ``--against`` or ``--by`` is there without ``--intervals``; else as `speaker_intervals` and
+            `group_rates`.
+        ManifestError: If there is no such column.
         TrialError: If the manifest lacks an utterance, or the other score file has other trials.
     """
     if arguments.intervals is None:
-        if arguments.against is not None:
-            raise ValueError(f"--against must come with --intervals, got {arguments.against} alone. Add the manifest.")
+        for option, value in (("--against", arguments.against), ("--by", ", ".join(arguments.by) or None)):
+            if value is not None:
+                raise ValueError(f"{option} must come with --intervals, got {value} alone. Add the manifest.")
         return
+    import numpy as np
+
     from chns.data import Manifest
     from chns.evaluation import (
         REPORTED_P_TARGETS,
@@ -82,6 +111,7 @@ def interval_sections(arguments: argparse.Namespace) -> Iterator[IntervalSection
         resolve,
         speaker_intervals,
     )
+    from chns.evaluation.groups import group_rates
 
     p_targets = arguments.p_target or REPORTED_P_TARGETS
     manifest = Manifest.read(arguments.intervals)
@@ -105,6 +135,15 @@ def interval_sections(arguments: argparse.Namespace) -> Iterator[IntervalSection
             f"{arguments.scores} minus {arguments.against}",
             paired_difference((other, scores), is_target, enrolment, test, p_targets=p_targets),
         )
+    if arguments.by:
+        grouped = []
+        for column in arguments.by:
+            texts = np.array(manifest.column(column), object)
+            values = texts[rows[0]], texts[rows[1]]
+            speakers = enrolment, test
+            options = {"column": column, "p_targets": p_targets, "llr": arguments.llr}
+            grouped.append(group_rates(scores, is_target, speakers, values, **options))
+        yield GroupSection(grouped)
 
 
 def _scores_of_same_trials(path: Path, trials: Trials) -> Float64Array:
@@ -139,6 +178,7 @@ _EXAMPLES = f"""  chns metrics scores.txt
   chns metrics calibrated.txt --llr
   chns metrics scores.txt --json --det det.csv
   chns metrics new.txt --intervals vox1.parquet --against old.txt
+  chns metrics scores.txt --intervals vox1.parquet --by gender --by nationality
 
 A line reads `ENROL TEST SCORE LABEL`; LABEL is target, nontarget, 1 or 0.
 EER: linear interpolation where miss and false-alarm rate cross, equal scores are one threshold

@@ -3,8 +3,7 @@
 EER and minDCF look only at the order of scores. The metrics here look at their values, taken as natural logarithms of
 p(score | one speaker) / p(score | two speakers), as a calibration gives them. Raw cosines are no such ratios.
 
-580,000 trials take 12 ms for Cllr and 70 ms for minCllr on one core. Importing this takes what scipy takes, half a
-second.
+580,000 trials take 12 ms for Cllr and 70 ms for minCllr on one core.
 
 580,000 trials take 0.12 s on one core, after half a second for importing scipy.
 """
@@ -16,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import entr
 
 from chns.evaluation.metrics import (
     REPORTED_P_TARGETS,
@@ -73,11 +71,7 @@ def min_cllr(scores: npt.ArrayLike, is_target: npt.ArrayLike) -> float:
         smoothing, as in BOSARIS. They are the slopes of the edges of the ROC curve's convex hull. Where those are zero
         or infinite the ratio is certain and right, so that it costs nothing.
     """
-    hull = error_rates(scores, is_target).convex_hull()
-    targets, nontargets = np.diff(hull.miss), -np.diff(hull.false_alarm)
-    share = targets / (targets + nontargets)
-    bits = (entr(share) + entr(1 - share)) / np.log(2)
-    return float((targets + nontargets) @ bits / 2)
+    return error_rates(scores, is_target).min_cllr()
 
 
 def actual_dcf(

@@ -150,8 +150,21 @@ class ErrorRates(NamedTuple):
         from scipy.optimize import isotonic_regression
 
         targets, nontargets = np.diff(self.miss), -np.diff(self.false_alarm)
+        moving = targets + nontargets > 0  # where trials have weights, those of some thresholds may all be zero
+        points = ErrorRates(*(column[np.append(True, moving)] for column in self))
+        targets, nontargets = targets[moving], nontargets[moving]
         vertices = isotonic_regression(targets / (targets + nontargets), weights=targets + nontargets).blocks
-        return ErrorRates(*(column[vertices] for column in self))
+        return ErrorRates(*(column[vertices] for column in points))
+
+    def min_cllr(self) -> float:
+        """The lowest Cllr of any rising function of the scores, in bits; see `calibration_metrics.min_cllr`."""
+        from scipy.special import entr
+
+        hull = self.convex_hull()
+        targets, nontargets = np.diff(hull.miss), -np.diff(hull.false_alarm)
+        share = targets / (targets + nontargets)
+        bits = (entr(share) + entr(1 - share)) / np.log(2)
+        return float((targets + nontargets) @ bits / 2)
 
     def equal_error_threshold(self) -> float:
         """The lowest score that, as a threshold, misses at least as often as it accepts falsely."""

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chns.core import BoolArray, Float64Array, IntArray
-from chns.evaluation.metrics import REPORTED_P_TARGETS, ErrorRates, as_labels, error_rates
+from chns.evaluation.metrics import REPORTED_P_TARGETS, ErrorRates, as_labels, checked_trials, error_rates
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +96,54 @@ def bootstrap_metrics(
     curves = [_Curve.of(one, is_target) for one in system_scores]
     on_resamples = [[_metrics(curve.reweighted(weights), p_targets) for curve in curves] for weights in resamples]
     names = ("eer", *(f"min_dcf_{p_target}" for p_target in p_targets))
+    return BootstrapMetrics(
+        estimate=dict(zip(names, np.array(on_trials).T, strict=True)),
+        resampled=dict(zip(names, np.array(on_resamples).T, strict=True)),
+    )
+
+
+def bootstrap_groups(
+    scores: npt.ArrayLike,
+    is_target: npt.ArrayLike,
+    enrolment_speakers: npt.ArrayLike,
+    test_speakers: npt.ArrayLike,
+    *,
+    trials_of: Sequence[BoolArray],
+    num_resamples: int = 1000,
+    p_targets: Sequence[float] = REPORTED_P_TARGETS,
+    llr: bool = False,
+) -> BootstrapMetrics:
+    """The same for one system on several parts of a trial list, and Cllr.
+
+    A resample is of the speakers of the whole list and the same for all parts, so differences between parts are paired,
+    also where a speaker is in several. The draw is that of seed 0.
+
+    Args:
+        scores: Shape (trials,), finite.
+        is_target: This and the speakers as for `bootstrap_metrics`.
+        enrolment_speakers: Shape (trials,).
+        test_speakers: Shape (trials,).
+        trials_of: Which trials each part has, each of shape (trials,), bool, with targets and non-targets.
+        num_resamples: Resamples of the speakers.
+        p_targets: Priors of the minDCF.
+        llr: Whether scores are log-likelihood ratios, which have a Cllr.
+
+    Returns:
+        Parts in the place of systems; beside the metrics there, ``min_cllr`` and, of ratios, ``cllr``. NaN on a
+        resample that left a part without targets or without non-targets.
+
+    Raises:
+        ValueError: As `bootstrap_metrics`, or if a part lacks a kind of trial.
+    """
+    is_target = as_labels(is_target)
+    speakers = _trial_speakers(enrolment_speakers, test_speakers, is_target)
+    values = np.asarray(scores, dtype=np.float64)
+    parts = [_Part.of(values, is_target, chosen, llr=llr) for chosen in trials_of]
+    ones = _Weights(np.ones(is_target.sum(), np.int64), np.ones((~is_target).sum(), np.int64))
+    on_trials = [part.metrics(ones, p_targets) for part in parts]
+    draws = _draw(speakers, num_resamples=num_resamples, seed=0)
+    on_resamples = [[part.metrics(weights, p_targets) for part in parts] for weights in draws]
+    names = ("eer", *(f"min_dcf_{p_target}" for p_target in p_targets), "min_cllr", *(("cllr",) if llr else ()))
     return BootstrapMetrics(
         estimate=dict(zip(names, np.array(on_trials).T, strict=True)),
         resampled=dict(zip(names, np.array(on_resamples).T, strict=True)),
@@ -219,6 +267,38 @@ class _Curve:
             miss=rejected_targets / num_targets,
             false_alarm=(num_nontargets - rejected_nontargets) / num_nontargets,
         )
+
+
+class _Part(NamedTuple):
+    """Some of the trials of a list.
+
+    Attributes:
+        targets: Which of the target trials these are, shape (targets of the list,); likewise nontargets.
+        curve: Of these trials.
+        bits: What each target and each non-target trial of them adds to Cllr; None where scores are no ratios.
+    """
+
+    targets: BoolArray
+    nontargets: BoolArray
+    curve: _Curve
+    bits: tuple[Float64Array, Float64Array] | None
+
+    @classmethod
+    def of(cls, scores: Float64Array, is_target: BoolArray, chosen: BoolArray, *, llr: bool) -> _Part:
+        some, labels = checked_trials(scores[chosen], is_target[chosen])
+        signed = np.logaddexp(0, np.where(labels, -some, some)) / np.log(2)
+        bits = (signed[labels], signed[~labels]) if llr else None
+        return cls(chosen[is_target], chosen[~is_target], _Curve.of(some, labels), bits)
+
+    def metrics(self, weights: _Weights, p_targets: Sequence[float]) -> list[float]:
+        own = _Weights(weights.target[self.targets], weights.nontarget[self.nontargets])
+        if not (own.target.any() and own.nontarget.any()):
+            return [np.nan] * (2 + len(p_targets) + (self.bits is not None))
+        rates = self.curve.reweighted(own)
+        values = [*_metrics(rates, p_targets), rates.min_cllr()]
+        if self.bits is not None:
+            values.append(sum(float(w @ b / w.sum()) for w, b in zip(own, self.bits, strict=True)) / 2)
+        return values
 
 
 def _stands_still(before: IntArray) -> BoolArray:
