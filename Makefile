@@ -3,16 +3,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo model test test-slow mutants lint check check-lowest check-newest format clean
+.PHONY: help demo docs model notebooks test test-slow mutants lint check check-lowest check-newest format clean
 
 help:
 	@echo "make demo       the whole job on synthetic speech, a few minutes"
 	@echo "make model      the packaged model anew, from recipes/small_model"
+	@echo "make docs       the site, into site/; a link that leads nowhere stops it"
+	@echo "make notebooks  run the notebooks of docs/notebooks and keep their outputs"
 	@echo "make test       the test suite"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make mutants    change the code in small ways; what no test notices is printed. Hours; MODULES='losses/contrast.py' less"
 	@echo "make lint       style, types and import rules"
-	@echo "make check      lint, then test: what continuous integration runs"
+	@echo "make check      lint, docs, then test: what continuous integration runs"
 	@echo "make check-lowest   tests of using a model and sampling, without torch, with the lowest versions stated"
 	@echo "make check-newest   the same with the newest versions there are"
 	@echo "make format     format and fix what the linter can"
@@ -35,6 +37,13 @@ model: .venv/installed-dev
 	$(RECIPE)/measure_models.py $(DATA) small=$(MODEL_RUN)/small --calibrate
 	$(RECIPE)/measure_models.py $(DATA) small=$(MODEL_RUN)/small --out $(MODEL_RUN)/results.json
 
+docs: .venv/installed-dev
+	$(BIN)/python docs/pages.py
+	$(BIN)/zensical build --clean --strict
+
+notebooks: .venv/installed-dev
+	$(BIN)/python docs/notebooks/run.py
+
 test: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
@@ -51,7 +60,7 @@ lint: .venv/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check: lint test
+check: lint docs test
 
 # An environment of the base installation alone and of pytest; the model that it uses is made in the other one.
 check-lowest: .venv/installed-dev

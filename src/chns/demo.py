@@ -89,7 +89,7 @@ def describe(results: Results) -> str:
         f"Same model, same number of steps, same size of batches: only their composition differs. On {hard},",
         f"where non-targets are voices of one family, clustered batches {verdict}.",
         "One seed, one small model, a few minutes: a change below a tenth is chance, and a larger one may be.",
-        "Clustered batches pay when random ones have become easy; docs/guide.md says what to tune on your own data.",
+        "Clustered batches pay when random ones have become easy; docs/hard_phase.md says what to tune on yours.",
     ]
     return "\n".join(lines)
 
