@@ -210,3 +210,26 @@ def test_what_is_wrong_with_cohort_or_map_is_said_in_one_line(error_of, hum_mani
     assert "manifest must be a file, got none.parquet" in error_of("--z-norm", "none.parquet")
     (tmp_path / "enroll.map").write_text("other s00/1\n")
     assert f"got 's00/0' in {tmp_path / 'trials.txt'}:1" in error_of("--enrolment-map", tmp_path / "enroll.map")
+
+
+def test_a_sweep_adds_conditions_and_leaves_the_scores_as_they_are(run, tmp_path):
+    _, plain = run()
+    printed, scores = run("--sweep", "duration=0.5", "snr=0", "codec=telephone")
+    assert np.array_equal(scores, plain)
+    assert json.loads((tmp_path / "s.sweep.json").read_text())["sweep"] == printed["sweep"]
+    recorded, *changed = printed["sweep"]["conditions"]
+    assert recorded["rates"]["eer"]["estimate"] == pytest.approx(printed["eer"])
+    assert [one["name"] for one in changed] == ["duration 0.5 s", "snr 0 dB", "codec telephone"]
+    assert printed["sweep"]["noise"].startswith("generated")
+    out, _ = run("--sweep", "snr=0", json_output=False)
+    assert f"{tmp_path / 's.sweep.json'}: the same for programs" in out
+    assert "\nsnr 0 dB " in out
+
+
+def test_a_sweep_needs_labels_and_its_noise_needs_a_sweep(model, hum_manifest, tmp_path, error_of, capsys):
+    assert "--noise must come with --sweep" in error_of("--noise", tmp_path)
+    assert "codec must be one of" in error_of("--sweep", "codec=amr")
+    (tmp_path / "pairs.txt").write_text("s00/0 s01/0\n")
+    words = ["evaluate", model, hum_manifest, "--trials", tmp_path / "pairs.txt", "--out", tmp_path / "o.txt"]
+    assert main([str(word) for word in (*words, "--sweep", "snr=0")]) == 2
+    assert "--sweep must have trials with labels" in capsys.readouterr().err

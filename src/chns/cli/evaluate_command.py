@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from chns.cli import command_parser
-from chns.cli.options import add_model_options, add_root_option, load_on_device
+from chns.cli.options import add_model_options, add_root_option, load_on_device, sweep_path
 
 if TYPE_CHECKING:
-    from chns.core import IntArray
+    from chns.core import Float32Array, IntArray
     from chns.data import Manifest
     from chns.evaluation import CohortNormalisation, EnrolmentModels, Kind, Trials
+    from chns.evaluation.conditions import Condition, Sweep
 
 _KINDS: tuple[Kind, ...] = ("z", "t", "s", "as")
 _TOP_K = 300
@@ -25,6 +27,8 @@ _EXAMPLES = """  chns evaluate runs/chns/model vox1.parquet --trials veri_test2.
   chns evaluate runs/chns/model test.parquet --trials trials.txt --out scores.txt --json
   chns evaluate runs/chns/model vox1.parquet --trials veri_test2.txt --out as.txt --as-norm vox2.parquet
   chns evaluate runs/chns/model cnceleb.parquet --trials trials.lst --out scores.txt --enrolment-map enroll.map
+  chns evaluate MODEL vox1.parquet --trials veri_test2.txt --out s.txt --noise musan/noise --sweep \
+      duration=1,2,3,5 snr=20,10,5,0 codec=telephone,opus
 
 The score is the cosine of whole-utterance embeddings. Trial lists:
   voxceleb    1 ENROL TEST
@@ -39,6 +43,10 @@ against a cohort: other speakers than those of the trials, like the training spe
   --t-norm    the test utterance's side       --as-norm   that, with the most similar of the cohort alone
 Results are comparable only with the same kind, cohort, --cohort-of, --top-k and --subtract-mean. WeSpeaker's choices
 are `--as-norm VOX2-DEV --subtract-mean`, with the default top 300 of the speakers.
+
+--sweep scores the same trials again with the test utterances changed, one condition at a time, the enrolment as
+recorded: a part of so many seconds (all of a shorter one), noise so many decibels below the speech, a line (telephone,
+gsm, mp3, opus). An utterance is always changed in the same way, whatever the list and the model.
 
 With an enrolment map, trials name a model. A line reads MODEL UTTERANCE UTTERANCE ...: CN-Celeb's enroll.map or
 enroll.lst, Kaldi's spk2utt."""
@@ -61,10 +69,26 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_enrolment_options(parser)
     _add_normalisation_options(parser)
+    _add_sweep_options(parser)
     add_root_option(parser)
     add_model_options(parser)
     parser.add_argument("--json", action="store_true", help="print the summary and the metrics as JSON")
     return parser
+
+
+def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("worse conditions")
+    group.add_argument(
+        "--sweep",
+        nargs="+",
+        default=[],
+        metavar="AXIS=VALUES",
+        help="the same trials with the test utterances changed, like duration=1,2 snr=20,10 codec=telephone,opus; "
+        "writes OUT.sweep.json beside the scores, which are those as recorded",
+    )
+    group.add_argument(
+        "--noise", type=Path, metavar="DIR", help="recordings to take the noise of snr from (default: it is generated)"
+    )
 
 
 def _add_enrolment_options(parser: argparse.ArgumentParser) -> None:
@@ -110,26 +134,32 @@ def run(arguments: argparse.Namespace) -> None:
 
     _require_consistent(arguments)
     trials = read_trials(arguments.trials, form=arguments.format)
+    if arguments.sweep and trials.is_target is None:
+        raise ValueError(f"--sweep must have trials with labels, got none in {arguments.trials}.")
     manifest = Manifest.read(arguments.manifest, root=arguments.root)
     rows = _Rows.of(trials, manifest, arguments.enrolment_map)
     for sentence in rows.contradictions(trials, manifest):
         print(shown(sentence), file=sys.stderr)
     normalisation = _normalisation(arguments)
 
-    from chns.evaluation import Embedder, score_trials
+    from chns.evaluation import Embedder
+    from chns.evaluation.verification import score_conditions
 
     bundle, device = load_on_device(arguments.model, arguments)
-    scores = score_trials(
+    conditions = _conditions(arguments, bundle.model.sample_rate_hz)
+    scores, *others = score_conditions(
         Embedder(model=bundle.model, device=device, num_workers=arguments.workers),
         manifest,
         rows.enrolment,
         rows.test,
+        conditions,
         enrolment_models=rows.models,
         averaged="scores" if arguments.enrolment == "average-scores" else "embeddings",
         normalisation=normalisation,
     )
     write_scores(arguments.scores, trials, scores)
     metrics = None if trials.is_target is None else verification_metrics(scores, trials.is_target)
+    sweep = _sweep(arguments, trials, manifest, rows, conditions, [scores, *others]) if conditions else None
     if arguments.json:
         summary = {
             "model": str(arguments.model),
@@ -138,15 +168,58 @@ def run(arguments: argparse.Namespace) -> None:
             "scores": str(arguments.scores),
         }
         settings = _settings_json(arguments, rows, normalisation)
-        print(json.dumps({**summary, **settings, **(metrics.to_json() if metrics else {})}))
+        content: dict[str, object] = {**summary, **settings, **(metrics.to_json() if metrics else {})}
+        print(json.dumps({**content, **(sweep.to_json() if sweep else {})}))
         return
     print(f"{arguments.scores}: {len(trials):,} scores")
     for line in _settings_lines(arguments, rows, normalisation):
         print(line)
     print(metrics or "The trial list has no labels, so there are no error rates.")
+    if sweep is not None:
+        print(sweep)
+        print(f"{sweep_path(arguments.scores)}: the same for programs and `chns report`")
+
+
+def _conditions(arguments: argparse.Namespace, sample_rate_hz: int) -> Sequence[Condition]:
+    if not arguments.sweep:
+        return []
+    from chns.evaluation.conditions import sweep_conditions
+
+    return sweep_conditions(arguments.sweep, sample_rate_hz=sample_rate_hz, noise_folder=arguments.noise)
+
+
+def _sweep(
+    arguments: argparse.Namespace,
+    trials: Trials,
+    manifest: Manifest,
+    rows: _Rows,
+    conditions: Sequence[Condition],
+    scores: Sequence[Float32Array],
+) -> Sweep:
+    """The error rates under each condition, which are also written."""
+    import numpy as np
+
+    from chns.core import atomic_path
+    from chns.evaluation.conditions import noise_in_words, sweep_rates
+
+    assert trials.is_target is not None  # else it was refused
+    sweep = sweep_rates(
+        np.stack(scores),
+        trials.is_target,
+        rows.speakers(manifest),
+        conditions,
+        noise=noise_in_words(arguments.noise),
+        test_seconds=manifest.durations_seconds[np.unique(rows.test)],
+    )
+    origin = {"model": str(arguments.model), "manifest": str(arguments.manifest), "trials": str(arguments.trials)}
+    with atomic_path(sweep_path(arguments.scores)) as temporary:
+        temporary.write_text(json.dumps({**origin, **sweep.to_json()}, indent=1), encoding="utf-8")
+    return sweep
 
 
 def _require_consistent(arguments: argparse.Namespace) -> None:
+    if arguments.noise is not None and not arguments.sweep:
+        raise ValueError(f"--noise must come with --sweep, got {arguments.noise} alone.")
     if arguments.enrolment is not None and arguments.enrolment_map is None:
         raise ValueError(f"--enrolment must come with --enrolment-map, got {arguments.enrolment} alone.")
     if arguments.cohort is None:
@@ -192,16 +265,15 @@ class _Rows(NamedTuple):
         """What the trials say against the manifest or themselves."""
         from chns.evaluation import contradictions, label_contradictions
 
+        # models are numbered beside the utterances
+        enrolment = self.enrolment if self.models is None else self.enrolment + len(manifest)
+        return [*label_contradictions(trials, *self.speakers(manifest)), *contradictions(trials, enrolment, self.test)]
+
+    def speakers(self, manifest: Manifest) -> tuple[IntArray, IntArray]:
+        """Speaker of each trial's enrolment, and of its test utterance; a model speaks as its first utterance does."""
         labels = manifest.speaker_labels
-        if self.models is None:
-            enrolment, speakers = self.enrolment, labels[self.enrolment]
-        else:  # models are numbered beside the utterances, and speak as their first utterance does
-            enrolment = self.enrolment + len(manifest)
-            speakers = labels[self.models.rows[self.models.starts]][self.enrolment]
-        return [
-            *label_contradictions(trials, speakers, labels[self.test]),
-            *contradictions(trials, enrolment, self.test),
-        ]
+        first = self.enrolment if self.models is None else self.models.rows[self.models.starts][self.enrolment]
+        return labels[first], labels[self.test]
 
 
 def _normalisation(arguments: argparse.Namespace) -> CohortNormalisation | None:

@@ -258,6 +258,11 @@ def _beside(command: str, arguments: Any) -> list[tuple[str, Path]]:
     return [("output", path) for path in found]
 
 
+def sweep_path(scores: Path) -> Path:
+    """Where `chns evaluate --sweep` writes what it found, beside the scores."""
+    return scores.with_name(f"{scores.stem}.sweep.json")
+
+
 def _of_prepare(arguments: Any) -> list[Path]:
     out: Path = arguments.out
     if arguments.corpus == "synthetic":
@@ -299,6 +304,7 @@ _DERIVED: Mapping[str, Callable[[Any], list[Path]]] = {
     "check": _of_check,
     "compare": _of_folder("comparison.md", "comparison.json"),
     "enrol": _journals,
+    "evaluate": lambda arguments: [sweep_path(arguments.scores)] if arguments.sweep else [],
     "export": _of_export,
     "import": _of_folder(*_BUNDLE),
     "pack": _of_folder("manifest.parquet", "manifest.rejected.csv", "SHA256SUMS"),

@@ -27,6 +27,8 @@ from chns.data.storage.remote import RemoteRoot
 
 _Item = TypeVar("_Item")
 _Read = TypeVar("_Read")
+UtteranceChange = Callable[[Waveform, str], Waveform]
+"""What is done to the waveform of an utterance, given its name, such as `chns.evaluation.conditions.Condition`."""
 
 
 class CropRequest(NamedTuple):
@@ -155,12 +157,22 @@ class WholeUtterances(Dataset[Tensor]):
         max_seconds: What lies beyond is not read, so that an hour-long recording does not fill the memory.
         sample_rate_hz: Rate of the waveforms.
         min_samples: Fewer than these cannot be embedded.
+        change: What is done to the waveform of the utterance of a name; by default nothing.
 
     Raises:
         ManifestError: If the manifest gives a speed that is none.
     """
 
-    def __init__(self, manifest: Manifest, *, max_seconds: float, sample_rate_hz: int, min_samples: int) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        max_seconds: float,
+        sample_rate_hz: int,
+        min_samples: int,
+        change: UtteranceChange | None = None,
+    ) -> None:
+        self._change = change
         self.manifest = manifest
         self.max_seconds = max_seconds
         self.sample_rate_hz = sample_rate_hz
@@ -188,6 +200,8 @@ class WholeUtterances(Dataset[Tensor]):
         )
         if self._speeds is not None and self._speeds[index] != 1:
             waveform = change_speed(waveform, float(self._speeds[index]))
+        if self._change is not None:
+            waveform = self._change(waveform, utterance.name)
         if len(waveform) < self.min_samples:
             raise AudioError(
                 f"utterance must hold at least {self.min_samples / self.sample_rate_hz} s, got "

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from chns.core import Float32Array, Float64Array, IntArray, atomic_path
 from chns.core.distributed import gather_array, rank, world_size
 from chns.data import CropRequest, Manifest, SpeakerCrops, WholeUtterances, pad_waveforms, plain_worker_errors
+from chns.data.dataset import UtteranceChange
 from chns.encoders import SpeakerEncoder
 from chns.sampling.speaker_batches import centroids_of, draw_per_speaker
 
@@ -47,7 +48,14 @@ class Embedder:
     num_workers: int = 0
     sharded: bool = False
 
-    def utterances(self, manifest: Manifest, *, max_seconds: float = 180.0) -> Float32Array:
+    def utterances(
+        self,
+        manifest: Manifest,
+        *,
+        max_seconds: float = 180.0,
+        change: UtteranceChange | None = None,
+        purpose: str = "embedding",
+    ) -> Float32Array:
         """Embed every utterance whole.
 
         Utterances of like length share a batch, so that little is padding; the padding does not change an embedding.
@@ -55,6 +63,8 @@ class Embedder:
         Args:
             manifest: The utterances.
             max_seconds: Of a longer utterance, only this much from its start is used.
+            change: What is done to each waveform before.
+            purpose: What the progress bar says.
 
         Returns:
             Shape (utterances, dim), in the order of the manifest, not normalised.
@@ -64,13 +74,14 @@ class Embedder:
             max_seconds=max_seconds,
             sample_rate_hz=self.model.sample_rate_hz,
             min_samples=self.model.features.frame_samples,
+            change=change,
         )
         durations = np.minimum(manifest.durations_seconds, max_seconds)
         batches = _batches_of_like_length(durations, self._own_share(len(manifest)))
         loader: DataLoader[Tensor] = DataLoader(
             dataset, batch_sampler=batches, collate_fn=pad_waveforms, num_workers=self.num_workers
         )
-        return self._embed_rows(loader, batches, purpose="embedding")
+        return self._embed_rows(loader, batches, purpose=purpose)
 
     def crops(
         self,

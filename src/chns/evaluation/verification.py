@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from chns.core import Float32Array, Float64Array, IntArray
 from chns.data import Manifest
+from chns.evaluation.conditions import Condition
 from chns.evaluation.embedder import Embedder
 from chns.evaluation.enrolment import Averaged, EnrolmentModels, score_enrolment
 from chns.evaluation.normalisation import CohortNormalisation, normalise
@@ -48,20 +50,74 @@ def score_trials(
         ManifestError: If the cohort has a speaker of the trials.
         ValueError: If ``averaged`` is neither way, or the embeddings do not permit a score.
     """
+    only_recorded: Float32Array = score_conditions(
+        embedder,
+        manifest,
+        enrolment,
+        test,
+        (),
+        enrolment_models=enrolment_models,
+        averaged=averaged,
+        normalisation=normalisation,
+    )[0]
+    return only_recorded
+
+
+def score_conditions(
+    embedder: Embedder,
+    manifest: Manifest,
+    enrolment: IntArray,
+    test: IntArray,
+    conditions: Sequence[Condition],
+    *,
+    enrolment_models: EnrolmentModels | None = None,
+    averaged: Averaged = "embeddings",
+    normalisation: CohortNormalisation | None = None,
+) -> Float32Array:
+    """Scores as recorded, then with the test utterances changed, which are embedded anew under each condition.
+
+    The other arguments and the errors are those of `score_trials`.
+
+    Args:
+        embedder: The model.
+        manifest: Where the utterances are.
+        enrolment: Shape (trials,).
+        test: Shape (trials,).
+        conditions: What is done to the test utterances; the enrolment and the cohort stay as they are.
+        enrolment_models: The rows of each model.
+        averaged: How those are put together.
+        normalisation: The cohort.
+
+    Returns:
+        Shape (1 + conditions, trials).
+
+    Raises:
+        AudioError: Also if an utterance is too short under a condition.
+    """
     utterances = enrolment if enrolment_models is None else enrolment_models.rows
     used, rows = np.unique(np.concatenate((utterances, test)), return_inverse=True)
     if normalisation is not None:
         normalisation.require_other_speakers(manifest, used)
-    embeddings, score = embedder.utterances(manifest.take(used)), cosine_scores
+    as_recorded, score = embedder.utterances(manifest.take(used)), cosine_scores
+    mean = np.zeros(as_recorded.shape[1], np.float32)
     if normalisation is not None:
         cohort = _cohort(embedder.utterances(normalisation.cohort), normalisation)
-        embeddings = embeddings - cohort.mean
+        mean = cohort.mean
         score = partial(_normalised_scores, cohort=cohort.embeddings, normalisation=normalisation)
     utterance_rows, test_rows = rows[: len(utterances)], rows[len(utterances) :]
-    if enrolment_models is None:
-        return score(embeddings, utterance_rows, test_rows)
-    models = enrolment_models._replace(rows=utterance_rows)
-    return score_enrolment(embeddings, models, enrolment, test_rows, score=score, averaged=averaged)
+
+    def scores(embeddings: Float32Array, test_rows: IntArray) -> Float32Array:
+        if enrolment_models is None:
+            return score(embeddings - mean, utterance_rows, test_rows)
+        models = enrolment_models._replace(rows=utterance_rows)
+        return score_enrolment(embeddings - mean, models, enrolment, test_rows, score=score, averaged=averaged)
+
+    found = [scores(as_recorded, test_rows)]
+    tested, places = np.unique(test, return_inverse=True)
+    for condition in conditions:
+        changed = embedder.utterances(manifest.take(tested), change=condition, purpose=condition.name)
+        found.append(scores(np.concatenate((as_recorded, changed)), len(as_recorded) + places))
+    return np.stack(found)
 
 
 class _Cohort(NamedTuple):
