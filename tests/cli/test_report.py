@@ -46,6 +46,13 @@ def test_a_report_is_written_and_its_first_sentences_and_place_are_printed(train
     assert (tmp_path / "figures" / "batch-hardness-1.svg").is_file()
 
 
+def test_without_out_the_report_of_one_run_is_beside_it(without_manifest, trained, capsys):
+    assert report(without_manifest) == 0
+    assert f"{without_manifest / 'report' / 'report.html'}: 1 run, " in capsys.readouterr().out
+    assert report(without_manifest, trained) == 2
+    assert "--out must name the report's folder for 2 runs, got none" in capsys.readouterr().err
+
+
 def test_json_has_the_names_and_the_error_rates(without_manifest, tmp_path, capsys):
     assert report(without_manifest, "--name", "<i>mine</i>", "--out", tmp_path, "--json") == 0
     summary = json.loads(capsys.readouterr().out)

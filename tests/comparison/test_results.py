@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from chns.comparison.compare import corpora_of
 from chns.comparison.results import METRICS, TrialList, evaluate
+from chns.data import corpora_of
 from chns.data.manifest import Manifest
 from chns.evaluation.metrics import verification_metrics
 from chns.evaluation.trials import Trials

@@ -29,8 +29,8 @@ from chns.features import LogMel
 from chns.losses import HSCLLoss
 from chns.sampling.clusters import SpeakerClusters
 from chns.training.build import make_plan
-from chns.training.log import negative_similarity
-from chns.training.loop import Training, Validation, _line, _times, learning_rate_factor
+from chns.training.log import Validation, negative_similarity
+from chns.training.loop import Training, _line, _times, learning_rate_factor
 from chns.training.plan import TEACHER_EMBEDDINGS, BatchPlan, _read_kept
 from chns.training.settings import BatchSettings, ClusterSettings, TrainingSettings, TrainSettings
 
@@ -93,6 +93,8 @@ def test_the_last_step_is_logged_and_waiting_is_told_once(tmp_path, configs, hum
         assert [row["step"] for row in csv.DictReader(file) if row["loss"]] == ["4", "8", "12", "16", "18"]
     told = r"the encoder waits for data \d+ % of the time: raise data.num_workers, now 0"
     assert len(re.findall(told, caplog.text)) == 1
+    length = r"after 10 steps: \d+\.\d\d s a step, 0:00:0\d for the 8 that are left, .*; at most \d+\.\d GB of memory"
+    assert len(re.findall(length, caplog.text)) == 1
 
 
 def test_without_a_terminal_a_line_tells_hardness_and_times():
@@ -121,10 +123,11 @@ def test_best_model_stays_the_one_whose_validation_was_best(tmp_path, configs, h
     measure = Validation.measure
 
     def scripted(self, model, device):
-        metrics = replace(measure(self, model, device), eer=next(rates))
+        validated = measure(self, model, device)
+        metrics = replace(validated.metrics, eer=next(rates))
         if metrics.eer == 0.2:
             shutil.copytree(folder / "model", tmp_path / "second" / "model")
-        return metrics
+        return validated._replace(metrics=metrics)
 
     monkeypatch.setattr(Validation, "measure", scripted)
     assert main(command(configs, hum_manifest, folder, *PLAIN)) == 0

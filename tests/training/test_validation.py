@@ -6,7 +6,9 @@ import torch
 from chns.data.manifest import Manifest
 from chns.encoders import SpeakerEncoder
 from chns.features import LogMel
-from chns.training.loop import Validation
+from chns.training.build import read_data
+from chns.training.log import Validation
+from chns.training.settings import DataSettings, TrainSettings
 
 
 class MeanSpectrum(torch.nn.Module):
@@ -25,15 +27,35 @@ def manifest(hum_manifest):
 def test_speakers_that_differ_are_told_apart_the_same_way_every_time(manifest):
     model = SpeakerEncoder(LogMel(subtract_mean=False), MeanSpectrum())
     validation = Validation(manifest, num_trials=400, seed=0, num_workers=0)
-    metrics = validation.measure(model, torch.device("cpu"))
-    assert metrics.eer < 0.2
-    assert (metrics.target_trials, metrics.nontarget_trials) == (200, 200)
-    assert validation.measure(model, torch.device("cpu")) == metrics
+    validated = validation.measure(model, torch.device("cpu"))
+    assert validated.metrics.eer < 0.2
+    assert (validated.metrics.target_trials, validated.metrics.nontarget_trials) == (200, 200)
+    assert validated.eer_by_corpus == {}
+    assert validation.measure(model, torch.device("cpu")) == validated
+
+
+def test_of_several_corpora_each_has_its_own_error_rate(manifest):
+    halves = [manifest.take(range(50)), manifest.take(range(50, 100))]
+    lone = manifest.take(range(5))  # one speaker: no non-targets within
+    merged = Manifest.merge([*halves, lone], prefixes=["sea", "land", "air"])
+    model = SpeakerEncoder(LogMel(subtract_mean=False), MeanSpectrum())
+    together = Validation(merged, num_trials=4_000, seed=0, num_workers=0).measure(model, torch.device("cpu"))
+    assert sorted(together.eer_by_corpus) == ["land", "sea"]
+    for name, half in zip(("sea", "land"), halves, strict=True):
+        alone = Validation(half, num_trials=4_000, seed=0, num_workers=0).measure(model, torch.device("cpu"))
+        assert together.eer_by_corpus[name] == pytest.approx(alone.metrics.eer, abs=0.1)
+
+
+def test_whatever_the_seed_the_same_speakers_are_held_out(hum_manifest):
+    data = DataSettings(train=str(hum_manifest), held_out_speakers=4)
+    held_out = [read_data(TrainSettings(data=data, seed=seed))[1].speakers for seed in (0, 1, 2)]
+    assert held_out[0] == held_out[1] == held_out[2]
 
 
 def test_fewer_trials_where_the_manifest_does_not_give_more(manifest):
     validation = Validation(manifest.take(range(10)), num_trials=10_000, seed=0, num_workers=0)
-    metrics = validation.measure(SpeakerEncoder(LogMel(subtract_mean=False), MeanSpectrum()), torch.device("cpu"))
+    model = SpeakerEncoder(LogMel(subtract_mean=False), MeanSpectrum())
+    metrics = validation.measure(model, torch.device("cpu")).metrics
     assert (metrics.target_trials, metrics.nontarget_trials) == (20, 25)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _EXAMPLES = """  chns evaluate runs/chns/model vox1.parquet --trials veri_test2.txt --out runs/chns/scores/vox1-o.txt
   chns report runs/supcon runs/chns --out report
   chns report runs/supcon runs/chns --name random --name clustered --manifest /moved/vox2.parquet --out report
-  chns report runs/comparison --out report             # all runs, the table and the verdict of `chns compare`
+  chns report runs/comparison      # all runs, the table and the verdict of `chns compare`, to runs/comparison/report
 
 Writes OUT/report.html, which needs neither network nor the files beside it, OUT/figures/*.png and *.svg, and
 OUT/suspected_duplicates.csv. What a run lacks is said in its place. The first report of a model embeds some
@@ -35,7 +35,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="RUN",
         help="folders of trainings, or one of a comparison (`chns compare`)",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="OUT", help="folder of the report")
+    parser.add_argument(
+        "--out", type=Path, metavar="OUT", help="folder of the report (default: RUN/report, where there is one RUN)"
+    )
     parser.add_argument(
         "--manifest", type=Path, metavar="M.parquet", help="the training manifest, if it is no longer where it was"
     )
@@ -55,7 +57,9 @@ def run(arguments: argparse.Namespace) -> None:
     from chns.report.drawing import require_libraries
 
     require_libraries()  # before minutes of embedding
-
+    if arguments.out is None and len(arguments.runs) > 1:
+        raise ValueError(f"--out must name the report's folder for {len(arguments.runs)} runs, got none.")
+    out = arguments.out or arguments.runs[0] / "report"
     comparison, folders = _comparison_and_runs(arguments.runs)
 
     from chns.report.collect import collect_findings
@@ -69,7 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
         num_workers=arguments.workers,
         trusted_packages=arguments.trust,
     )
-    report = write_report(arguments.out, findings, comparison=comparison)
+    report = write_report(out, findings, comparison=comparison)
     if arguments.json:
         print(json.dumps(_summary(report, findings)))
         return

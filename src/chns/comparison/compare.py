@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -18,22 +17,17 @@ from chns.comparison.run_evidence import ConditionMixing, TwinEvidence, conditio
 from chns.comparison.runs import Comparison, Length, PlannedRun, check_runs, plan_runs, train_runs
 from chns.comparison.verdict import Verdict, find_twins, judge
 from chns.core import Float64Array, atomic_path
-from chns.data import Manifest
+from chns.data import Manifest, corpora_of
 from chns.training.build import read_data
 from chns.training.folder import RunFolder
 
 _log = logging.getLogger(__name__)
 
-# More corpora than these, or smaller ones, are hardly corpora but parts of names.
-_MOST_CORPORA = 10
-_SMALLEST_SHARE = 0.05
-
 
 def twin_evidence(random: Sequence[PlannedRun], hard: Sequence[PlannedRun]) -> TwinEvidence:
     """What is known of finished runs.
 
-    Training data and clusters, if there are any, are those of the first hard run; the other seeds' differ in the
-    speakers that are held out only.
+    Clusters, if there are any, are those of the first hard run; training data are the same for all seeds.
 
     Args:
         random: Runs of the twin.
@@ -57,21 +51,6 @@ def _conditions(manifest: Manifest, run: RunFolder) -> ConditionMixing | None:
     if corpora is None or clusters is None:
         return None
     return condition_mixing(corpora, clusters.labels)
-
-
-def corpora_of(speakers: Sequence[str]) -> list[str] | None:
-    """The corpus that each speaker comes from, by the prefix that ``chns merge --prefix`` gives their names.
-
-    Returns:
-        None if names have no prefix, or what stands before their first slash can hardly be a corpus: more than ten
-        different ones, or not two that hold a twentieth of the speakers each.
-    """
-    if not all("/" in name for name in speakers):
-        return None
-    prefixes = [name.partition("/")[0] for name in speakers]
-    counts = Counter(prefixes)
-    large = [count for count in counts.values() if count >= _SMALLEST_SHARE * len(speakers)]
-    return prefixes if len(counts) <= _MOST_CORPORA and len(large) > 1 else None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -31,7 +31,7 @@ __getattr__, __all__ = lazily(
         "chns.data.corpora.voxceleb": "corpus_parts prepare_voxceleb set_of_folder",
         "chns.data.corpora.wespeaker": "read_wespeaker write_wespeaker",
         "chns.data.dataset": "CropBatches CropRequest SpeakerCrops WholeUtterances pad_waveforms plain_worker_errors",
-        "chns.data.manifest": "Manifest",
+        "chns.data.manifest": "Manifest corpora_of",
         "chns.data.manifest_file": "manifest_suffix",
         "chns.data.packing": "pack_shards",
         "chns.data.quality": "LARGEST_SAMPLE Quality channels_differ joint_quality measure_quality",

@@ -54,6 +54,7 @@ from chns.data.dataset import WholeUtterances as WholeUtterances
 from chns.data.dataset import pad_waveforms as pad_waveforms
 from chns.data.dataset import plain_worker_errors as plain_worker_errors
 from chns.data.manifest import Manifest as Manifest
+from chns.data.manifest import corpora_of as corpora_of
 from chns.data.manifest_file import manifest_suffix as manifest_suffix
 from chns.data.packing import pack_shards as pack_shards
 from chns.data.quality import LARGEST_SAMPLE as LARGEST_SAMPLE

@@ -17,6 +17,7 @@ import hashlib
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -394,3 +395,23 @@ def fingerprint(manifest: Manifest) -> str:
     digest = hashlib.blake2b(bytes(manifest.root.resolve()), digest_size=8)
     digest.update(sink.getvalue())
     return digest.hexdigest()
+
+
+# More corpora than these, or smaller ones, are hardly corpora but parts of names.
+_MOST_CORPORA = 10
+_SMALLEST_SHARE = 0.05
+
+
+def corpora_of(speakers: Sequence[str]) -> list[str] | None:
+    """The corpus that each speaker comes from, by the prefix that ``chns merge --prefix`` gives their names.
+
+    Returns:
+        None if names have no prefix, or what stands before their first slash can hardly be a corpus: more than ten
+        different ones, or not two that hold a twentieth of the speakers each.
+    """
+    if not all("/" in name for name in speakers):
+        return None
+    prefixes = [name.partition("/")[0] for name in speakers]
+    counts = Counter(prefixes)
+    large = [count for count in counts.values() if count >= _SMALLEST_SHARE * len(speakers)]
+    return prefixes if len(counts) <= _MOST_CORPORA and len(large) > 1 else None

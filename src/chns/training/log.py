@@ -8,14 +8,18 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from chns.core import atomic_path
+from chns.core import BoolArray, atomic_path
 from chns.core.files import plain_disk_errors
+from chns.data import Manifest, corpora_of
+from chns.encoders import SpeakerEncoder
+from chns.evaluation import Embedder, VerificationMetrics, make_trials, resolve, score_trials, verification_metrics
 from chns.training.step import StepResult
 
 COLUMNS = (
@@ -221,3 +225,75 @@ def easy_anchor_share(embeddings: Tensor, speaker_labels: Tensor) -> Tensor:
     nearest_other = similarities.masked_fill(same, -torch.inf).amax(dim=1)
     farthest_own = similarities.masked_fill(~same, torch.inf).fill_diagonal_(torch.inf).amin(dim=1)
     return (farthest_own > nearest_other).float().mean()
+
+
+class Validated(NamedTuple):
+    """What a validation came to.
+
+    Attributes:
+        metrics: Of all trials.
+        eer_by_corpus: Of the trials within each corpus, as a fraction; empty if all speakers are of one.
+    """
+
+    metrics: VerificationMetrics
+    eer_by_corpus: dict[str, float]
+
+
+class Validation:
+    """A fixed list of trials on held-out speakers, scored by the cosine of whole-utterance embeddings.
+
+    Args:
+        manifest: Utterances of speakers that are not in the training manifest.
+        num_trials: Half of them targets; fewer if the manifest does not give as many.
+        seed: Decides the trials.
+        num_workers: Processes that decode.
+
+    Raises:
+        ValueError: If there are not two speakers, or no speaker has two utterances.
+    """
+
+    def __init__(self, manifest: Manifest, *, num_trials: int, seed: int, num_workers: int) -> None:
+        sizes = np.bincount(manifest.speaker_labels)
+        if len(sizes) < 2 or sizes.max() < 2:
+            raise ValueError(
+                "validation must have two speakers and a speaker with two utterances, "
+                f"got {len(sizes)} speakers with at most {sizes.max(initial=0)} utterances."
+            )
+        half = num_trials // 2
+        target_pairs = int((sizes * (sizes - 1) // 2).sum())
+        nontarget_pairs = len(manifest) * (len(manifest) - 1) // 2 - target_pairs
+        trials = make_trials(
+            manifest,
+            targets_per_speaker=max(1, half // len(sizes)),
+            num_nontargets=min(half, nontarget_pairs),
+            nontargets="random",
+            seed=seed,
+        )
+        self._enrolment, self._test = resolve(trials, manifest)
+        assert trials.is_target is not None
+        self._is_target = trials.is_target
+        self._manifest = manifest
+        self._num_workers = num_workers
+        self._within = self._trials_within_corpora()
+
+    def measure(self, model: SpeakerEncoder, device: torch.device) -> Validated:
+        """Embed the utterances and score the trials."""
+        embedder = Embedder(model=model, device=device, num_workers=self._num_workers, sharded=True)
+        scores = score_trials(embedder, self._manifest, self._enrolment, self._test)
+        return Validated(
+            verification_metrics(scores, self._is_target),
+            {
+                corpus: verification_metrics(scores[own], self._is_target[own]).eer
+                for corpus, own in self._within.items()
+            },
+        )
+
+    def _trials_within_corpora(self) -> dict[str, BoolArray]:
+        """Trials whose sides are both of a corpus, by corpus, shape (trials,); one without both kinds is left out."""
+        corpora = corpora_of(self._manifest.speakers)
+        if corpora is None:
+            return {}
+        labels, of_speaker = self._manifest.speaker_labels, np.array(corpora)
+        enrolment, test = of_speaker[labels[self._enrolment]], of_speaker[labels[self._test]]
+        within = {corpus: (enrolment == corpus) & (test == corpus) for corpus in sorted(set(corpora))}
+        return {corpus: own for corpus, own in within.items() if len(set(self._is_target[own].tolist())) == 2}

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -18,7 +20,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Never
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -29,11 +30,10 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from chns.core import NonFiniteError, atomic_path
 from chns.core.distributed import any_process, average_buffers
-from chns.data import CropBatches, Manifest, SpeakerCrops, plain_worker_errors
+from chns.data import CropBatches, SpeakerCrops, plain_worker_errors
 from chns.encoders import SpeakerEncoder
-from chns.evaluation import Embedder, VerificationMetrics, make_trials, resolve, score_trials, verification_metrics
 from chns.sampling.schedule import EpochSignals
-from chns.training.log import Meter, MetricsLogger, RunLog
+from chns.training.log import Meter, MetricsLogger, RunLog, Validated, Validation
 from chns.training.plan import BatchPlan
 from chns.training.state import Stateful, StopRequest, load_training, save_training
 from chns.training.step import TrainingStep, gradient_scaler
@@ -41,49 +41,7 @@ from chns.training.step import TrainingStep, gradient_scaler
 _log = logging.getLogger(__name__)
 
 _MUCH_WAITING = 0.2  # of the time between two lines of the log
-
-
-class Validation:
-    """A fixed list of trials on held-out speakers, scored by the cosine of whole-utterance embeddings.
-
-    Args:
-        manifest: Utterances of speakers that are not in the training manifest.
-        num_trials: Half of them targets; fewer if the manifest does not give as many.
-        seed: Decides the trials.
-        num_workers: Processes that decode.
-
-    Raises:
-        ValueError: If there are not two speakers, or no speaker has two utterances.
-    """
-
-    def __init__(self, manifest: Manifest, *, num_trials: int, seed: int, num_workers: int) -> None:
-        sizes = np.bincount(manifest.speaker_labels)
-        if len(sizes) < 2 or sizes.max() < 2:
-            raise ValueError(
-                "validation must have two speakers and a speaker with two utterances, "
-                f"got {len(sizes)} speakers with at most {sizes.max(initial=0)} utterances."
-            )
-        half = num_trials // 2
-        target_pairs = int((sizes * (sizes - 1) // 2).sum())
-        nontarget_pairs = len(manifest) * (len(manifest) - 1) // 2 - target_pairs
-        trials = make_trials(
-            manifest,
-            targets_per_speaker=max(1, half // len(sizes)),
-            num_nontargets=min(half, nontarget_pairs),
-            nontargets="random",
-            seed=seed,
-        )
-        self._enrolment, self._test = resolve(trials, manifest)
-        assert trials.is_target is not None
-        self._is_target = trials.is_target
-        self._manifest = manifest
-        self._num_workers = num_workers
-
-    def measure(self, model: SpeakerEncoder, device: torch.device) -> VerificationMetrics:
-        """Embed the utterances and score the trials."""
-        embedder = Embedder(model=model, device=device, num_workers=self._num_workers, sharded=True)
-        scores = score_trials(embedder, self._manifest, self._enrolment, self._test)
-        return verification_metrics(scores, self._is_target)
+_TIMED_STEPS = 10  # after which the length of the run is told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,14 +78,14 @@ class Record:
     Attributes:
         folder: Gets the checkpoint, the clusters and the log.
         validation: Held-out speakers, or None.
-        on_validation: Called in every process with the metrics after each validation, and with None after the last
+        on_validation: Called in every process with what came out after each validation, and with None after the last
             epoch if there is no validation; the model is to be saved then.
         logger: Is told what ``log.csv`` is told, or None.
     """
 
     folder: Path
     validation: Validation | None
-    on_validation: Callable[[VerificationMetrics | None], None]
+    on_validation: Callable[[Validated | None], None]
     logger: MetricsLogger | None = None
 
 
@@ -179,6 +137,7 @@ class Training:
         self._step = 0
         self._meter = Meter()
         self._began, self._began_at = time.perf_counter(), 0
+        self._timed_from = self._began
         self._lines_written, self._has_warned = 0, False
         self._parts: dict[str, Stateful] = {
             "model": self._model,
@@ -255,12 +214,32 @@ class Training:
             self._meter.data_arrived()
             self._train_step(epoch, waveforms, labels)
             progress.update()
+            self._tell_length()
             if self._is_logged(self._step):
                 embeddings = self._compute_gradients.embeddings_in_evaluation(waveforms, labels)
                 self._write_log(epoch, log, progress, embeddings)
             if self._step % self._plan.steps_per_epoch:  # the end of an epoch is saved after its validation
                 self._save_or_stop(stop)
             self._meter.step_done()
+
+    def _tell_length(self) -> None:
+        """How long the run will take at the speed of its steps 2 to 10, and the memory it has needed."""
+        done = self._step - self._began_at
+        if done == 1:  # which started the workers
+            self._timed_from = self._now()
+        if done != _TIMED_STEPS or not self._writes:
+            return
+        seconds = (self._now() - self._timed_from) / (_TIMED_STEPS - 1)
+        left = timedelta(seconds=round(seconds * (self.num_steps - self._step)))
+        _log.info(
+            "after %d steps: %.2f s a step, %s for the %d that are left, without validation; %s",
+            done, seconds, left, self.num_steps - self._step, _peak_memory(self._fabric.device),
+        )  # fmt: skip
+
+    def _now(self) -> float:
+        if self._fabric.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
     def _is_logged(self, step: int) -> bool:
         """Whether a line of the log follows this step, counted from 1: every so many do, and the last."""
@@ -270,7 +249,13 @@ class Training:
         values = {**self._meter.read(embeddings), **self._settings_now(epoch)}
         if log is not None:
             log.write(self._step, epoch, values)
-        progress.set_postfix(epoch=epoch, loss=f"{values['loss']:.3f}")
+        progress.set_postfix(
+            epoch=epoch,
+            loss=f"{values['loss']:.3f}",
+            hard=f"{values['hard_ratio']:g}",
+            easy=f"{values['easy_anchor_share']:.0%}",
+            negatives=f"{values['negative_similarity_mean']:.2f}",
+        )
         if progress.disable:
             elapsed = time.perf_counter() - self._began
             remaining = elapsed / (self._step - self._began_at) * (self.num_steps - self._step)
@@ -369,13 +354,16 @@ class Training:
             return None
         if not last and (epoch + 1) % self._rhythm.validate_every_epochs:
             return None
-        metrics = self._record.validation.measure(self._model, self._fabric.device)
+        validated = self._record.validation.measure(self._model, self._fabric.device)
+        metrics = validated.metrics
         values = {"validation_eer": metrics.eer}
         values |= {f"validation_min_dcf_{p}": cost for p, cost in metrics.min_dcf.items()}
         if log is not None:
             log.write(self._step, epoch, values)
-        _log.info("epoch %d: validation EER %.2f %%", epoch, 100 * metrics.eer)
-        self._record.on_validation(metrics)
+        by_corpus = ", ".join(f"{corpus} {100 * eer:.2f} %" for corpus, eer in validated.eer_by_corpus.items())
+        within = f" (within {by_corpus})" if by_corpus else ""
+        _log.info("epoch %d: validation EER %.2f %%%s", epoch, 100 * metrics.eer, within)
+        self._record.on_validation(validated)
         return metrics.eer
 
     def _write_decisions(self) -> None:
@@ -391,6 +379,14 @@ class Training:
         average_buffers(self._model)
         if self._writes:
             save_training(self.checkpoint, self._parts, step=self._step, num_steps=self.num_steps)
+
+
+def _peak_memory(device: torch.device) -> str:
+    """The most memory needed so far, of a GPU its own; without the loader's processes."""
+    if device.type == "cuda":
+        return f"at most {torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB of the GPU"
+    unit = 1 if sys.platform == "darwin" else 1024
+    return f"at most {unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9:.1f} GB of memory"
 
 
 def _line(step: int, num_steps: int, epoch: int, values: dict[str, float]) -> str:

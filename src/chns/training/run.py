@@ -21,7 +21,6 @@ from chns.core import ConfigError, atomic_path, in_short, locked_folder
 from chns.core.distributed import from_first_process, rank
 from chns.data import Manifest
 from chns.encoders import SpeakerEncoder
-from chns.evaluation import VerificationMetrics
 from chns.training.augmenting import augmented_crops, described_augmentation, make_masking
 from chns.training.build import (
     fitted,
@@ -38,6 +37,7 @@ from chns.training.build import (
     world,
 )
 from chns.training.folder import RunFolder, longer, with_whole_paths
+from chns.training.log import Validated
 from chns.training.loop import Record, Training
 from chns.training.settings import TrainSettings
 
@@ -158,15 +158,16 @@ class _Progress:
             "crop_seconds": settings.data.crop_seconds,
             "settings": kept,
         }
-        self._last: VerificationMetrics | None = None
+        self._last: Validated | None = None
         self._best_path = folder / "best.json"
         self._named = named_by_user(settings)
 
-    def save(self, metrics: VerificationMetrics | None) -> None:
+    def save(self, validated: Validated | None) -> None:
         """Write ``model``, and ``best_model`` if no earlier validation was better."""
-        self._last = metrics
+        self._last = validated
         if rank() > 0:
             return
+        metrics = None if validated is None else validated.metrics
         measured = {} if metrics is None else {"validation": {**metrics.to_json(), "threshold": metrics.threshold}}
         save_bundle(self._folder / "model", self._model, self._architecture, training=self._training, metrics=measured)
         if metrics is not None and metrics.eer < self._best_eer():
@@ -186,9 +187,10 @@ class _Progress:
         """What training ended with."""
         if self._last is None:
             return {"model": str(self._folder / "model")}
+        by_corpus = self._last.eer_by_corpus
         return {
             "model": str(self._folder / "model"),
-            "validation": self._last.to_json(),
+            "validation": self._last.metrics.to_json() | ({"eer_by_corpus": by_corpus} if by_corpus else {}),
             "best_model": str(self._folder / "best_model"),
             "best_validation": json.loads(self._best_path.read_text(encoding="utf-8")),
         }
