@@ -88,6 +88,7 @@ def test_the_log_shows_loss_temperature_hardness_and_validation(finished):
 
 def test_the_last_step_is_logged_and_waiting_is_told_once(tmp_path, configs, hum_manifest, caplog, monkeypatch):
     monkeypatch.setattr("chns.training.loop._MUCH_WAITING", 0.0)
+    caplog.set_level(logging.INFO, logger="chns")
     assert main(command(configs, hum_manifest, tmp_path, "--train.log_every_steps", "4")) == 0
     with (tmp_path / "log.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file) if row["loss"]] == ["4", "8", "12", "16", "18"]
