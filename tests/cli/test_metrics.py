@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from chns.cli import main
@@ -108,3 +109,29 @@ def test_an_impossible_prior_is_one_line_and_exit_code_2(tmp_path, capsys):
     (tmp_path / "scores.txt").write_text(SCORES)
     assert main(["metrics", str(tmp_path / "scores.txt"), "--p-target", "5"]) == 2
     assert capsys.readouterr().err == "chns: error: p_target must be between 0 and 1, both excluded, got 5.0.\n"
+
+
+def test_lists_with_spoofs_and_a_countermeasure(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    kinds = ["target"] * 40 + ["nontarget"] * 60 + ["spoof"] * 50
+    scores = rng.normal(size=150) + np.repeat([3, 0, 2.5], (40, 60, 50))
+    lines = [f"m{row % 5} u{row} {score} {kind}" for row, (score, kind) in enumerate(zip(scores, kinds, strict=True))]
+    (tmp_path / "s.txt").write_text("\n".join(lines))
+    genuine = rng.normal(size=150) + 2 * (np.array(kinds) != "spoof")
+    (tmp_path / "cm.txt").write_text("\n".join(f"u{row} {score}" for row, score in enumerate(genuine)))
+    words = ["metrics", str(tmp_path / "s.txt"), "--spoofing", "--countermeasure", str(tmp_path / "cm.txt")]
+    assert main([*words, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["target_trials"], printed["nontarget_trials"]) == (40, 60)
+    assert printed["spoofing"]["trials"] == {"nontarget": 60, "target": 40, "spoof": 50}
+    assert list(printed["spoofing"]["rates"]) == ["sasv_eer", "spf_eer", "min_a_dcf", "cm_eer", "t_eer"]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "with 50 spoof trials\nSASV-EER" in out
+    assert "c_fa_spoof 20" in out
+    assert main(words[:2]) == 2
+    assert "label must be one of" in capsys.readouterr().err
+    assert main([*words[:2], *words[3:]]) == 2
+    assert "--countermeasure must come with --spoofing" in capsys.readouterr().err
+    assert main([*words, "--intervals", "m.parquet", "--by", "gender"]) == 2
+    assert "--against and --by must come without --spoofing" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from chns.core import BoolArray, Float64Array
 if TYPE_CHECKING:
     from chns.evaluation import Interval, Trials
     from chns.evaluation.groups import GroupedRates
+    from chns.evaluation.spoofing import SpoofMetrics
 
 INTERVALS_HELP = """--intervals draws the speakers of the trials 1,000 times with replacement (bootstrap, 95 %).
 --against OTHER: SCORES minus OTHER on the same draws; negative means that SCORES makes fewer errors,
@@ -179,6 +180,7 @@ _EXAMPLES = f"""  chns metrics scores.txt
   chns metrics scores.txt --json --det det.csv
   chns metrics new.txt --intervals vox1.parquet --against old.txt
   chns metrics scores.txt --intervals vox1.parquet --by gender --by nationality
+  chns metrics sasv.txt --spoofing --countermeasure cm.txt
 
 A line reads `ENROL TEST SCORE LABEL`; LABEL is target, nontarget, 1 or 0.
 EER: linear interpolation where miss and false-alarm rate cross, equal scores are one threshold
@@ -217,6 +219,17 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="scores are log-likelihood ratios (natural logarithm): add actual costs and Cllr",
     )
+    parser.add_argument(
+        "--spoofing",
+        action="store_true",
+        help="some trials are labelled spoof: add SASV-EER, SPF-EER and a-DCF; all else is of the other trials",
+    )
+    parser.add_argument(
+        "--countermeasure",
+        type=Path,
+        metavar="CM",
+        help="with --spoofing: scores of a countermeasure, lines of TEST SCORE, higher is genuine: add the t-EER",
+    )
     parser.add_argument("--det", type=Path, metavar="OUT.csv", help="write points of the DET curve, for drawing")
     add_interval_options(parser)
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON; the EER as a fraction")
@@ -227,8 +240,15 @@ def run(arguments: argparse.Namespace) -> None:
     """Read the scores, print the metrics, and write the DET curve if wished."""
     from chns.evaluation import read_labelled_scores
 
-    scores, is_target = read_labelled_scores(arguments.scores)
-    sections = [*_sections(arguments, scores, is_target), *interval_sections(arguments)]
+    if arguments.spoofing:
+        spoofed, others = _spoofing(arguments)
+        scores, is_target = spoofed
+        sections = [*_sections(arguments, scores, is_target), others]
+    else:
+        if arguments.countermeasure is not None:
+            raise ValueError(f"--countermeasure must come with --spoofing, got {arguments.countermeasure} alone.")
+        scores, is_target = read_labelled_scores(arguments.scores)
+        sections = [*_sections(arguments, scores, is_target), *interval_sections(arguments)]
     if arguments.json:
         print(json.dumps({key: value for section in sections for key, value in section.to_json().items()}))
     else:
@@ -237,6 +257,25 @@ def run(arguments: argparse.Namespace) -> None:
         from chns.evaluation import det_curve, write_det_curve
 
         write_det_curve(arguments.det, det_curve(scores, is_target))
+
+
+def _spoofing(arguments: argparse.Namespace) -> tuple[tuple[Float64Array, BoolArray], SpoofMetrics]:
+    """Scores and labels of the trials that are no spoofs, and the metrics of all."""
+    from chns.data import Manifest
+    from chns.evaluation import resolve
+    from chns.evaluation.spoofing import read_countermeasure, read_spoof_scores, spoof_metrics
+
+    if arguments.against is not None or arguments.by:
+        raise ValueError("--against and --by must come without --spoofing, got both. Leave the spoofs out for them.")
+    trials, scores, kinds = spoofed = read_spoof_scores(arguments.scores)
+    genuine, speakers = None, None
+    if arguments.countermeasure is not None:
+        genuine = read_countermeasure(arguments.countermeasure, trials)
+    if arguments.intervals is not None:
+        manifest = Manifest.read(arguments.intervals)
+        enrolment, test = resolve(trials, manifest)
+        speakers = manifest.speaker_labels[enrolment], manifest.speaker_labels[test]
+    return spoofed.without_spoofs, spoof_metrics(scores, kinds, countermeasure=genuine, speakers=speakers)
 
 
 def _sections(arguments: argparse.Namespace, scores: Float64Array, is_target: BoolArray) -> Iterator[_Section]:
