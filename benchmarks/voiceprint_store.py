@@ -12,6 +12,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,8 @@ def _fill(store: VoiceprintStore, count: int, rng: np.random.Generator) -> None:
         for number in range(count):
             vector = rng.standard_normal((1, store.dim)).astype(np.float32)
             name = f"person {number}"
-            content.add(content.insert(name, None), name, Utterances(vector / np.linalg.norm(vector), [None]))
+            row = content.insert(name, None, datetime.now(UTC))
+            content.add(row, name, Utterances(vector / np.linalg.norm(vector), [None]))
 
 
 def _seconds(action: Callable[[], object]) -> float:

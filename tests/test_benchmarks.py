@@ -20,6 +20,7 @@ TINY = {
     "augmentation": ["--recordings", 2],
     "shards": ["--speakers", 12, "--utterances", 4, "--layout-speakers", 40, "--recordings", 4],
     "audio_formats": ["--recordings", 3],
+    "bulk": ["--people", 3, "--seconds", 1, "--workers", 0],
     "scoring": ["--trials", 300, "--utterances", 50, "--dim", 8],
     "neighbours": ["--speakers", 1_000, "--voices", 20],
     "hard_phase": ["--speakers", 40, "--speakers-per-batch", 4, "--dim", 8, "--step-segments", 4],

@@ -89,7 +89,7 @@ def test_enrol_makes_a_store_and_says_what_is_in_it(model, recordings, tmp_path,
     }
     assert set(warnings) <= {str(file) for file in files}
     assert run("enrol", model, tmp_path / "p.store", "anna", files[2], "--add") == 0
-    assert "anna: 1 recordings enrolled, 3 in all" in capsys.readouterr().out
+    assert "anna: 1 recording enrolled, 3 in all" in capsys.readouterr().out
     shown = run_json(capsys, "store", "show", tmp_path / "p.store", "anna")
     assert (shown["note"], shown["num_utterances"]) == ("yes", 3)
     assert shown["sources"] == [str(file) for file in files]
@@ -173,7 +173,7 @@ def test_delete_says_what_it_deleted_and_refuses_a_second_time(store, capsys):
 
 
 def test_export_holds_every_voiceprint_and_the_model(store, tmp_path, capsys):
-    answer = run_json(capsys, "store", "export", store, tmp_path / "people.parquet")
+    answer = run_json(capsys, "store", "export", store, "--out", tmp_path / "people.parquet")
     assert answer == {"export": str(tmp_path / "people.parquet"), "people": 3}
     table = pq.read_table(tmp_path / "people.parquet")
     with VoiceprintStore.open_existing(store) as opened:
@@ -182,12 +182,12 @@ def test_export_holds_every_voiceprint_and_the_model(store, tmp_path, capsys):
             person = opened.show(row["name"])
             np.testing.assert_array_equal(np.array(row["voiceprint"], np.float32), person.vector)
             assert (row["enrolled_at"], row["note"], row["num_utterances"]) == (person.enrolled_at, person.note, 2)
-    assert "must end in .parquet" in error_of(capsys, "store", "export", store, tmp_path / "people.json")
+    assert "must end in .parquet" in error_of(capsys, "store", "export", store, "--out", tmp_path / "people.json")
 
 
 def test_an_empty_store_is_exported_too(tmp_path, capsys):
     VoiceprintStore.open(tmp_path / "p.store", model_digest="m", dim=8).close()
-    assert run("store", "export", tmp_path / "p.store", tmp_path / "p.parquet") == 0
+    assert run("store", "export", tmp_path / "p.store", "--out", tmp_path / "p.parquet") == 0
     assert "0 voiceprints" in capsys.readouterr().out
     assert pq.read_table(tmp_path / "p.parquet").num_rows == 0
 
@@ -213,7 +213,7 @@ def test_another_model_is_refused_with_the_way_out(store, recordings, tmp_path, 
     for words in (("enrol", other, store, "s03"), ("identify", other, store)):
         threshold = ("--threshold", "0") if words[0] == "identify" else ()
         error = error_of(capsys, *words, recordings / "s03" / "0.flac", *threshold)
-        assert "enrol everybody again into a new store" in error
+        assert "make a store for this one with `chns store re-embed" in error
 
 
 @pytest.mark.parametrize(

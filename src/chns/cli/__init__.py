@@ -43,7 +43,7 @@ COMMANDS = {
     "enrol": "store the voiceprint of a speaker",
     "identify": "find the enrolled speaker of a recording",
     "serve": "verify, enrol and identify over HTTP, with a page",
-    "store": "list, show, delete and export voiceprints",
+    "store": "list, show, delete, export and re-embed voiceprints",
     "export": "write a model as one graph for other runtimes",
     "import": "take over published weights of another toolkit",
     "augment-preview": "write examples of the augmentation to listen to",

@@ -5,29 +5,40 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from chns.cli import command_parser
 from chns.cli.options import (
     KEY_HELP,
+    add_bulk_options,
     add_channel_option,
     add_key_option,
     add_store_argument,
     add_verifier_options,
+    as_channel,
+    counted,
     embed_recordings,
     load_verifier,
 )
+
+if TYPE_CHECKING:
+    from chns.inference.bulk import Opens
+    from chns.inference.verifier import Verifier
 
 NOBODY = 1
 
 _EXAMPLES = f"""  chns identify runs/chns/model people.store who.wav
   chns identify runs/chns/model people.store who.wav --threshold 0.45 --top 3 --json
   chns identify runs/chns/model people.store who.wav --false-positive-rate 0.01 --margin 0.05 --score-by top-3
+  chns identify runs/chns/model people.store --manifest calls.parquet --out who.csv
 
 The score is the cosine of recording and voiceprint. The more people are enrolled, the likelier it is that one of them
 passes a threshold by chance: --false-positive-rate 0.01 asks the store itself where 1 % of strangers would pass.
+With --manifest all its utterances go into a table (chns[train]); where its speakers are people of the store, recall and
+precision are told. The same command goes on after a stop.
 {KEY_HELP}
 
-exit code: 0 somebody is identified; 1 nobody is; 2 error"""
+exit code: 0 somebody is identified; 1 nobody is, or recordings of a manifest were rejected; 2 error"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,7 +46,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = command_parser("identify", examples=_EXAMPLES)
     parser.add_argument("model", metavar="MODEL", help="the model's folder, or hf://owner/name")
     add_store_argument(parser)
-    parser.add_argument("file", type=Path, metavar="FILE", help="a recording of one speaker")
+    parser.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a recording of one speaker")
+    add_bulk_options(parser, purpose="identify all utterances of this manifest instead")
+    parser.add_argument("--out", type=Path, metavar="R.csv", help="where the table goes, with --manifest")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="how many to show (default: %(default)s)")
     parser.add_argument(
         "--threshold", type=float, metavar="T", help="lowest score that is accepted (default: the model's own)"
@@ -68,18 +81,21 @@ def run(arguments: argparse.Namespace) -> int:
     from chns.store.encryption import read_key
     from chns.store.voiceprints import VoiceprintStore, identified, lead_of
 
+    _require_sensible(arguments)
     key = read_key(arguments.key_file)
     rate = arguments.false_positive_rate
-    if rate is not None and arguments.threshold is not None:
-        raise ValueError("--threshold and --false-positive-rate must not be given together, got both.")
-    if arguments.top < 1 or arguments.margin < 0:
-        raise ValueError(f"--top must be at least 1 and --margin 0, got {arguments.top} and {arguments.margin}.")
     verifier = load_verifier(arguments)
+
+    def open_store() -> VoiceprintStore:
+        return VoiceprintStore.open(
+            arguments.store, model_digest=verifier.model_digest, dim=verifier.dim, key=key, create=False
+        )
+
+    if arguments.manifest is not None:
+        return _identify_manifest(arguments, verifier, open_store)
     threshold = verifier.threshold if rate is None else 0.0
     [vector], warnings = embed_recordings(verifier, [arguments.file], channel=arguments.channel)
-    with VoiceprintStore.open(
-        arguments.store, model_digest=verifier.model_digest, dim=verifier.dim, key=key, create=False
-    ) as store:
+    with open_store() as store:
         if rate is not None:
             threshold = store.open_set_threshold(rate, score_by=arguments.score_by)
         matches = store.identify(vector, top=max(2, arguments.top), score_by=arguments.score_by)
@@ -105,3 +121,61 @@ def run(arguments: argparse.Namespace) -> int:
         for match in matches:
             print(f"  {match.score:6.3f}  {match.name}")
     return NOBODY if who is None else 0
+
+
+def _require_sensible(arguments: argparse.Namespace) -> None:
+    """Make sure that the options go together."""
+    rate = arguments.false_positive_rate
+    if rate is not None and arguments.threshold is not None:
+        raise ValueError("--threshold and --false-positive-rate must not be given together, got both.")
+    if arguments.top < 1 or arguments.margin < 0:
+        raise ValueError(f"--top must be at least 1 and --margin 0, got {arguments.top} and {arguments.margin}.")
+    if (arguments.manifest is None) == (arguments.file is None):
+        raise ValueError("FILE or --manifest must be given, got neither or both. `chns identify --help` explains.")
+    if (arguments.manifest is None) != (arguments.out is None):
+        raise ValueError("--manifest and --out must be given together, got one of them.")
+
+
+def _identify_manifest(arguments: argparse.Namespace, verifier: Verifier, open_store: Opens) -> int:
+    from chns.data import Manifest, channel_number
+    from chns.inference.bulk import identify_many, wanted_of
+
+    manifest = Manifest.read(arguments.manifest, root=arguments.root)
+    wanted = wanted_of(manifest, channel=channel_number(as_channel(arguments.channel)))
+    measures, threshold, num_rejected = identify_many(
+        verifier,
+        open_store,
+        wanted,
+        out=arguments.out,
+        score_by=arguments.score_by,
+        margin=arguments.margin,
+        false_positive_rate=arguments.false_positive_rate,
+        workers=arguments.workers,
+    )
+    if arguments.json:
+        summary = {
+            "results": str(arguments.out),
+            "utterances": len(wanted),
+            "rejected": num_rejected,
+            "threshold": threshold,
+            "score_by": arguments.score_by,
+            **measures._asdict(),
+            "recall": measures.recall,
+            "precision": measures.precision,
+            "warnings": list(verifier.warnings),
+        }
+        print(json.dumps(summary))
+        return 1 if num_rejected else 0
+    told = f", {counted(num_rejected, 'recording')} rejected" if num_rejected else ""
+    print(f"{arguments.out}: {counted(len(wanted), 'utterance')}{told} (threshold {threshold:.3f})")
+    for warning in verifier.warnings:
+        print(f"warning: {warning}")
+    if measures.recall is not None:
+        print(f"recall {100 * measures.recall:.2f} % of {counted(measures.known, 'utterance')} of enrolled people")
+    if measures.recall is not None and measures.precision is not None:
+        print(f"precision {100 * measures.precision:.2f} % of {measures.named:,} who were identified")
+    if measures.recall is not None and measures.strangers:
+        print(f"of {counted(measures.strangers, 'utterance')} of others, {measures.strangers_named:,} identified")
+    if measures.left_out:
+        print(f"{counted(measures.left_out, 'utterance')} enrolled from this very recording: left out of these shares")
+    return 1 if num_rejected else 0

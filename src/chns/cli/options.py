@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from chns.bundle.bundle import Bundle
     from chns.core import Float32Array
     from chns.data import Channel
+    from chns.inference.bulk import Outcome
     from chns.inference.verifier import Verifier
 
 
 def add_verifier_options(parser: argparse.ArgumentParser) -> None:
     """Where the model runs, and whose code it may call, for commands that embed a recording or two."""
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: %(default)s)")
+    parser.add_argument(
+        "--device", default="cpu", help="cpu, cuda, ...; auto takes a GPU if there is one (default: %(default)s)"
+    )
     parser.add_argument(
         "--backend",
         choices=["auto", "onnx", "torch"],
@@ -45,19 +48,62 @@ def load_verifier(arguments: argparse.Namespace) -> Verifier:
     """The model that the options of such a command name."""
     from chns.inference.verifier import Verifier
 
+    device = arguments.device
     return Verifier.load(
         arguments.model,
-        device=arguments.device,
+        device=device if device == "cpu" else resolve_device(device),
         threshold=getattr(arguments, "threshold", None),
         backend=arguments.backend,
         trusted_packages=arguments.trust,
     )
 
 
+def add_bulk_options(parser: argparse.ArgumentParser, *, purpose: str) -> None:
+    """A manifest instead of a recording or two."""
+    parser.add_argument("--manifest", type=Path, metavar="M.parquet", help=purpose)
+    add_root_option(parser)
+    _add_workers_option(parser)
+
+
+def add_report_option(parser: argparse.ArgumentParser) -> None:
+    """Where what became of each recording is told."""
+    parser.add_argument(
+        "--report", type=Path, metavar="R.csv", help="what became of each recording, and why some were rejected"
+    )
+
+
+def told_outcomes(arguments: argparse.Namespace, outcomes: Sequence[Outcome]) -> tuple[dict[str, Any], str]:
+    """Write the report, if one is wished; the summary for JSON, and in a line."""
+    from chns.inference.bulk import Outcome, counts_of, write_table
+
+    if arguments.report is not None:
+        write_table(arguments.report, Outcome._fields, outcomes)
+    counts = counts_of(outcomes)
+    text = f"{counted(counts['enrolled_people'], 'person', 'people')} enrolled from "
+    text += counted(counts["enrolled"], "recording")
+    if counts["present"]:
+        text += f"; {counted(counts['present'], 'recording')} enrolled before"
+    if counts["rejected"]:
+        text += f"; {counted(counts['rejected'], 'recording')} rejected, nothing enrolled of "
+        text += counted(counts["rejected_people"], "person", "people")
+        first = next(one for one in outcomes if one.outcome == "rejected")
+        text += f": {arguments.report or f'{first.reason} --report R.csv lists all.'}"
+    return {**counts, "report": None if arguments.report is None else str(arguments.report)}, text
+
+
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """A number and what it counts: ``1 recording``, ``1,200 recordings``."""
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+
+
+def _add_workers_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that decode (default: 2)")
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """The same for commands that embed a manifest, and how many processes feed them."""
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that decode (default: 2)")
+    _add_workers_option(parser)
     _add_trust_option(parser)
 
 
@@ -180,14 +226,14 @@ _OUTPUT_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "cluster": ("out", "table"),
     "completion": (),
     "demo": ("folder",),
-    "enrol": ("store",),
+    "enrol": ("store", "report"),
     "evaluate": ("scores",),
-    "identify": ("store",),
+    "identify": ("store", "out"),
     "metrics": ("det",),
     "prepare": ("out", "converted", "recordings"),
     "push": ("dry_run",),
     "serve": ("store",),
-    "store": ("out",),
+    "store": ("out", "report"),
     "verify": (),
 }
 

@@ -10,8 +10,10 @@ How good each window is, ``chns.data.quality`` measures.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +22,13 @@ import soxr
 from chns.core import AudioError, Float32Array
 from chns.data import LARGEST_SAMPLE, Quality, joint_quality, measure_quality, proven_info, read_audio
 from chns.data.audio import MAX_RATE_HZ, MIN_RATE_HZ
+from chns.data.storage.packed import Recording
 
 __all__ = [
     "MIN_SECONDS",
     "WINDOW_SECONDS",
     "Float32Array",
+    "Part",
     "Quality",
     "array_windows",
     "as_waveform",
@@ -32,11 +36,24 @@ __all__ = [
     "file_windows",
     "joint_quality",
     "measure_quality",
+    "measured_windows",
+    "named_source",
+    "source_name",
 ]
 
 
 WINDOW_SECONDS = 30.0
 MIN_SECONDS = 0.1
+
+_FRAGMENT = re.compile(r"#(?:t=(\d+(?:\.\d+)?),(\d+(?:\.\d+)?))?&?(?:channel=(\d{1,3}))?$")
+
+
+class Part(NamedTuple):
+    """A part of a recording."""
+
+    offset_seconds: float
+    duration_seconds: float
+
 
 _MOST_CHANNELS = 32
 
@@ -92,26 +109,70 @@ def checked_rate(sample_rate_hz: int) -> int:
     return int(sample_rate_hz)
 
 
-def file_windows(path: Path, *, sample_rate_hz: int, channel: int | None = None) -> Iterator[Float32Array]:
-    """A file, or one channel of it, as equal windows of at most 30 s, at the wanted rate.
+def source_name(recording: Recording, part: Part | None, channel: int | None) -> str:
+    """What a store keeps of a recording: its path, and part and channel as in W3C's media fragments (``#t=1.5,4``)."""
+    where = recording.absolute() if isinstance(recording, Path) else recording
+    parts = [] if part is None else [f"t={part.offset_seconds:.10g},{sum(part):.10g}"]
+    parts += [] if channel is None else [f"channel={channel}"]
+    return f"{where}#{'&'.join(parts)}" if parts else str(where)
+
+
+def named_source(name: str) -> tuple[Path, Part | None, int | None] | None:
+    """File, part and channel that `source_name` has named; None if there is no such file."""
+    found = None if Path(name).is_file() else _FRAGMENT.search(name)
+    path = Path(name if found is None else name[: found.start()])
+    if not path.is_file():
+        return None
+    if found is None:
+        return path, None, None
+    start, end, channel = found.groups()
+    part = None if start is None else Part(float(start), float(end) - float(start))
+    return path, part, None if channel is None else int(channel)
+
+
+def file_windows(
+    path: Recording, *, sample_rate_hz: int, channel: int | None = None, part: Part | None = None
+) -> Iterator[Float32Array]:
+    """A recording, or one channel of it, as equal windows of at most 30 s, at the wanted rate.
+
+    Args:
+        path: The recording.
+        sample_rate_hz: Wanted rate.
+        channel: Only this one, from 0.
+        part: Only this part; by default all, whose length is then proven.
 
     Raises:
         FileNotFoundError: If there is no such file.
         AudioError: If it cannot be decoded, or is not audio with full scale at 1.
     """
-    seconds = proven_info(path).duration_seconds
+    start, seconds = part or Part(0.0, proven_info(path).duration_seconds)
     num_windows = _num_windows(seconds)
     for number in range(num_windows):
-        is_last = number == num_windows - 1
+        is_last = part is None and number == num_windows - 1
         waveform = read_audio(
             path,
             sample_rate_hz=sample_rate_hz,
-            offset_seconds=number * seconds / num_windows,
+            offset_seconds=start + number * seconds / num_windows,
             duration_seconds=(seconds + 1 if is_last else seconds) / num_windows,
             channel=channel,
         )
         _require_full_scale_at_one(waveform, source=str(path))
         yield waveform
+
+
+def measured_windows(
+    windows: Iterable[Float32Array], *, sample_rate_hz: int, min_samples: int, source: str
+) -> Iterator[tuple[Float32Array, Quality]]:
+    """Each window with its quality.
+
+    Raises:
+        AudioError: If one has fewer samples than can be embedded.
+    """
+    for window in windows:
+        if len(window) < min_samples:
+            shortest, seconds = min_samples / sample_rate_hz, len(window) / sample_rate_hz
+            raise AudioError(f"recording must hold at least {shortest:g} s, got {seconds:.3f} s in {source}.")
+        yield window, measure_quality(window, sample_rate_hz=sample_rate_hz)
 
 
 def array_windows(

@@ -13,7 +13,8 @@ the training nor faiss nor pyarrow is, for the first answer is what a user waits
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,10 +25,10 @@ import numpy.typing as npt
 
 from chns.bundle.bundle import Bundle, load_bundle
 from chns.bundle.bundle_graph import PACKAGED_MODEL, GraphBundle, load_graph_bundle
-from chns.core import AudioError, Float32Array, ModelFileError
+from chns.core import AudioError, Float32Array, IntArray, ModelFileError
 from chns.data import Channel, channel_number, channels_differ, file_channels_differ
 from chns.inference.decision_rule import DecisionRule
-from chns.inference.listening import MIN_SECONDS, Quality, array_windows, file_windows, joint_quality, measure_quality
+from chns.inference.listening import MIN_SECONDS, Quality, array_windows, file_windows, joint_quality, measured_windows
 
 if TYPE_CHECKING:
     from chns.bundle.graph import Graph
@@ -115,14 +116,16 @@ class Verifier:
         if threshold is not None and not -1 <= threshold <= 1:
             raise ValueError(f"threshold must be a cosine, between -1 and 1, got {threshold}.")
         self._rule = DecisionRule.of_bundle(bundle.metrics, threshold=threshold)
+        self._run: Graph
+        self._run_padded: Callable[[Float32Array, IntArray], Float32Array] | None = None
         if isinstance(bundle, GraphBundle):
             if device != "cpu":
                 raise ValueError(f"device must be cpu for a graph, got {device!r}. Use the backend torch.")
             self._run, self._sample_rate_hz, frame_samples = bundle.run, bundle.sample_rate_hz, bundle.frame_samples
         else:
-            self._run = _on_device(bundle, device)
+            self._run = self._run_padded = _on_device(bundle, device)
             self._sample_rate_hz, frame_samples = bundle.model.sample_rate_hz, bundle.model.features.frame_samples
-        self._min_samples = max(round(MIN_SECONDS * self.sample_rate_hz), frame_samples)
+        self.min_samples = max(round(MIN_SECONDS * self.sample_rate_hz), frame_samples)
         self.model_digest = bundle.digest
 
     @classmethod
@@ -177,7 +180,7 @@ class Verifier:
     @cached_property
     def dim(self) -> int:
         """Size of an embedding, found by making one: the encoder may be a user's own."""
-        return len(self._raw_embedding(np.zeros(self._min_samples, np.float32)))
+        return len(self._raw_embedding(np.zeros(self.min_samples, np.float32)))
 
     @property
     def threshold(self) -> float:
@@ -220,23 +223,42 @@ class Verifier:
             ModelFileError: If the model gives nonsense.
         """
         source, windows = self._windows(audio, sample_rate_hz, channel_number(channel))
-        vectors, magnitudes, qualities = [], [], []
-        for window in windows:
-            if len(window) < self._min_samples:
-                shortest, seconds = self._min_samples / self.sample_rate_hz, len(window) / self.sample_rate_hz
-                raise AudioError(f"recording must hold at least {shortest:g} s, got {seconds:.3f} s in {source}.")
-            quality = measure_quality(window, sample_rate_hz=self.sample_rate_hz)
+        embedding = self.embed_windows(windows, source=source)
+        if channel is not None:
+            return embedding
+        quality = replace(embedding.quality, channels_differ=_holds_several_sounds(audio))
+        return replace(embedding, quality=quality)
+
+    def embed_windows(self, windows: Iterable[Float32Array], *, source: str) -> Embedding:
+        """Embed a recording that was cut into windows, see `chns.inference.listening`; errors as `embed`."""
+        raw, qualities = [], []
+        for window, quality in measured_windows(
+            windows, sample_rate_hz=self.sample_rate_hz, min_samples=self.min_samples, source=source
+        ):
             qualities.append(quality)
             if not quality.is_silent:
-                vector, magnitude = _unit(self._raw_embedding(window))
-                vectors.append(vector)
-                magnitudes.append(magnitude)
-        quality = joint_quality(qualities)
-        if channel is None:
-            quality = replace(quality, channels_differ=_holds_several_sounds(audio))
-        if not vectors:
-            raise AudioError(f"recording must hold sound, got silence ({quality.level_dbfs:.0f} dBFS) in {source}.")
-        return Embedding(_unit(np.mean(vectors, axis=0))[0], float(np.mean(magnitudes)), quality)
+                raw.append(self._raw_embedding(window))
+        return joint_embedding(raw, joint_quality(qualities), source=source)
+
+    def raw_embeddings(self, waveforms: Sequence[Float32Array]) -> list[Float32Array]:
+        """What the model gives for each of several waveforms, shape (dim,), not normalised.
+
+        With torch they are one batch, padded, which changes no embedding; a graph takes one at a time.
+
+        Args:
+            waveforms: Each of shape (samples,), at least `min_samples` long.
+
+        Raises:
+            ModelFileError: If the model fails.
+        """
+        if self._run_padded is None or len(waveforms) == 1:
+            return [self._raw_embedding(waveform) for waveform in waveforms]
+        lengths = np.array([len(waveform) for waveform in waveforms])
+        padded = np.zeros((len(waveforms), lengths.max()), np.float32)
+        for row, waveform in zip(padded, waveforms, strict=True):
+            row[: len(waveform)] = waveform
+        with _plain_model_errors(f"{len(waveforms)} waveforms of {lengths.max()} samples"):
+            return list(self._run_padded(padded, lengths))
 
     def embed_files(self, paths: Iterable[AudioPath], *, channel: Channel | None = None) -> EmbeddedFiles:
         """Embed many files, with a progress bar on a terminal; one that fails does not keep the others from it.
@@ -343,14 +365,8 @@ class Verifier:
         return "an array", array_windows(samples, sample_rate_hz, wanted_rate_hz=rate_hz, channel=channel)
 
     def _raw_embedding(self, waveform: Float32Array) -> Float32Array:
-        try:
+        with _plain_model_errors(f"{len(waveform)} samples"):
             output = self._run(waveform[None])
-        except Exception as error:  # torch's, of settings that no weights show to be wrong, and onnxruntime's
-            reason = str(error).partition("\n")[0]
-            raise ModelFileError(
-                f"model must be able to embed {len(waveform)} samples, got an error ({reason}). It may be damaged, or "
-                f"need more memory than there is."
-            ) from error
         if output.ndim != 2 or len(output) != 1:
             raise ModelFileError(f"model must give one embedding a recording, got an array of shape {output.shape}.")
         embedding: Float32Array = output[0]
@@ -366,8 +382,8 @@ def _holds_several_sounds(audio: AudioPath | AudioArray) -> bool:
     return channels_differ(samples / 2**15 if samples.dtype.kind == "i" else samples)
 
 
-def _on_device(bundle: Bundle, device: str) -> Graph:
-    """The model itself as a function, on a device."""
+def _on_device(bundle: Bundle, device: str) -> Callable[..., Float32Array]:
+    """The model itself as a function of waveforms and, where they are padded, their lengths, on a device."""
     import torch
 
     try:
@@ -375,12 +391,43 @@ def _on_device(bundle: Bundle, device: str) -> Graph:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device must be one that this machine has, got {device!r} ({error}).") from error
 
-    def run(waveforms: Float32Array) -> Float32Array:
+    def run(waveforms: Float32Array, lengths: IntArray | None = None) -> Float32Array:
         with torch.inference_mode():
-            embeddings: Float32Array = model(torch.from_numpy(waveforms).to(device)).float().cpu().numpy()
+            there = None if lengths is None else torch.from_numpy(lengths).to(device)
+            embeddings: Float32Array = model(torch.from_numpy(waveforms).to(device), there).float().cpu().numpy()
         return embeddings
 
     return run
+
+
+@contextmanager
+def _plain_model_errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # torch's, of settings that no weights show to be wrong, and onnxruntime's
+        reason = str(error).partition("\n")[0]
+        raise ModelFileError(
+            f"model must be able to embed {what}, got an error ({reason}). It may be damaged, or "
+            f"need more memory than there is."
+        ) from error
+
+
+def joint_embedding(raw: Sequence[Float32Array], quality: Quality, *, source: str) -> Embedding:
+    """The embedding of a recording from what the model gave for its windows that hold sound.
+
+    Args:
+        raw: Each of shape (dim,), not normalised.
+        quality: Of the whole recording.
+        source: What an error calls it.
+
+    Raises:
+        AudioError: If no window holds sound.
+        ModelFileError: If the model gave nonsense.
+    """
+    if not raw:
+        raise AudioError(f"recording must hold sound, got silence ({quality.level_dbfs:.0f} dBFS) in {source}.")
+    vectors, magnitudes = zip(*map(_unit, raw), strict=True)
+    return Embedding(_unit(np.mean(vectors, axis=0))[0], float(np.mean(magnitudes)), quality)
 
 
 def _unit(vector: Float32Array) -> tuple[Float32Array, float]:

@@ -197,7 +197,7 @@ class StoreContent:
         row = self._connection.execute("SELECT id FROM enrolments WHERE lookup = ?", (lookup,)).fetchone()
         return None if row is None else int(row[0])
 
-    def insert(self, name: str, note: str | None) -> int:
+    def insert(self, name: str, note: str | None, enrolled_at: datetime) -> int:
         """Store a person without utterances; gives the row."""
         owner = self._values.lookup(name)
         cursor = self._connection.execute(
@@ -205,7 +205,7 @@ class StoreContent:
             (
                 owner,
                 self._sealed_text(name, "name", owner),
-                datetime.now(UTC).isoformat(timespec="seconds"),
+                enrolled_at.isoformat(timespec="seconds"),
                 self._sealed_text(note, "note", owner),
             ),
         )

@@ -12,6 +12,7 @@ import sqlite3
 import unicodedata
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -179,8 +180,7 @@ class VoiceprintStore:
             raise ModelFileError(
                 f"store must be of the model {model_digest[:12]} with {dim} dimensions, got one of "
                 f"{store.model_digest[:12]} with {store.dim} in {path}. Embeddings of two models cannot be compared: "
-                "enrol everybody again into a new store (`chns enrol MODEL NEW_STORE NAME FILES...`; `chns store show` "
-                "tells from which files a person was enrolled)."
+                f"make a store for this one with `chns store re-embed {path} MODEL --out NEW_STORE`."
             )
         return store
 
@@ -226,6 +226,7 @@ class VoiceprintStore:
         note: str | None = None,
         sources: Sequence[str] | None = None,
         add: bool = False,
+        enrolled_at: datetime | None = None,
     ) -> None:
         """Store a person, all or nothing; on the disk when this returns.
 
@@ -236,6 +237,7 @@ class VoiceprintStore:
             sources: Where each utterance came from, shape (utterances,).
             add: If the name is enrolled, add to it (a note replaces the old one). Otherwise that is an error, because
                 two people under one name would become one voiceprint.
+            enrolled_at: When, of somebody who is taken over from another store; by default now.
 
         Raises:
             ValueError: If an argument breaks these rules, or the embeddings of the person cancel out.
@@ -248,7 +250,7 @@ class VoiceprintStore:
         with self._transaction(writes=True):
             enrolment = self._content.find(name)
             if enrolment is None:
-                enrolment = self._content.insert(name, note)
+                enrolment = self._content.insert(name, note, enrolled_at or datetime.now(UTC))
             elif not add:
                 raise ValueError(
                     f"name must be new, got {name!r}, who is enrolled in {self.path}. "
