@@ -1,6 +1,7 @@
 """The utterance table: what it refuses, and what survives a round trip."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path, PurePosixPath
@@ -216,6 +217,22 @@ def test_a_corpus_that_is_moved_with_its_manifest_still_reads(tmp_path):
     manifest_of(root=tmp_path / "old" / "audio").write(tmp_path / "old" / "m.parquet")
     (tmp_path / "old").rename(tmp_path / "new")
     assert Manifest.read(tmp_path / "new" / "m.parquet")[0].path == tmp_path / "new" / "audio" / "0000" / "0.wav"
+
+
+@pytest.mark.parametrize("manifest", ["lists/m.parquet", "lists/deep/m.parquet"])
+def test_a_manifest_beside_its_audio_can_be_moved_with_it_and_is_read_from_anywhere(tmp_path, monkeypatch, manifest):
+    (tmp_path / "old" / "audio").mkdir(parents=True)
+    manifest_of(root=tmp_path / "old" / "audio").write(tmp_path / "old" / manifest)
+    shutil.copytree(tmp_path / "old", tmp_path / "copy")
+    assert Manifest.read(tmp_path / "copy" / manifest).root == tmp_path / "old" / "audio"  # as long as it is there
+    shutil.move(tmp_path / "old", tmp_path / "new")
+    assert Manifest.read(tmp_path / "new" / manifest).root == tmp_path / "new" / "audio"
+    monkeypatch.chdir(tmp_path / "new" / "lists")
+    here = Path(manifest).relative_to("lists")
+    assert Manifest.read(here).root == tmp_path / "new" / "audio"
+    assert Manifest.read(here, root="../audio").root == Path("../audio")
+    shutil.rmtree(tmp_path / "new" / "audio")
+    assert Manifest.read(here).root == tmp_path / "old" / "audio"  # which an error will name
 
 
 def test_a_csv_above_the_audio_has_paths_from_its_own_folder(tmp_path):

@@ -9,9 +9,16 @@ import yaml
 
 from chns.core import RunFolderError
 from chns.sampling import SpeakerClusters
-from chns.training.folder import RunFolder
+from chns.training.folder import RunFolder, config_text, read_settings
 from chns.training.log import COLUMNS, RunLog
-from chns.training.settings import BatchSettings, TrainingSettings, TrainSettings
+from chns.training.settings import (
+    AugmentationSettings,
+    BatchSettings,
+    DataSettings,
+    ReverberationSettings,
+    TrainingSettings,
+    TrainSettings,
+)
 
 SETTINGS = TrainSettings(batches=BatchSettings(kind="clustered"))
 
@@ -130,6 +137,70 @@ def test_differences_are_what_changes_the_result(run):
     assert run.differences(same) == {}
     other = replace(SETTINGS, seed=3, batches=BatchSettings(kind="random"))
     assert run.differences(other) == {"batches.kind": ("clustered", "random"), "seed": (0, 3)}
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder with a manifest, room responses and a run that was begun with them, as of `chns train`."""
+    home = tmp_path / "project"
+    (home / "rooms").mkdir(parents=True)
+    (home / "runs" / "one").mkdir(parents=True)
+    (home / "train.parquet").write_bytes(b"rows")
+    (home / "runs" / "one" / "config.yaml").write_text(config_text(settings_of(home), home / "runs" / "one"))
+    return home
+
+
+def settings_of(home):
+    reverberation = ReverberationSettings(folder=f"{home}/rooms")
+    return replace(
+        SETTINGS,
+        data=DataSettings(train=f"{home}/train.parquet"),
+        augmentation=AugmentationSettings(reverberation=reverberation),
+    )
+
+
+def test_the_first_line_is_a_comment_and_paths_are_whole_wherever_they_were_given(project, monkeypatch):
+    monkeypatch.chdir(project / "rooms")
+    given = settings_of("..")
+    text = config_text(given, project / "runs" / "one")
+    assert text == (project / "runs" / "one" / "config.yaml").read_text()
+    assert read_settings(RunFolder.open("../runs/one")) == settings_of(project)
+    assert RunFolder.open("../runs/one").differences(given) == {}
+
+
+def test_a_run_that_was_moved_with_its_data_finds_them(project, tmp_path):
+    project.rename(tmp_path / "moved")
+    moved = RunFolder.open(tmp_path / "moved" / "runs" / "one")
+    assert read_settings(moved) == settings_of(tmp_path / "moved")
+    assert moved.differences(settings_of(tmp_path / "moved")) == {}
+
+
+def test_a_run_that_was_moved_alone_names_its_data_as_before(project, tmp_path):
+    (project / "runs" / "one").rename(tmp_path / "one")
+    moved = RunFolder.open(tmp_path / "one")
+    assert read_settings(moved) == settings_of(project)
+    assert moved.differences(settings_of(project)) == {}
+
+
+def test_data_that_were_moved_are_the_same_if_their_manifest_is(project, tmp_path):
+    run = RunFolder.open(project / "runs" / "one")
+    away = tmp_path / "away"
+    away.mkdir()
+    for name in ("train.parquet", "rooms"):
+        (project / name).rename(away / name)
+    assert run.differences(settings_of(away)) == {}
+    (away / "train.parquet").write_bytes(b"other rows")
+    assert run.differences(settings_of(away)).keys() == {"data.train"}
+    (project / "train.parquet").write_bytes(b"rows")
+    (away / "train.parquet").write_bytes(b"rows")
+    assert run.differences(settings_of(away)).keys() == {"data.train"}  # the old one is still there
+
+
+@pytest.mark.parametrize("line", ["# {", "# 3", '# {"folder": 3}', "# a word", "# " + 60 * "["])
+def test_a_first_line_of_somebody_else_says_nothing(project, line):
+    config = project / "runs" / "one" / "config.yaml"
+    config.write_text("\n".join([line, *config.read_text().splitlines()[1:]]))
+    assert read_settings(RunFolder.open(project / "runs" / "one")) == settings_of(project)
 
 
 @pytest.mark.parametrize("content", ["not JSON", "{}", "[1]", '{"pairs": "many"}', '{"pairs": -1}'])

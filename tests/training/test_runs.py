@@ -28,7 +28,8 @@ from chns.encoders import EcapaTdnn, SpeakerEncoder
 from chns.features import LogMel
 from chns.losses import HSCLLoss
 from chns.sampling.clusters import SpeakerClusters
-from chns.training.build import make_plan
+from chns.training.build import make_plan, training_manifest
+from chns.training.folder import RunFolder, read_settings
 from chns.training.log import Validation, negative_similarity
 from chns.training.loop import Training, _line, _times, learning_rate_factor
 from chns.training.plan import TEACHER_EMBEDDINGS, BatchPlan, _read_kept
@@ -461,6 +462,26 @@ def test_the_bare_command_trains_goes_on_and_tells_what_it_derived(tmp_path, hum
     longer = [*words, *short]
     longer[longer.index("--train.epochs") + 1] = "2"
     assert main(longer) == 0
+
+
+def test_a_project_that_was_moved_goes_on_from_another_folder(tmp_path, configs, hum_manifest, monkeypatch, capsys):
+    home = tmp_path / "project"
+    shutil.copytree(hum_manifest.parent, home / "audio")
+    Manifest(Manifest.read(hum_manifest).table, root=home / "audio").write(home / "lists" / "train.parquet")
+    monkeypatch.chdir(home)
+    words = command(configs, "lists/train.parquet", "runs/one", "--clusters.start_epoch", "0")
+    assert main([*words, "--train.epochs", "1"]) == 0
+    monkeypatch.chdir(tmp_path)
+    home.rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path / "moved" / "runs")
+    words = command(configs, "../lists/train.parquet", "one", "--clusters.start_epoch", "0")
+    capsys.readouterr()
+    assert main([*words, "--train.epochs", "1"]) == 0
+    assert "trained 6 steps: one/model" in capsys.readouterr().out
+    again = training_manifest(read_settings(RunFolder.open("one")))
+    assert again.root == tmp_path / "moved" / "audio"
+    assert main([*words, "--train.epochs", "2"]) == 0
+    assert RunFolder.open("one").steps_done() == 12
 
 
 def test_a_corpus_that_changed_under_a_run_is_noticed(tmp_path, hum_manifest, capsys):

@@ -112,7 +112,8 @@ class Manifest:
         Args:
             path: The manifest.
             root: Folder of the audio, or URL below which its packed shards are (``https://``, ``s3://``, ...). By
-                default the folder that a Parquet manifest names, and the manifest's own for CSV.
+                default the folder that a Parquet manifest names, see `chns.data.manifest_file.read_table`, and the
+                manifest's own for CSV.
 
         Raises:
             ValueError: If the root is a URL that is not valid or that nothing reads.

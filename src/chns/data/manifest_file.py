@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -184,10 +185,14 @@ def _place(source: str, row: int) -> str:
 
 _SUFFIXES = (".parquet", ".csv")
 _ROOT_KEY = b"chns.root"
+_ROOT_FROM_HERE_KEY = b"chns.root.from_here"
 
 
 def read_table(path: Path) -> tuple[pa.Table, Path]:
     """The columns of a manifest file as they are, and the folder that it says its paths are relative to.
+
+    If that is gone, it is the one that lies as it did when seen from the manifest, if there is such a one: both were
+    moved together.
 
     Returns:
         The table, unchecked, and the folder that a Parquet file names, or the file's own.
@@ -196,14 +201,19 @@ def read_table(path: Path) -> tuple[pa.Table, Path]:
         ManifestError: If the name ends in neither suffix, or the file is damaged or of another format.
     """
     table = _read_csv(path) if manifest_suffix(path) == ".csv" else _read_parquet(path)
-    stored = (table.schema.metadata or {}).get(_ROOT_KEY, b".")
-    return table, path.parent / os.fsdecode(stored)
+    metadata = table.schema.metadata or {}
+    root = path.parent / os.fsdecode(metadata.get(_ROOT_KEY, b"."))
+    if _ROOT_FROM_HERE_KEY in metadata and not root.is_dir():
+        moved_along = Path(os.path.normpath(path.parent.resolve() / os.fsdecode(metadata[_ROOT_FROM_HERE_KEY])))
+        root = moved_along if moved_along.is_dir() else root
+    return table, root
 
 
 def write_table(path: Path, table: pa.Table, *, root: Path) -> None:
     """Write Parquet or CSV, by suffix, atomically.
 
-    Parquet remembers the root: relative if it is the manifest's folder or inside it, else absolute. CSV cannot, so
+    Parquet remembers the root: relative if it is the manifest's folder or inside it, else absolute and, for when that
+    is gone, also relative. CSV cannot, so
     its paths are made relative to its own folder, which must hold the audio; and what begins like a formula gets an
     apostrophe in front, which is taken away when it is read.
 
@@ -225,9 +235,12 @@ def write_table(path: Path, table: pa.Table, *, root: Path) -> None:
         with atomic_path(path) as temporary:
             pyarrow.csv.write_csv(_replaced(moved(table, root.relative_to(folder)), _FORMULA, r"'\1"), temporary)
         return
-    stored = root.relative_to(folder) if root.is_relative_to(folder) else root
+    metadata = {_ROOT_KEY: os.fsencode(root.relative_to(folder) if root.is_relative_to(folder) else root)}
+    if not root.is_relative_to(folder):
+        with suppress(ValueError):  # no path leads from one drive of Windows to another
+            metadata[_ROOT_FROM_HERE_KEY] = os.fsencode(os.path.relpath(root, folder))
     with atomic_path(path) as temporary:
-        pq.write_table(table.replace_schema_metadata({_ROOT_KEY: os.fsencode(stored)}), temporary, compression="zstd")
+        pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
 
 
 def manifest_suffix(path: Path) -> str:

@@ -6,15 +6,18 @@ Nothing here trains or builds a network.
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from jsonargparse import ArgumentError
 
 from chns.core import ConfigError, Float64Array, RunFolderError, bounded_text, in_short, quoted, read_yaml
@@ -28,15 +31,16 @@ __all__ = [
     "ClusterSettings",
     "RunFolder",
     "TrainSettings",
+    "config_text",
     "first_hard_epoch",
     "longer",
     "read_settings",
     "strategy_name",
-    "with_whole_paths",
 ]
 
 
 _MOST_DECISION_BYTES = 1_000_000
+_FIRST_LINE = "# "
 
 # Settings that may differ when a run goes on, because they do not change what it computes.
 FREE_SETTINGS = frozenset(
@@ -76,11 +80,13 @@ class RunFolder:
 
     Attributes:
         path: The folder that `chns train` was given as ``--out``.
-        settings: Content of its ``config.yaml``.
+        settings: Content of its ``config.yaml``. Paths that are gone lead to what was moved along with the folder.
+        data: SHA-256 of the training manifest's file; None if it is not known.
     """
 
     path: Path
     settings: Mapping[str, Any]
+    data: str | None = None
 
     @classmethod
     def open(cls, path: Path | str) -> RunFolder:
@@ -100,13 +106,18 @@ class RunFolder:
             raise RunFolderError(f"config.yaml must be YAML, got something else in {config} ({error}).") from error
         if not isinstance(settings, dict):
             raise RunFolderError(f"config.yaml must hold settings, got {type(settings).__name__} in {config}.")
-        return cls(path, settings)
+        noted = _first_line(config)
+        before, now = noted.get("folder"), path.resolve()
+        if before is not None and before != str(now):
+            settings = _with_paths(settings, lambda one: _moved_along(one, Path(before), now))
+        return cls(path, settings, noted.get("data"))
 
     def differences(self, wanted: TrainSettings) -> dict[str, tuple[Any, Any]]:
         """Settings in which a run with other settings would compute something else, as begun and as wanted, by name.
 
         A setting that did not exist yet when the run was begun counts as having had its default. One that was left
-        open then, and is again, is no difference.
+        open then, and is again, is no difference. Neither is a path that is gone and named anew, if it is not the
+        training manifest, or that is the same file.
         """
         begun = _compared({**dict(_flat(asdict(TrainSettings()))), **dict(_flat(self.settings))})
         now = _compared(dict(_flat(asdict(wanted))))
@@ -115,8 +126,18 @@ class RunFolder:
         return {
             name: (begun.get(name), now.get(name))
             for name in names
-            if begun.get(name) != now.get(name) and name not in still_open
+            if begun.get(name) != now.get(name)
+            and name not in still_open
+            and not self._is_named_anew(name, begun.get(name), now.get(name))
         }
+
+    def _is_named_anew(self, name: str, before: Any, now: Any) -> bool:
+        """Whether something was moved since."""
+        if not (_is_path(name, now) and name in _PATHS and isinstance(before, str) and os.path.isabs(before)):  # noqa: PTH117
+            return False
+        if Path(before).exists():
+            return False
+        return name != "data.train" or _digest(Path(now)) == self.data
 
     def _derived(self) -> list[str]:
         """Settings that were left open when the run was begun, and that ``config.yaml`` has as they were derived."""
@@ -224,7 +245,8 @@ class RunFolder:
             raise RunFolderError(f"summary.json must be JSON, got something else in {path} ({error}).") from error
         if not isinstance(content, dict):
             raise RunFolderError(f"summary.json must hold an object, got {type(content).__name__} in {path}.")
-        return content
+        models = {name: str(self.path / name) for name in ("model", "best_model") if name in content}
+        return {**content, **models}  # wherever the folder was moved to
 
     def steps_done(self) -> int:
         """The last step in the log, 0 before its first line. A run goes on from its checkpoint, which may be older."""
@@ -245,15 +267,58 @@ def longer(changed: Mapping[str, tuple[Any, Any]]) -> bool:
     return set(changed) == {"train.epochs"} and isinstance(before, int) and now > before
 
 
-def with_whole_paths(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings as a run folder keeps them: paths that mean the same wherever the next command is given."""
-    whole: dict[str, Any] = {}
+def config_text(settings: TrainSettings, folder: Path) -> str:
+    """Content of ``config.yaml``: paths are whole, so that they mean the same wherever the next command is given.
+
+    Its first line tells where the run lay and what it trained on, for when the folder or its data are moved.
+
+    Args:
+        settings: Complete.
+        folder: Of the run.
+    """
+    first = json.dumps({"folder": str(folder.resolve()), "data": _digest(Path(settings.data.train))})
+    return f"{_FIRST_LINE}{first}\n{yaml.safe_dump(_with_paths(asdict(settings), _whole), sort_keys=False)}"
+
+
+def _first_line(config: Path) -> dict[str, str]:
+    """What `config_text` noted in the first line; nothing if somebody has changed it."""
+    line = bounded_text(config).partition("\n")[0]
+    with suppress(ValueError, RecursionError):
+        noted = json.loads(line.removeprefix(_FIRST_LINE)) if line.startswith(_FIRST_LINE) else {}
+        if isinstance(noted, dict):
+            return {name: value for name, value in noted.items() if isinstance(value, str)}
+    return {}
+
+
+def _with_paths(settings: Mapping[str, Any], changed: Callable[[str], str], prefix: str = "") -> dict[str, Any]:
+    """Settings with their paths changed."""
+    result: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            whole[name] = with_whole_paths(value, f"{prefix}{name}.")
+            result[name] = _with_paths(value, changed, f"{prefix}{name}.")
         else:
-            whole[name] = os.path.abspath(value) if _is_path(f"{prefix}{name}", value) else value  # noqa: PTH100 - keeps links
-    return whole
+            is_path = f"{prefix}{name}" in _PATHS and isinstance(value, str) and value != ""
+            result[name] = changed(value) if is_path else value
+    return result
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _whole(path: str) -> str:
+    return os.path.abspath(path) if Path(path).exists() else path  # noqa: PTH100 - keeps links
+
+
+def _moved_along(path: str, before: Path, now: Path) -> str:
+    """Where a path leads that is gone: to what lies as it did, seen from the run, if both were moved together."""
+    if not Path(path).is_absolute() or Path(path).exists():
+        return path
+    with suppress(ValueError):  # another drive of Windows
+        there = os.path.normpath(now / os.path.relpath(path, before))
+        return there if Path(there).exists() else path
+    return path
 
 
 def _is_path(name: str, value: Any) -> bool:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from lightning_fabric import Fabric
 
 from chns.bundle.bundle import Architecture, load_bundle, require_own_bundle, save_bundle
@@ -36,7 +35,7 @@ from chns.training.build import (
     starting_model,
     world,
 )
-from chns.training.folder import RunFolder, longer, with_whole_paths
+from chns.training.folder import RunFolder, config_text, longer
 from chns.training.log import Validated
 from chns.training.loop import Record, Training
 from chns.training.settings import TrainSettings
@@ -266,7 +265,7 @@ def _begin(settings: TrainSettings, folder: Path, derived: Mapping[str, str]) ->
             shutil.rmtree(folder / name, ignore_errors=True)
     _write_json(folder / "derived.json", dict(derived))
     with atomic_path(folder / "config.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(with_whole_paths(asdict(settings)), sort_keys=False), encoding="utf-8")
+        temporary.write_text(config_text(settings, folder), encoding="utf-8")
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> dict[str, Any]:
