@@ -179,7 +179,6 @@ def test_every_command_that_writes_is_in_the_table():
         "completion",
         "configs",
         "demo",
-        "identify",
         "report",
         "serve",
         "verify",
