@@ -1,13 +1,16 @@
 """`chns check` and `chns speech`: what they print and write, and what their exit codes mean."""
 
+import csv
 import json
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from made_corpus import RATE, good_corpus, voice
 
 from chns.cli import main
+from chns.data.audio import write_audio
 from chns.data.manifest import Manifest
 
 
@@ -169,3 +172,56 @@ def test_what_is_wrong_about_speech_is_said_in_one_line(speech, tmp_path, monkey
     assert run(*speech, *words) == 2
     assert message in capsys.readouterr().err.strip().splitlines()[-1]
     assert not (tmp_path / "o.parquet").exists()
+
+
+@pytest.fixture
+def mislabelled(tmp_path, rng):
+    """Eight speakers x six tones of a pitch of their own, with the names of two of them exchanged."""
+    rows = []
+    for speaker, number in np.ndindex(8, 6):
+        tone = 0.3 * np.sin(2 * np.pi * (200 + 150 * speaker) * np.arange(RATE) / RATE) + 0.05 * rng.normal(size=RATE)
+        write_audio(tmp_path / f"{speaker}-{number}.wav", tone.astype(np.float32), sample_rate_hz=RATE)
+        name = {(0, 0): 6, (6, 0): 0}.get((speaker, number), speaker)
+        row = {"utterance": f"{speaker}-{number}", "speaker": f"s{name}", "path": f"{speaker}-{number}.wav"}
+        rows.append(row | {"offset_seconds": 0.0, "duration_seconds": 1.0, "sample_rate_hz": RATE})
+    Manifest.from_rows(rows, root=tmp_path).write(tmp_path / "m.parquet")
+    return tmp_path / "m.parquet"
+
+
+class Pitch(torch.nn.Module):
+    """The spectrum in rough bands: what tells tones apart."""
+
+    sample_rate_hz = 16_000
+
+    def forward(self, waveforms, _=None):
+        spectra = torch.fft.rfft(waveforms).abs()[:, : 3 * 1_500]
+        return spectra.unflatten(1, (90, 50)).sum(dim=2)
+
+
+def test_labels_that_fit_another_speaker_better_are_listed_and_left_out(mislabelled, monkeypatch, capsys):
+    monkeypatch.setattr("chns.training.plan.embedding_model", lambda _: (Pitch(), "pitch"))
+    fixed = mislabelled.with_name("fixed.parquet")
+    command = ["check", mislabelled, "--labels", "any", "--workers", 0]
+    assert run(*command, "--fix", fixed) == 1
+    printed = capsys.readouterr().out
+    listed = rows_of(mislabelled.with_name("m.labels.csv"))
+    assert {(line["utterance"], line["other_speaker"]) for line in listed} == {("0-0", "s0"), ("6-0", "s6")}
+    assert "m.labels.csv: 2 utterances fit another speaker better" in printed
+    assert len(Manifest.read(fixed)) == 46
+    assert run(*command, "--json") == 1
+    assert json.loads(capsys.readouterr().out)["suspects"] == 2
+    assert run(*command, "--drop", "clipped") == 2
+    assert "--drop must come without --labels" in capsys.readouterr().err
+    assert run(*command, "--report", mislabelled.with_name("r.parquet")) == 2
+    assert "--report must end in .csv" in capsys.readouterr().err
+
+
+def rows_of(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_the_packaged_model_reads_labels(mislabelled):
+    assert run("check", mislabelled, "--labels", "packaged", "--workers", 0) in (0, 1)
+    assert mislabelled.with_name("m.labels.csv").is_file()

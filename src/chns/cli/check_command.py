@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from chns.data.check import Check
 
 NEEDS_FIXING = 1
+_SHOWN_SUSPECTS = 10
 
 _EXAMPLES = """  chns check vox2.parquet
   chns check vox2.parquet --fix vox2.clean.parquet --workers 16
   chns check mine.parquet --fix clean.parquet --drop clipped --drop few_utterances
   chns check mine.parquet --report findings.parquet --json
+  chns check vox2.clean.parquet --labels packaged --fix vox2.labelled.parquet
 
 Every utterance is decoded; audio is never changed. A check that was stopped goes on where it was when it is called
 again.
@@ -30,6 +32,9 @@ again.
 --fix corrects:  wrong_duration, wrong_rate
 --fix keeps:     too_long, mostly_silent, quiet, clipped, dc_offset, narrow_band, and speakers with few_utterances or
                  few_sessions or of the same_looking names; --drop KIND drops them as well
+
+--labels MODEL embeds 3 s of every utterance and lists those that are more probably under a wrong name than under the
+right one; --fix leaves them out. Listen to some first. A weak model suspects too many.
 
 Copies are found by their samples, as 16-bit mono: also losslessly in another format, but not encoded with loss,
 resampled, cut otherwise, padded or louder.
@@ -43,7 +48,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("manifest", type=Path, metavar="M.parquet", help="the utterances")
     parser.add_argument("--fix", type=Path, metavar="OUT.parquet", help="write a manifest without what is bad")
     parser.add_argument(
-        "--report", type=Path, metavar="R.parquet", help="where the findings go (default: M.check.parquet beside M)"
+        "--report",
+        type=Path,
+        metavar="R.parquet",
+        help="where the findings go (default: M.check.parquet beside M; with --labels M.labels.csv)",
+    )
+    parser.add_argument(
+        "--labels",
+        metavar="MODEL",
+        help="instead, list utterances that fit another speaker better than their own under this model: a folder, "
+        "hf://owner/name, or packaged",
     )
     parser.add_argument(
         "--drop", action="append", default=[], metavar="KIND", help="drop this kind as well; may be repeated"
@@ -68,13 +82,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check, write the report and the corrected manifest, print what was found; the exit code tells if it was bad."""
-    from chns.data import Manifest, manifest_suffix
+    from chns.data import Manifest
     from chns.data.check import Limits, check_manifest
 
+    if arguments.labels is not None:
+        return _check_labels(arguments)
     report = arguments.report or arguments.manifest.with_name(f"{arguments.manifest.stem}.check.parquet")
-    _require_outputs(arguments, report)
-    if arguments.fix:
-        manifest_suffix(arguments.fix)  # a million files later would be late
+    _require_outputs(arguments, report, ".parquet")
     limits = Limits(
         min_seconds=arguments.min_seconds,
         max_seconds=arguments.max_seconds,
@@ -103,9 +117,56 @@ def run(arguments: argparse.Namespace) -> int:
     return NEEDS_FIXING if check.needs_fixing else 0
 
 
-def _require_outputs(arguments: argparse.Namespace, report: Path) -> None:
-    if report.suffix != ".parquet":
-        raise ValueError(f"--report must end in .parquet, got {report}.")
+def _check_labels(arguments: argparse.Namespace) -> int:
+    """List utterances that fit another speaker better, and write a manifest without them."""
+    from chns.core import shown
+    from chns.data import Manifest
+    from chns.evaluation import Embedder
+    from chns.evaluation.wrong_labels import check_labels
+    from chns.training.plan import embedding_model
+
+    report = arguments.report or arguments.manifest.with_name(f"{arguments.manifest.stem}.labels.csv")
+    _require_outputs(arguments, report, ".csv")
+    if arguments.drop:
+        raise ValueError(f"--drop must come without --labels, got {', '.join(arguments.drop)}. Check in two steps.")
+    manifest = Manifest.read(arguments.manifest)
+    model, digest = embedding_model(arguments.labels)
+    check = check_labels(
+        Embedder(model=model, num_workers=1 if arguments.workers is None else arguments.workers),
+        manifest,
+        kept=report.with_name(f"{report.name}.partial"),
+        model=digest,
+    )
+    check.write(report)
+    fixed = check.fixed_manifest() if arguments.fix else None
+    if fixed is not None:
+        fixed.write(arguments.fix)
+    suspects = check.suspects
+    if arguments.json:
+        content = {"manifest": str(arguments.manifest), "report": str(report), **_size(manifest)}
+        found = {"model": arguments.labels, "suspects": len(suspects), "fixed": None if fixed is None else _size(fixed)}
+        print(json.dumps({**content, **found}))
+        return NEEDS_FIXING if len(suspects) else 0
+    print(_in_words(manifest))
+    names, own, other = manifest.column("utterance"), check.fit.own, check.fit.other
+    for row in suspects[:_SHOWN_SUSPECTS].tolist():
+        speaker, nearest = (
+            manifest.speakers[one] for one in (manifest.speaker_labels[row], check.fit.other_speaker[row])
+        )
+        print(shown(f"  {names[row]}: {own[row]:.3f} to {speaker}, {other[row]:.3f} to {nearest}"))
+    print(f"{report}: {len(suspects):,} utterances fit another speaker better")
+    if fixed is not None:
+        print(f"{arguments.fix}: {_in_words(fixed)}")
+    return NEEDS_FIXING if len(suspects) else 0
+
+
+def _require_outputs(arguments: argparse.Namespace, report: Path, suffix: str) -> None:
+    from chns.data import manifest_suffix
+
+    if report.suffix != suffix:
+        raise ValueError(f"--report must end in {suffix}, got {report}.")
+    if arguments.fix:
+        manifest_suffix(arguments.fix)  # a million files later would be late
     outputs = [report, *([arguments.fix] if arguments.fix else [])]
     paths = [path.resolve() for path in (arguments.manifest, *outputs)]
     if len(set(paths)) < len(paths):

@@ -205,6 +205,7 @@ _RUN = (
 )
 _TEXTS_THAT_NAME_FILES = (
     "model",
+    "labels",
     "hardest_under",
     "train",
     "root",
@@ -321,7 +322,8 @@ def _of_prepare(arguments: Any) -> list[Path]:
 
 def _of_check(arguments: Any) -> list[Path]:
     manifest: Path = arguments.manifest
-    return [] if arguments.report else [manifest.with_name(f"{manifest.stem}.check.parquet")]
+    end = "check.parquet" if arguments.labels is None else "labels.csv"
+    return [] if arguments.report else [manifest.with_name(f"{manifest.stem}.{end}")]
 
 
 def _of_export(arguments: Any) -> list[Path]:

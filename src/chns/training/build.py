@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from chns.bundle.bundle import OUR_FACTORIES, WEIGHTS_FILE, Architecture, bundle_folder, load_bundle
-from chns.bundle.bundle_graph import PACKAGED_MODEL, load_graph_bundle
+from chns.bundle.bundle import OUR_FACTORIES, Architecture, load_bundle
 from chns.core import ConfigError
 from chns.core.distributed import rank, world_size
 from chns.core.factory import make
@@ -28,7 +27,7 @@ from chns.training.augmenting import with_new_speakers
 from chns.training.folder import first_hard_epoch
 from chns.training.log import MetricsLogger, Validation
 from chns.training.loop import Rhythm
-from chns.training.plan import BatchPlan, CentroidCrops, GraphModel, GroupingModel
+from chns.training.plan import BatchPlan, CentroidCrops, GroupingModel, embedding_model
 from chns.training.rates import freeze_and_rate, parameter_groups
 from chns.training.settings import PAPER_SEGMENTS, ClusterSettings, OptimizerSettings, TrainSettings
 
@@ -146,12 +145,8 @@ def _grouping_model(settings: TrainSettings, folder: Path | None) -> GroupingMod
     name = settings.clusters.model
     if name is None:
         return None
-    model = PACKAGED_MODEL if name == "packaged" else bundle_folder(name)
-    graph = None if (model / WEIGHTS_FILE).is_file() else load_graph_bundle(model)
-    if graph is not None:
-        return GroupingModel(model=GraphModel(graph).as_encoder(), digest=graph.digest, folder=folder)
-    bundle = load_bundle(model, trusted_packages=named_by_user(settings))
-    return GroupingModel(model=bundle.model, digest=bundle.digest, folder=folder)
+    model, digest = embedding_model(name, trusted_packages=named_by_user(settings))
+    return GroupingModel(model=model, digest=digest, folder=folder)
 
 
 def _auto(settings: TrainSettings, manifest: Manifest) -> ClusterSettings:
