@@ -1,0 +1,85 @@
+"""Tables and intervals of the runs that frozen_training.py and logmel_training.py made.
+
+    python benchmarks/comparison_tables.py RUNS out.json --baseline random
+
+Differences are paired by seed and by resample of the speakers (chns.evaluation.intervals.mean_over_seeds); only seeds
+that the strategy and the baseline both have count. Printed is a Markdown table, written are all numbers and the curves.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from vector_training import compare
+
+
+def read(folder: Path) -> dict[str, dict[int, Path]]:
+    """The runs of a folder, by strategy and seed."""
+    runs: dict[str, dict[int, Path]] = defaultdict(dict)
+    for path in sorted(folder.glob("*-*.json")):
+        name, seed = path.stem.rsplit("-", 1)
+        runs[name][int(seed)] = path
+    return runs
+
+
+def mean_curve(paths: list[Path]) -> list[dict[str, Any]]:
+    """Mean over seeds of what the curves have in common."""
+    curves = [json.loads(path.read_text())["curve"] for path in paths]
+    rows = []
+    for at in zip(*curves, strict=False):
+        row = {key: np.round(np.mean([one[key] for one in at], axis=0), 5).tolist() for key in at[0]}
+        rows.append(row)
+    return rows
+
+
+def of_list(runs: dict[str, dict[int, Path]], sides: tuple[np.ndarray, np.ndarray], title: str, baseline: str) -> Any:
+    """Rows of a trial list; each strategy is compared on the seeds that it shares with the baseline."""
+    rows = {}
+    for name, of_seed in runs.items():
+        seeds = sorted(set(of_seed) & set(runs[baseline]))
+        if not seeds:
+            continue
+        wanted = {baseline: runs[baseline]} | {name: of_seed}
+        scores = {n: np.stack([np.load(p[s].with_suffix(".npz"))[title] for s in seeds]) for n, p in wanted.items()}
+        rows[name] = compare(sides, scores, baseline=baseline)[name]
+    return rows
+
+
+def printed(row: dict[str, Any]) -> str:
+    """EER, minDCF and the relative difference, bold where the interval leaves out zero."""
+    text = f"{100 * row['eer']:.2f} % / {row['min_dcf']:.3f}"
+    if "eer_relative" not in row:
+        return text
+    mean, low, high = (100 * v for v in row["eer_relative"])
+    change = f"{mean:+.1f} [{low:+.1f}, {high:+.1f}] %"
+    return f"{text}; {f'**{change}**' if low > 0 or high < 0 else change}"
+
+
+def main() -> None:
+    """Print the table, write the numbers."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("runs", type=Path), p.add_argument("out", type=Path)
+    p.add_argument("--baseline", default="random")
+    a = p.parse_args()
+    runs = read(a.runs)
+    names = np.load(a.runs / "trials.npz")
+    titles = sorted({key.rsplit(" ", 1)[0] for key in names.files})
+    lists = {t: of_list(runs, (names[f"{t} first"], names[f"{t} second"]), t, a.baseline) for t in titles}
+    curves = {name: mean_curve(list(of_seed.values())) for name, of_seed in runs.items()}
+    first = json.loads(next(iter(runs[a.baseline].values())).read_text())
+    written = {"arguments": first.get("arguments"), "baseline": a.baseline, "lists": lists, "curves": curves}
+    a.out.write_text(json.dumps(written, indent=1) + "\n")
+    print("| | seeds | easy |", " | ".join(titles), "|")
+    print("|---|---|---|" + "---|" * len(titles))
+    for name in runs:
+        if name in lists[titles[0]]:
+            cells = [printed(lists[t][name]) for t in titles]
+            easy = f"{100 * curves[name][-1]['easy_random']:.0f} %"
+            print(f"| {name} | {lists[titles[0]][name]['seeds']} | {easy} |", " | ".join(cells), "|")
+
+
+if __name__ == "__main__":
+    main()

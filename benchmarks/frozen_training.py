@@ -1,0 +1,144 @@
+"""Trains a small network on a frozen model's vectors of real words: every strategy and several seeds in minutes.
+
+    python benchmarks/frozen_training.py VECTORS OUT --strategies random chns auto --seeds 0 1 2 --speakers 16
+
+VECTORS holds what `frozen_features.py` wrote of train, dev and test. Non-targets of the hard trials are
+of each speaker's ten nearest by a judge that shares nothing with the frozen model but the log-mels: a perceptron
+trained on how much each of these moves (OUT/judge.npz). Runs that OUT has are not made again; `comparison_tables.py` makes
+tables with intervals of them.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from strategies import STRATEGIES, begins
+from torch import nn
+from vector_training import Plan, Strategy, Trials, embed, make_trials, perceptron, rates, save_trials, train
+
+KEYS = ("embedding", "block1", "front")
+_JUDGE_KEYS, _JUDGE_DIM = ("mels",), 100
+_NOT_SETTINGS = ("seeds", "strategies", "vectors", "out")
+
+
+def _whitening(vectors: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean, and the matrix that standardises and then whitens the leading components."""
+    mean, deviation = vectors.mean(0), vectors.std(0) + 1e-6
+    some = ((vectors - mean) / deviation)[::4]
+    variances, directions = np.linalg.eigh(some.T @ some / len(some))
+    leading = directions[:, -dim:] / np.sqrt(variances[-dim:])
+    return mean, (leading / deviation[:, None]).astype(np.float32)
+
+
+def load(path: Path, keys: Sequence[str], dim: int, scale: Any = None) -> tuple[torch.Tensor, np.ndarray, Any]:
+    """Whitened vectors, speakers' numbers, and the whitening, which is the train split's."""
+    file = np.load(path)
+    vectors = np.concatenate([file[key].astype(np.float32) for key in keys], axis=1)
+    scale = scale or _whitening(vectors, dim)
+    return torch.from_numpy((vectors - scale[0]) @ scale[1]), np.unique(file["speakers"], return_inverse=True)[1], scale
+
+
+def judge_embeddings(folder: Path, cache: Path) -> dict[str, np.ndarray]:
+    """Embeddings of dev and test by the independent judge; trained once."""
+    if not cache.exists():
+        vectors, labels, scale = load(folder / "train.npz", _JUDGE_KEYS, _JUDGE_DIM)
+        network = perceptron([_JUDGE_DIM, 256, 64])
+        plan = Plan(speakers=64, steps=1500, noise=0.3, look_every=15, network=lambda: network)
+        _, curve, _ = train(plan, Strategy(), vectors, labels, seed=1000)
+        print("judge:", curve[-1], flush=True)
+        tests = {split: load(folder / f"{split}.npz", _JUDGE_KEYS, _JUDGE_DIM, scale)[0] for split in ("dev", "test")}
+        np.savez(cache, **{split: embed(network, of_split) for split, of_split in tests.items()})
+    with np.load(cache) as file:
+        return {split: file[split] for split in file.files}
+
+
+def trial_lists(labels: Mapping[str, np.ndarray], judges: Mapping[str, np.ndarray], joined: int) -> dict[str, Trials]:
+    """Random and hard trials of each split."""
+    lists = {}
+    for split, of_split in labels.items():
+        lists[f"{split} random"] = make_trials(of_split, joined=joined)
+        lists[f"{split} hard"] = make_trials(of_split, joined=joined, judge=judges[split])
+    return lists
+
+
+def main() -> None:
+    """Make the runs."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("vectors", type=Path), p.add_argument("out", type=Path)
+    p.add_argument("--strategies", nargs="+", default=["random", "neighbours", "auto"], choices=list(STRATEGIES))
+    p.add_argument("--seeds", nargs="+", type=int, default=[0])
+    p.add_argument("--speakers", type=int, default=16)
+    p.add_argument("--utterances", type=int, default=2)
+    p.add_argument("--steps", type=int, default=4000)
+    p.add_argument("--start", type=float, default=0.25, help="share of the steps before a fixed hard phase")
+    p.add_argument("--joined", type=int, default=1)
+    p.add_argument("--noise", type=float, default=0.3)
+    p.add_argument("--dropout", type=float, default=0.2)
+    p.add_argument("--hidden", type=int, nargs="*", default=[512])
+    p.add_argument("--norm", default="batch", choices=["batch", "layer", "none"])
+    p.add_argument("--rate", type=float, default=1e-3)
+    p.add_argument("--decay", type=float, default=1e-4)
+    p.add_argument("--keys", nargs="+", default=KEYS)
+    p.add_argument("--dim", type=int, default=256, help="leading components of the vectors")
+    p.add_argument("--least", type=int, default=10, help="train on speakers of at least so many utterances")
+    p.add_argument("--train-speakers", type=int, help="only so many of them")
+    a = p.parse_args()
+    a.out.mkdir(parents=True, exist_ok=True)
+    vectors, labels, scale = load(a.vectors / "train.npz", a.keys, a.dim)
+    counts = np.bincount(labels)
+    kept = np.flatnonzero(counts >= a.least)[: a.train_speakers]
+    rows = np.isin(labels, kept)
+    vectors, labels = vectors[rows], np.unique(labels[rows], return_inverse=True)[1]
+    tests = {split: load(a.vectors / f"{split}.npz", a.keys, a.dim, scale) for split in ("dev", "test")}
+    judges = judge_embeddings(a.vectors, a.out / "judge.npz")
+    lists = trial_lists({split: of[1] for split, of in tests.items()}, judges, a.joined)
+    save_trials(a.out / "trials.npz", lists)
+    plan = Plan(
+        speakers=a.speakers,
+        utterances=a.utterances,
+        steps=a.steps,
+        steps_per_epoch=max(10, a.steps // 80),
+        learning_rate=a.rate,
+        weight_decay=a.decay,
+        joined=a.joined,
+        noise=a.noise,
+        look_every=8,
+        network=lambda: perceptron([a.dim, *a.hidden, 192], norm=a.norm, dropout=a.dropout),
+    )
+    for seed in a.seeds:
+        for name in a.strategies:
+            stem = a.out / f"{name}-{seed}"
+            if stem.with_suffix(".json").exists():
+                continue
+            started = time.time()
+            last: dict[str, np.ndarray] = {}
+
+            def look(network: nn.Module, last: dict[str, np.ndarray] = last) -> dict[str, list[float]]:
+                found = {}
+                for title, trials in lists.items():
+                    last[title] = trials.scores(network, tests[title.split()[0]][0])
+                    found[title] = [round(float(v), 5) for v in rates(last[title], trials.is_target)]
+                return found
+
+            strategy = STRATEGIES[name](begins(a.start, plan))
+            _, curve, decisions = train(plan, strategy, vectors, labels, seed=seed, look=look)
+            np.savez(stem.with_suffix(".npz"), **{title: z.astype(np.float32) for title, z in last.items()})
+            written = {
+                "arguments": {k: str(v) for k, v in vars(a).items() if k not in _NOT_SETTINGS},
+                "seconds": round(time.time() - started, 1),
+                "decisions": decisions,
+                "curve": curve,
+            }
+            stem.with_suffix(".json").write_text(json.dumps(written, indent=1))
+            end = curve[-1]
+            found = (f"{t}: {100 * end[t][0]:.2f} % {end[t][1]:.3f}" for t in lists)
+            print(stem.name, written["seconds"], "s", f"easy {end['easy_random']:.2f}", *found, flush=True)
+
+
+if __name__ == "__main__":
+    main()

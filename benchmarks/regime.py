@@ -1,0 +1,130 @@
+"""When hard batches pay: a cheap model of the problem, swept; a map of the gain with axes that a user knows.
+
+    python benchmarks/regime.py sweep docs/results/regime.json --points 150 --jobs 2
+
+A speaker is a point of 48 dimensions whose variances fall, so that a few directions tell most speakers apart and many
+tell the rest. An utterance is the speaker, a shift within the same dimensions, and what is said (one of 30 contents).
+They are mixed by a random network into the 64 numbers that are seen. A small perceptron learns to embed them with the
+real samplers and the real loss, by random batches and by hard ones that begin after a quarter of the steps; 500 other
+speakers test it. What is drawn at random for each point: speakers, P, utterances a speaker, noise, steps, hard share,
+group size and band. The gain is 1 less the ratio of the error rates.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from vector_training import Plan, Strategy, make_trials, perceptron, rates, train
+
+from chns.sampling import NeighbourGroups, StartAt
+
+_DIM, _SEEN, _CONTENTS = 48, 64, 30
+_TEST_SPEAKERS, _TEST_UTTERANCES = 500, 8
+
+
+class Voices:
+    """The model of the problem: the same mixing and contents for all speakers."""
+
+    def __init__(self, noise: float, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        fixed = np.random.default_rng(0)
+        self.scale = (1 + np.arange(_DIM, dtype=np.float32)) ** -0.4
+        self.noise = noise * fixed.permutation(self.scale)
+        self.contents = 1.0 * fixed.standard_normal((_CONTENTS, 16), dtype=np.float32)
+        self.first = fixed.standard_normal((_DIM + 16, 128), dtype=np.float32) / np.sqrt(_DIM + 16)
+        self.second = fixed.standard_normal((128, _SEEN), dtype=np.float32) / np.sqrt(128)
+
+    def speak(self, num_speakers: int, utterances: int) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+        """Vectors of utterances, their speakers, and who the speakers are."""
+        who = self.scale * self.rng.standard_normal((num_speakers, _DIM), dtype=np.float32)
+        labels = np.repeat(np.arange(num_speakers), utterances)
+        inner = who[labels] + self.noise * self.rng.standard_normal((len(labels), _DIM), dtype=np.float32)
+        said = self.contents[self.rng.integers(_CONTENTS, size=len(labels))]
+        seen = np.tanh(1.5 * np.concatenate([inner, said], 1) @ self.first) @ self.second
+        return torch.from_numpy(seen), labels, who
+
+
+def drawn_point(rng: np.random.Generator) -> dict[str, Any]:
+    """One combination of what is swept."""
+    speakers = round(10 ** rng.uniform(3, 5))
+    point = {
+        "speakers": speakers,
+        "P": int(2 ** rng.integers(3, 9)),
+        "utterances": int(rng.choice([4, 6, 10, 20] if speakers < 30_000 else [4, 6, 10])),
+        "noise": float(rng.uniform(0.3, 1.0)),
+        "steps": int(2 ** rng.integers(9, 14)),
+        "hard_ratio": float(rng.choice([0.5, 1.0])),
+        "group_size": int(rng.choice([4, 8, 16])),
+        "skipped": int(rng.choice([0, 0, 8])),
+        "width": int(rng.choice([128, 512])),
+    }
+    point["group_size"] = min(point["group_size"], max(2, int(point["hard_ratio"] * point["P"])))
+    while point["steps"] * point["P"] > 500_000:  # what a core does in a minute
+        point["steps"] //= 2
+    return point
+
+
+def measured(point: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Error rates of one training by random and one by hard batches at a point."""
+    torch.set_num_threads(1)
+    voices = Voices(point["noise"], seed)
+    vectors, labels, _ = voices.speak(point["speakers"], point["utterances"])
+    tested, test_labels, who = voices.speak(_TEST_SPEAKERS, _TEST_UTTERANCES)
+    scale = vectors.mean(0), vectors.std(0)
+    vectors, tested = (vectors - scale[0]) / scale[1], (tested - scale[0]) / scale[1]
+    lists = {
+        "random": make_trials(test_labels, nontargets=60000, seed=seed),
+        "hard": make_trials(test_labels, judge=who[test_labels], nontargets=60000, seed=seed),
+    }
+    plan = Plan(
+        speakers=point["P"],
+        steps=point["steps"],
+        steps_per_epoch=point["steps"] // 16,
+        learning_rate=2e-3,
+        look_every=4,
+        network=lambda: perceptron([_SEEN, point["width"], 48]),
+    )
+    first = point["skipped"]
+    groups = NeighbourGroups(point["group_size"], band=(first, first + 2 * point["group_size"]))
+    schedule = lambda: StartAt(4, hard_ratio=point["hard_ratio"])  # noqa: E731
+    hard = Strategy(batches=lambda: {"groups": groups, "schedule": schedule(), "separate_same_person": False})
+    row = dict(point, seed=seed)
+    for name, strategy in (("random", Strategy()), ("hard", hard)):
+        network, curve, _ = train(plan, strategy, vectors, labels, seed=seed)
+        row[f"{name}_easy"] = [round(at["easy_random"], 4) for at in curve]
+        row[f"{name}_easy_in_batch"] = round(curve[-1]["easy"], 4)
+        for title, trials in lists.items():
+            row[f"{name}_eer_{title}"] = round(float(rates(trials.scores(network, tested), trials.is_target)[0]), 5)
+    return row
+
+
+def sweep(out: Path, points: int, jobs: int, seed: int) -> None:
+    """Measure so many points, keep what is there."""
+    rows = json.loads(out.read_text()) if out.exists() else []
+    rng = np.random.default_rng(seed)
+    drawn = [drawn_point(rng) for _ in range(points)][len(rows) :]
+    with ProcessPoolExecutor(jobs) as pool:
+        for row in tqdm(pool.map(measured, drawn, range(len(rows), points)), total=len(drawn), disable=None):
+            rows.append(row)
+            out.write_text("[\n" + ",\n".join(json.dumps(r) for r in rows) + "\n]\n")
+
+
+def main() -> None:
+    """Sweep."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    of = p.add_subparsers(dest="what", required=True)
+    s = of.add_parser("sweep")
+    s.add_argument("out", type=Path), s.add_argument("--points", type=int, default=150)
+    s.add_argument("--jobs", type=int, default=1), s.add_argument("--seed", type=int, default=0)
+    a = p.parse_args()
+    sweep(a.out, a.points, a.jobs, a.seed)
+
+
+if __name__ == "__main__":
+    main()
