@@ -4,8 +4,8 @@
 
 VECTORS holds what `frozen_features.py` wrote of train, dev and test. Non-targets of the hard trials are
 of each speaker's ten nearest by a judge that shares nothing with the frozen model but the log-mels: a perceptron
-trained on how much each of these moves (OUT/judge.npz). Runs that OUT has are not made again; `comparison_tables.py` makes
-tables with intervals of them.
+trained on how much each of these moves (OUT/judge.npz). Runs that OUT has are not made again;
+`comparison_tables.py` makes tables with intervals of them.
 """
 
 import argparse
@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from strategies import STRATEGIES, begins
-from torch import nn
-from vector_training import Plan, Strategy, Trials, embed, make_trials, perceptron, rates, save_trials, train
+from vector_training import Perceptrons, Plan, Strategy, Trials, make_trials, rates, save_trials, train
 
 KEYS = ("embedding", "block1", "front")
 _JUDGE_KEYS, _JUDGE_DIM = ("mels",), 100
@@ -47,12 +46,10 @@ def judge_embeddings(folder: Path, cache: Path) -> dict[str, np.ndarray]:
     """Embeddings of dev and test by the independent judge; trained once."""
     if not cache.exists():
         vectors, labels, scale = load(folder / "train.npz", _JUDGE_KEYS, _JUDGE_DIM)
-        network = perceptron([_JUDGE_DIM, 256, 64])
-        plan = Plan(speakers=64, steps=1500, noise=0.3, look_every=15, network=lambda: network)
-        _, curve, _ = train(plan, Strategy(), vectors, labels, seed=1000)
-        print("judge:", curve[-1], flush=True)
+        plan = Plan([_JUDGE_DIM, 256, 64], speakers=64, noise=0.3, norm="batch", look_every=30)
+        networks, _, _ = train(plan, [(Strategy(), 1000)], vectors, labels)
         tests = {split: load(folder / f"{split}.npz", _JUDGE_KEYS, _JUDGE_DIM, scale)[0] for split in ("dev", "test")}
-        np.savez(cache, **{split: embed(network, of_split) for split, of_split in tests.items()})
+        np.savez(cache, **{split: networks.embed(0, of_split) for split, of_split in tests.items()})
     with np.load(cache) as file:
         return {split: file[split] for split in file.files}
 
@@ -74,13 +71,13 @@ def main() -> None:
     p.add_argument("--seeds", nargs="+", type=int, default=[0])
     p.add_argument("--speakers", type=int, default=16)
     p.add_argument("--utterances", type=int, default=2)
-    p.add_argument("--steps", type=int, default=4000)
+    p.add_argument("--steps", type=int, default=1500)
     p.add_argument("--start", type=float, default=0.25, help="share of the steps before a fixed hard phase")
     p.add_argument("--joined", type=int, default=1)
-    p.add_argument("--noise", type=float, default=0.3)
-    p.add_argument("--dropout", type=float, default=0.2)
-    p.add_argument("--hidden", type=int, nargs="*", default=[512])
-    p.add_argument("--norm", default="batch", choices=["batch", "layer", "none"])
+    p.add_argument("--noise", type=float, default=0.0)
+    p.add_argument("--dropout", type=float, default=0.0)
+    p.add_argument("--hidden", type=int, nargs="*", default=[])
+    p.add_argument("--norm", default="none", choices=["batch", "layer", "none"])
     p.add_argument("--rate", type=float, default=1e-3)
     p.add_argument("--decay", type=float, default=1e-4)
     p.add_argument("--keys", nargs="+", default=KEYS)
@@ -99,45 +96,47 @@ def main() -> None:
     lists = trial_lists({split: of[1] for split, of in tests.items()}, judges, a.joined)
     save_trials(a.out / "trials.npz", lists)
     plan = Plan(
+        [a.dim, *a.hidden, 192],
         speakers=a.speakers,
         utterances=a.utterances,
         steps=a.steps,
-        steps_per_epoch=max(10, a.steps // 80),
+        steps_per_epoch=max(5, a.steps // 60),
         learning_rate=a.rate,
         weight_decay=a.decay,
         joined=a.joined,
         noise=a.noise,
-        look_every=8,
-        network=lambda: perceptron([a.dim, *a.hidden, 192], norm=a.norm, dropout=a.dropout),
+        dropout=a.dropout,
+        norm=a.norm,
+        look_every=10,
     )
-    for seed in a.seeds:
-        for name in a.strategies:
+    settings = {k: str(v) for k, v in vars(a).items() if k not in _NOT_SETTINGS}
+    wanted = [(name, seed) for seed in a.seeds for name in a.strategies if not (a.out / f"{name}-{seed}.json").exists()]
+    last: dict[tuple[int, str], np.ndarray] = {}
+
+    def look(networks: Perceptrons, run: int) -> dict[str, list[float]]:
+        found = {}
+        for title, trials in lists.items():
+            scores = trials.scores(lambda x: networks.embed(run, x), tests[title.split()[0]][0])
+            last[run, title] = scores.astype(np.float32)
+            found[title] = [round(float(v), 5) for v in rates(scores, trials.is_target)]
+        return found
+
+    strategies = {name: STRATEGIES[name](begins(a.start, plan)) for name in a.strategies}
+    for loss in sorted({strategy.loss for strategy in strategies.values()}):
+        stack = [(name, seed) for name, seed in wanted if strategies[name].loss == loss]
+        if not stack:
+            continue
+        started = time.process_time()
+        _, curves, decisions = train(plan, [(strategies[n], s) for n, s in stack], vectors, labels, look=look)
+        seconds = round((time.process_time() - started) / len(stack), 1)
+        for run, (name, seed) in enumerate(stack):
             stem = a.out / f"{name}-{seed}"
-            if stem.with_suffix(".json").exists():
-                continue
-            started = time.time()
-            last: dict[str, np.ndarray] = {}
-
-            def look(network: nn.Module, last: dict[str, np.ndarray] = last) -> dict[str, list[float]]:
-                found = {}
-                for title, trials in lists.items():
-                    last[title] = trials.scores(network, tests[title.split()[0]][0])
-                    found[title] = [round(float(v), 5) for v in rates(last[title], trials.is_target)]
-                return found
-
-            strategy = STRATEGIES[name](begins(a.start, plan))
-            _, curve, decisions = train(plan, strategy, vectors, labels, seed=seed, look=look)
-            np.savez(stem.with_suffix(".npz"), **{title: z.astype(np.float32) for title, z in last.items()})
-            written = {
-                "arguments": {k: str(v) for k, v in vars(a).items() if k not in _NOT_SETTINGS},
-                "seconds": round(time.time() - started, 1),
-                "decisions": decisions,
-                "curve": curve,
-            }
+            np.savez(stem.with_suffix(".npz"), **{title: last[run, title] for title in lists})
+            written = {"arguments": settings, "seconds": seconds, "decisions": decisions[run], "curve": curves[run]}
             stem.with_suffix(".json").write_text(json.dumps(written, indent=1))
-            end = curve[-1]
+            end = curves[run][-1]
             found = (f"{t}: {100 * end[t][0]:.2f} % {end[t][1]:.3f}" for t in lists)
-            print(stem.name, written["seconds"], "s", f"easy {end['easy_random']:.2f}", *found, flush=True)
+            print(stem.name, f"{seconds} s, easy {end['easy_random']:.2f}", *found, flush=True)
 
 
 if __name__ == "__main__":

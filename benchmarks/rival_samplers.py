@@ -1,4 +1,4 @@
-"""Other ways to find hard negatives, as groups for `HardBatches` or as losses, each after its source.
+"""Other ways to find hard negatives, as groups for `HardBatches`, each after its source.
 
 - `WalkGroups`: Yang et al., "BatchSampler: sampling mini-batches for contrastive learning in vision, language, and
   graphs", KDD 2023.
@@ -7,9 +7,6 @@
 - `CommunityGroups`: Thirukovalluru et al., "Breaking the batch barrier (B3) of contrastive learning via smart batch
   mining", NeurIPS 2025.
 - `PrototypeGroups`: Villalba et al., hyperion: classes and those whose prototypes, rows of the head, are nearest.
-- `CeilingLoss`: de Souza P. Moreira et al., "NV-Retriever: improving text embedding models with effective hard-negative
-  mining", 2024 (TopK-PercPos).
-- `CrossBatchMemory`: Wang et al., "Cross-batch memory for embedding learning", CVPR 2020 (XBM).
 
 They work on speakers where the sources work on samples. Needs pymetis and scipy.
 """
@@ -18,11 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
-from chns.losses.contrast import Pairs, Temperature
 from chns.sampling import BatchShape, ClusterSpeakerBatches, NeighbourGroups, SpeakerClusters, SpeakerNeighbours
 from chns.sampling.clusters import unit_length
 from chns.sampling.neighbours import find_neighbours
@@ -172,64 +165,12 @@ class PrototypeGroups(NeighbourGroups):
     """Neighbours by the classification head's rows instead of centroids.
 
     Args:
-        heads: The loss, an `AAMSoftmaxLoss`, last of a list that whoever makes it fills.
+        head: The losses of several runs, `vector_losses.AamSoftmax`, and the number of this run.
     """
 
-    heads: tuple | list = ()
+    head: Any = None
 
     def group(self, centroids: np.ndarray, shape: BatchShape, *, encoder: str) -> Any:  # noqa: ARG002
         """See `chns.sampling.hard_batches.Grouping`."""
-        return super().group(self.heads[-1].weight.detach().numpy(), shape, encoder=encoder)
-
-
-class CeilingLoss(nn.Module):
-    """SupCon without negatives whose similarity exceeds a share of the anchor's mean similarity to its positives."""
-
-    def __init__(self, share: float = 0.95, temperature: float = 0.1) -> None:
-        super().__init__()
-        self.share, self.temperature = share, Temperature(temperature, learn=True)
-
-    def forward(self, embeddings: Tensor, speaker_labels: Tensor) -> Tensor:
-        """A scalar."""
-        z = F.normalize(embeddings.float())
-        pairs = Pairs.of(speaker_labels)
-        cosine = z @ z.T
-        own = pairs.same.fill_diagonal_(False)
-        positive = (cosine.detach() * own).sum(1, keepdim=True) / own.sum(1, keepdim=True).clamp_min(1)
-        dropped = (cosine.detach() > self.share * positive) & ~own
-        logits = (cosine / self.temperature()).masked_fill(dropped, -torch.inf).fill_diagonal_(-torch.inf)
-        return -(pairs.weights * logits.log_softmax(1)[pairs.anchors, pairs.positives]).sum()
-
-
-class CrossBatchMemory(nn.Module):
-    """SupCon against the batch and the embeddings of the batches before it.
-
-    Args:
-        dim: Of an embedding.
-        size: Embeddings that are remembered.
-        warm_up: Steps before the memory is used, as embeddings move fast at first.
-        temperature: Where it starts.
-    """
-
-    def __init__(self, dim: int, size: int = 1024, warm_up: int = 500, temperature: float = 0.1) -> None:
-        super().__init__()
-        self.temperature = Temperature(temperature, learn=True)
-        self.register_buffer("memory", torch.zeros(0, dim))
-        self.register_buffer("labels", torch.zeros(0, dtype=torch.int64))
-        self.size, self.warm_up, self.steps = size, warm_up, 0
-
-    def forward(self, embeddings: Tensor, speaker_labels: Tensor) -> Tensor:
-        """A scalar."""
-        z = F.normalize(embeddings.float())
-        used = self.steps >= self.warm_up
-        others = torch.cat([z, self.memory]) if used else z
-        names = torch.cat([speaker_labels, self.labels]) if used else speaker_labels
-        logits = z @ others.T / self.temperature()
-        itself = torch.zeros_like(logits, dtype=torch.bool).fill_diagonal_(True)
-        shares = logits.masked_fill(itself, -torch.inf).log_softmax(1)
-        same = (speaker_labels[:, None] == names[None]) & ~itself
-        loss = -(shares.masked_fill(~same, 0).sum(1) / same.sum(1).clamp_min(1))[same.any(1)].mean()
-        self.steps += 1
-        self.memory = torch.cat([z.detach(), self.memory])[: self.size]
-        self.labels = torch.cat([speaker_labels, self.labels])[: self.size]
-        return loss
+        loss, run = self.head
+        return super().group(loss.weight[run].detach().numpy(), shape, encoder=encoder)

@@ -13,13 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from vector_losses import LOSSES
 
 from chns.evaluation.intervals import mean_over_seeds
 from chns.evaluation.metrics import error_rates
 from chns.evaluation.speaker_bootstrap import bootstrap_metrics
-from chns.losses import SupConLoss
-from chns.sampling import BatchShape, HardBatches
-from chns.training.log import easy_anchor_share
+from chns.sampling import BatchShape, HardBatches, RandomSpeakerBatches
 
 
 @dataclass(frozen=True)
@@ -28,19 +27,12 @@ class Strategy:
 
     Attributes:
         batches: Further arguments of `HardBatches`: groups, schedule, separate_same_person. Called anew for each run,
-            as schedules remember.
-        loss: Makes the loss from the number of speakers and the embedding's size.
-        speakers: P, where it is not that of the plan; likewise utterances.
-        relabel: Speakers to train with instead of the true ones, from the labels; None keeps them.
-        network: Makes another network than the plan's.
+            as schedules remember, with the run's loss.
+        loss: One of `LOSSES`.
     """
 
-    batches: Callable[[], Mapping[str, Any]] = lambda: {"schedule": None}
-    loss: Callable[[int, int], nn.Module] = lambda speakers, dim: SupConLoss()  # noqa: ARG005
-    speakers: int | None = None
-    utterances: int | None = None
-    relabel: Callable[[np.ndarray], np.ndarray] | None = None
-    network: Callable[[], nn.Module] | None = None
+    batches: Callable[[Any], Mapping[str, Any]] = lambda loss: {"schedule": None}  # noqa: ARG005
+    loss: str = "supcon"
 
 
 @dataclass(frozen=True)
@@ -48,154 +40,207 @@ class Plan:
     """What all strategies of a comparison have in common.
 
     Attributes:
+        sizes: Of the perceptron, the first one the vectors', the last one the embedding's.
+        norm: "batch", "layer" or "none", in the hidden layers.
         steps: Steps in all; steps_per_epoch of them are an epoch of the schedules.
         joined: Utterances that are averaged to one sample; K x joined are drawn of each speaker.
-        network: Makes the encoder: (B, ...) -> (B, dim).
-        noise: Standard deviation of noise that is added to training vectors, which are standardised.
+        noise: Standard deviation of noise that is added to training vectors, which are whitened.
     """
 
+    sizes: Sequence[int]
     speakers: int
     utterances: int = 2
-    steps: int = 4000
-    steps_per_epoch: int = 100
-    learning_rate: float = 2e-3
-    weight_decay: float = 2e-6
+    steps: int = 1500
+    steps_per_epoch: int = 50
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
     warm_up: float = 0.1
     joined: int = 1
     noise: float = 0.0
-    bfloat16: bool = False
+    dropout: float = 0.0
+    norm: str = "none"
     look_every: int = 5
-    network: Callable[[], nn.Module] = nn.Identity
 
 
-def perceptron(sizes: Sequence[int], *, norm: str = "batch", dropout: float = 0.0) -> nn.Module:
-    """Layers of these sizes with rectifiers, normalised or not, the last one linear."""
-    layers: list[nn.Module] = []
-    for a, b in pairwise(sizes[:-1]):
-        layers.append(nn.Linear(a, b))
-        if norm == "batch":
-            layers.append(nn.BatchNorm1d(b))
-        elif norm == "layer":
-            layers.append(nn.LayerNorm(b))
-        layers += [nn.ReLU()] + ([nn.Dropout(dropout)] if dropout else [])
-    return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
+class Perceptrons(nn.Module):
+    """One perceptron a run, all trained at once: (runs, B, in) -> (runs, B, out). Seeds decide the weights."""
+
+    def __init__(self, plan: Plan, seeds: Sequence[int]) -> None:
+        super().__init__()
+        self.plan = plan
+        weights: list[list[Tensor]] = []
+        for seed in seeds:
+            generator = torch.Generator().manual_seed(seed)
+            weights.append([_uniform(a, b, generator) for a, b in pairwise(plan.sizes)])
+        self.weights = nn.ParameterList(torch.stack(layer) for layer in zip(*weights, strict=True))
+        self.biases = nn.ParameterList(torch.zeros(len(seeds), 1, size) for size in plan.sizes[1:])
+        hidden = plan.sizes[1:-1]
+        self.gains = nn.ParameterList(torch.ones(len(seeds), 1, size) for size in hidden)
+        self.means = [torch.zeros(len(seeds), 1, size) for size in hidden]
+        self.variances = [torch.ones(len(seeds), 1, size) for size in hidden]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised where hidden, rectified, dropped; the last layer is linear."""
+        last = len(self.weights) - 1
+        for i in range(len(self.weights)):
+            x = torch.baddbmm(self.biases[i], x, self.weights[i])
+            if i < last:
+                x = (self._normalised(x, i) * self.gains[i]).relu()
+                x = F.dropout(x, self.plan.dropout, self.training)
+        return x
+
+    def _normalised(self, x: Tensor, i: int) -> Tensor:
+        if self.plan.norm == "layer":
+            return F.layer_norm(x, x.shape[-1:])
+        if self.plan.norm == "none":
+            return x
+        if self.training:
+            mean, variance = x.mean(1, keepdim=True), x.var(1, keepdim=True, correction=0)
+            with torch.no_grad():
+                self.means[i].lerp_(mean, 0.1)
+                self.variances[i].lerp_(variance, 0.1)
+        else:
+            mean, variance = self.means[i], self.variances[i]
+        return (x - mean) / (variance + 1e-5).sqrt()
+
+    def embed(self, run: int, vectors: Tensor) -> np.ndarray:
+        """Unit-length embeddings by one of the runs."""
+        x = vectors
+        with torch.no_grad():
+            for i in range(len(self.weights)):
+                x = x @ self.weights[i][run] + self.biases[i][run]
+                if i < len(self.weights) - 1:
+                    x = (self._of_run(x, i, run) * self.gains[i][run]).relu()
+            return F.normalize(x, dim=1).numpy()
+
+    def _of_run(self, x: Tensor, i: int, run: int) -> Tensor:
+        if self.plan.norm == "batch":
+            return (x - self.means[i][run]) / (self.variances[i][run] + 1e-5).sqrt()
+        return F.layer_norm(x, x.shape[-1:]) if self.plan.norm == "layer" else x
 
 
-def embed(network: nn.Module, vectors: Tensor, *, block: int = 2048, bfloat16: bool = False) -> np.ndarray:
-    """Embeddings of all vectors, unit length."""
-    network.eval()
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-        parts = [
-            F.normalize(network(vectors[i : i + block].float()).float(), dim=1) for i in range(0, len(vectors), block)
-        ]
-    network.train()
-    return torch.cat(parts).numpy()
+def _uniform(inputs: int, outputs: int, generator: torch.Generator) -> Tensor:
+    """As `nn.Linear` starts."""
+    return (2 * torch.rand(inputs, outputs, generator=generator) - 1) / inputs**0.5
 
 
 def train(
     plan: Plan,
-    strategy: Strategy,
+    runs: Sequence[tuple[Strategy, int]],
     vectors: Tensor,
     labels: np.ndarray,
     *,
-    seed: int,
-    look: Callable[[nn.Module], Mapping[str, Any]] | None = None,
-) -> tuple[nn.Module, list[dict[str, Any]], list[str]]:
-    """One run.
+    look: Callable[[Perceptrons, int], Mapping[str, Any]] | None = None,
+) -> tuple[Perceptrons, list[list[dict[str, Any]]], list[list[str]]]:
+    """Train runs of one loss side by side.
 
     Args:
         plan: See `Plan`.
-        strategy: See `Strategy`.
-        vectors: Torch tensor (utterances, ...).
+        runs: Strategy and seed of each; the seed is that of its weights, batches and noise.
+        vectors: Shape (utterances, dim).
         labels: Integers (utterances,).
-        seed: Of weights, batches and noise.
-        look: Called with the network every ``look_every`` epochs; returns numbers that join the curve.
+        look: Called with the networks and a run every ``look_every`` epochs; returns numbers that join its curve.
 
     Returns:
-        The network, the curve (one row a look) and the decisions of the sampler.
+        The networks, the curve of each run (one row a look) and the decisions of each sampler.
     """
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    labels = np.unique(labels if strategy.relabel is None else strategy.relabel(labels), return_inverse=True)[1]
-    network = (strategy.network or plan.network)()
-    dim = network(vectors[:2].float()).shape[1]
-    loss = strategy.loss(int(labels.max()) + 1, dim)
-    parameters = [*network.parameters(), *loss.parameters()]
-    optimizer = torch.optim.Adam(parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True)
+    labels = np.unique(labels, return_inverse=True)[1]
+    seeds = [seed for _, seed in runs]
+    torch.manual_seed(seeds[0])
+    networks = Perceptrons(plan, seeds)
+    loss = LOSSES[runs[0][0].loss](len(runs), int(labels.max()) + 1, plan)
+    optimizer = torch.optim.Adam(
+        [*networks.parameters(), *loss.parameters()], lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
+    )
     warm = max(1, int(plan.warm_up * plan.steps))
     rate = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda s: min((s + 1) / warm, 0.5 * (1 + np.cos(np.pi * max(0, s - warm) / max(1, plan.steps - warm)))),
+        optimizer, lambda s: min((s + 1) / warm, 0.5 * (1 + np.cos(np.pi * max(0, s - warm) / (plan.steps - warm))))
     )
-    k = strategy.utterances or plan.utterances
-    shape = BatchShape(
-        strategy.speakers or plan.speakers, k * plan.joined, steps_per_epoch=plan.steps_per_epoch, seed=seed
-    )
-    make_embedding = lambda rows: embed(network, vectors[rows], bfloat16=plan.bfloat16)  # noqa: E731
-    batches = HardBatches(labels, embed=make_embedding, shape=shape, **strategy.batches())
-    random_batches = HardBatches(
-        labels,
-        embed=make_embedding,
-        shape=BatchShape(plan.speakers, plan.utterances * plan.joined, steps_per_epoch=5, seed=seed + 1),
-        schedule=None,
-    )
+    samplers = [_sampler(plan, labels, networks, vectors, loss, run, *of) for run, of in enumerate(runs)]
+    references = {seed: _random_batches(plan, labels, seed) for seed in seeds}
     label_of = torch.from_numpy(labels)
-    curve, step = [], 0
-    network.train()
+    curves: list[list[dict[str, Any]]] = [[] for _ in runs]
     for epoch in range(plan.steps // plan.steps_per_epoch):
-        if hasattr(loss, "set_progress"):
-            loss.set_progress(epoch * plan.steps_per_epoch / plan.steps)
-        batches.begin(epoch)
-        easy_sum = loss_sum = 0.0
-        for indices in batches:
-            x = vectors[indices].float()
+        for sampler in samplers:
+            sampler.begin(epoch)
+        easy, total = torch.zeros(len(runs)), torch.zeros(len(runs))
+        for indices in zip(*samplers, strict=True):
+            rows = torch.tensor(indices)
+            x = joined(vectors[rows], plan.joined)
             if plan.noise:
-                x = x + plan.noise * torch.from_numpy(rng.standard_normal(x.shape, dtype=np.float32))
-            y = label_of[indices]
-            x, y = joined(x, plan.joined), y[:: plan.joined]
-            with torch.autocast("cpu", torch.bfloat16, enabled=plan.bfloat16):
-                z = network(x)
-            z = z.float()
-            value = loss(z, y)
+                x = x + plan.noise * torch.randn_like(x)
+            z = F.normalize(networks(x), dim=2)
+            values = loss(z, label_of[rows[:, :: plan.joined]])
             optimizer.zero_grad(set_to_none=True)
-            value.backward()
+            values.sum().backward()  # the runs share nothing, so each has its own gradient
             optimizer.step()
             rate.step()
-            step += 1
-            easy_sum += easy_anchor_share(z.detach(), y).item()
-            loss_sum += value.item()
-        easy = easy_sum / plan.steps_per_epoch
-        batches.end(epoch, easy_anchor_share=easy)
-        if (epoch + 1) % plan.look_every == 0:
-            row = {
-                "step": step,
-                "hard_ratio": batches.hard_ratio_at(epoch),
-                "easy": easy,
-                "easy_random": easy_of_random(network, vectors, label_of, random_batches, epoch, plan),
-                "loss": loss_sum / plan.steps_per_epoch,
-            }
-            curve.append(row | (look(network) if look else {}))
-    return network, curve, batches.decisions
+            easy += easy_anchors(z.detach(), plan.utterances)
+            total += values.detach()
+        for run, sampler in enumerate(samplers):
+            share = float(easy[run]) / plan.steps_per_epoch
+            sampler.end(epoch, easy_anchor_share=share)
+            if (epoch + 1) % plan.look_every == 0:
+                row = {"step": (epoch + 1) * plan.steps_per_epoch, "hard_ratio": sampler.hard_ratio_at(epoch)}
+                row |= {"easy": round(share, 4), "loss": round(float(total[run]) / plan.steps_per_epoch, 4)}
+                row["easy_random"] = _easy_of(networks, run, vectors, references[seeds[run]], plan)
+                curves[run].append(row | dict(look(networks, run) if look else {}))
+    return networks, curves, [sampler.decisions for sampler in samplers]
+
+
+def _sampler(
+    plan: Plan,
+    labels: np.ndarray,
+    networks: Perceptrons,
+    vectors: Tensor,
+    loss: nn.Module,
+    run: int,
+    strategy: Strategy,
+    seed: int,
+) -> HardBatches:
+    shape = BatchShape(plan.speakers, plan.utterances * plan.joined, steps_per_epoch=plan.steps_per_epoch, seed=seed)
+    head = (loss, run)
+    return HardBatches(
+        labels, embed=lambda rows: networks.embed(run, vectors[rows]), shape=shape, **strategy.batches(head)
+    )
+
+
+def _random_batches(plan: Plan, labels: np.ndarray, seed: int) -> Tensor:
+    """Twenty random batches, on which all runs of a seed are looked at alike."""
+    shape = BatchShape(plan.speakers, plan.utterances * plan.joined, steps_per_epoch=20, seed=seed + 1000)
+    return torch.tensor(list(RandomSpeakerBatches(labels, shape)))
+
+
+def _easy_of(networks: Perceptrons, run: int, vectors: Tensor, batches: Tensor, plan: Plan) -> float:
+    """Share of easy anchors in random batches under a network as it is, in evaluation mode."""
+    x = joined(vectors[batches], plan.joined)
+    z = torch.from_numpy(networks.embed(run, x.flatten(0, 1))).unflatten(0, x.shape[:2])
+    return round(float(easy_anchors(z, plan.utterances).mean()), 4)
+
+
+def easy_anchors(z: Tensor, utterances: int) -> Tensor:
+    """Share of easy anchors in each of several batches, see `chns.training.log.easy_anchor_share`.
+
+    Args:
+        z: Unit length, shape (batches, P x K, dim), those of a speaker adjacent.
+        utterances: K.
+    """
+    cosine = z @ z.mT
+    same = _same(z.shape[1], utterances)
+    itself = torch.eye(z.shape[1], dtype=torch.bool)
+    other = cosine.masked_fill(same, -torch.inf).amax(2)
+    own = cosine.masked_fill(~same | itself, torch.inf).amin(2)
+    return (own > other).float().mean(1)
+
+
+def _same(size: int, utterances: int) -> Tensor:
+    speaker = torch.arange(size) // utterances
+    return speaker[:, None] == speaker
 
 
 def joined(x: Tensor, number: int) -> Tensor:
-    """Means of so many consecutive vectors."""
-    return x if number == 1 else x.unflatten(0, (-1, number)).mean(1)
-
-
-def easy_of_random(
-    network: nn.Module, vectors: Tensor, labels: Tensor, random_batches: HardBatches, epoch: int, plan: Plan
-) -> float:
-    """Share of easy anchors in five random batches under the network as it is, in evaluation mode."""
-    random_batches.begin(epoch)
-    shares = []
-    network.eval()
-    for indices in random_batches:
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=plan.bfloat16):
-            z = network(joined(vectors[indices].float(), plan.joined)).float()
-        shares.append(easy_anchor_share(z, labels[indices][:: plan.joined]).item())
-    network.train()
-    return float(np.mean(shares))
+    """Means of so many consecutive vectors, in the dimension before the last."""
+    return x if number == 1 else x.unflatten(-2, (-1, number)).mean(-2)
 
 
 @dataclass(frozen=True)
@@ -215,10 +260,9 @@ class Trials:
     is_target: np.ndarray
     speakers: np.ndarray
 
-    def scores(self, network: nn.Module, vectors: Tensor, *, bfloat16: bool = False) -> np.ndarray:
+    def scores(self, embed: Callable[[Tensor], np.ndarray], vectors: Tensor) -> np.ndarray:
         """Cosine of each trial."""
-        flat = vectors[self.samples.ravel()].float()
-        z = embed(network, joined(flat, self.samples.shape[1]), bfloat16=bfloat16)
+        z = embed(vectors[torch.from_numpy(self.samples)].mean(1))
         return np.einsum("td,td->t", z[self.first], z[self.second])
 
 

@@ -1,0 +1,68 @@
+"""The stacked training of the experiments on batches computes what the library's losses do, run by run."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from chns.losses import AAMSoftmaxLoss, HSCLLoss, SupConLoss
+from chns.training.log import easy_anchor_share
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    """What the losses and the training define."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    found = runpy.run_path(str(BENCHMARKS / "vector_losses.py")) | runpy.run_path(
+        str(BENCHMARKS / "vector_training.py")
+    )
+    yield found
+    sys.modules.pop("vector_losses", None)
+
+
+@pytest.mark.parametrize("name", ["supcon", "hscl", "aam_softmax"])
+def test_each_run_of_a_stack_has_the_librarys_loss_and_gradient(scripts, name):
+    generator = torch.Generator().manual_seed(0)
+    z = torch.nn.functional.normalize(torch.randn(3, 8, 5, generator=generator), dim=2).requires_grad_()
+    labels = torch.arange(4).repeat_interleave(2).expand(3, 8)
+    plan = scripts["Plan"]([5, 5], speakers=4)
+    stacked = scripts["LOSSES"][name](3, 4, plan)
+    of_stack = stacked(z, labels)
+    (gradient,) = torch.autograd.grad(of_stack.sum(), z)
+    for run in range(3):
+        one = {"supcon": SupConLoss, "hscl": HSCLLoss}.get(name, lambda: AAMSoftmaxLoss(4, 5))()
+        if name == "aam_softmax":
+            one.weight.data = stacked.weight[run].detach().clone()
+        own = z[run].detach().clone().requires_grad_()
+        value = one(own, labels[run])
+        value.backward()
+        torch.testing.assert_close(of_stack[run], value)
+        # The library normalises too, so its gradient lacks what lies along the embedding.
+        along = (gradient[run] * own).sum(1, keepdim=True) * own
+        torch.testing.assert_close((gradient[run] - along).detach(), own.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_easy_anchors_of_a_stack_are_those_of_the_library(scripts):
+    z = torch.nn.functional.normalize(torch.randn(3, 12, 4, generator=torch.Generator().manual_seed(1)), dim=2)
+    labels = torch.arange(6).repeat_interleave(2)
+    shares = scripts["easy_anchors"](z, 2)
+    assert 0 < shares.mean() < 1
+    torch.testing.assert_close(shares, torch.stack([easy_anchor_share(one, labels) for one in z]))
+
+
+def test_runs_side_by_side_learn_what_each_learns_alone(scripts):
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(12), 4)
+    vectors = torch.from_numpy((rng.normal(size=(12, 6))[labels] + 0.1 * rng.normal(size=(48, 6))).astype(np.float32))
+    plan = scripts["Plan"]([6, 7, 5], speakers=4, steps=20, steps_per_epoch=10, norm="batch", look_every=1)
+    strategy = scripts["Strategy"]()
+    together, curves, _ = scripts["train"](plan, [(strategy, 3), (strategy, 4)], vectors, labels)
+    alone, curve, _ = scripts["train"](plan, [(strategy, 4)], vectors, labels)
+    assert curves[1] == pytest.approx(curve[0]) if isinstance(curve[0], dict) else len(curve[0]) == 2
+    np.testing.assert_allclose(together.embed(1, vectors), alone.embed(0, vectors), atol=1e-4)
+    assert not np.allclose(together.embed(0, vectors), together.embed(1, vectors), atol=1e-2)
