@@ -1,6 +1,7 @@
 """When hard batches pay: a cheap model of the problem, swept; a map of the gain with axes that a user knows.
 
     python benchmarks/regime.py sweep docs/results/regime.json --points 150 --jobs 2
+    python benchmarks/regime.py draw docs/results/regime.json docs/images/regime.svg
 
 A speaker is a point of 48 dimensions whose variances fall, so that a few directions tell most speakers apart and many
 tell the rest. An utterance is the speaker, a shift within the same dimensions, and what is said (one of 30 contents).
@@ -12,8 +13,9 @@ group size and band. The gain is 1 less the ratio of the error rates.
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,7 @@ class Voices:
         inner = who[labels] + self.noise * self.rng.standard_normal((len(labels), _DIM), dtype=np.float32)
         said = self.contents[self.rng.integers(_CONTENTS, size=len(labels))]
         seen = np.tanh(1.5 * np.concatenate([inner, said], 1) @ self.first) @ self.second
-        return torch.from_numpy(seen), labels, who
+        return torch.from_numpy(seen.astype(np.float32)), labels, who
 
 
 def drawn_point(rng: np.random.Generator) -> dict[str, Any]:
@@ -119,15 +121,76 @@ def sweep(out: Path, points: int, jobs: int, seed: int) -> None:
             out.write_text("[\n" + ",\n".join(json.dumps(r) for r in rows) + "\n]\n")
 
 
+def gains(row: Mapping[str, Any], title: str) -> float:
+    """Share of the errors of random batches that hard ones do not make."""
+    return 1 - row[f"hard_eer_{title}"] / max(row[f"random_eer_{title}"], 1e-4)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Medians of the gain by easy anchors and speakers / P, as Markdown."""
+    edges_easy, edges_ratio = (0, 0.85, 0.93, 0.97, 1.01), (0, 50, 200, 800, 10**9)
+    names = [f"{a:g} to {b:g}" if b < 10**9 else f"above {a:g}" for a, b in pairwise(edges_ratio)]
+    lines = ["| easy anchors \\ speakers / P | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    for low, high in pairwise(edges_easy):
+        cells = []
+        for least, most in pairwise(edges_ratio):
+            found = [
+                (gains(r, "random"), gains(r, "hard"))
+                for r in rows
+                if low <= r["random_easy"][-1] < high and least <= r["speakers"] / r["P"] < most
+            ]
+            medians = 100 * np.median(found, axis=0) if len(found) >= 3 else None
+            cells.append(
+                f"{len(found)}" if medians is None else f"{medians[0]:+.0f}, {medians[1]:+.0f} % ({len(found)})"
+            )
+        lines.append(f"| {100 * low:.0f} to {min(100, 100 * high):.0f} % | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def draw(rows: Sequence[Mapping[str, Any]], out: Path, measured_points: Sequence[Mapping[str, Any]]) -> None:
+    """The map: gain over easy anchors and over speakers / P, on random and on hard trials."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "chns"
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    for axis, title in zip(axes, ("random", "hard"), strict=True):
+        easy = [100 * r["random_easy"][-1] for r in rows]
+        gain = [100 * gains(r, title) for r in rows]
+        colour = [np.log10(r["speakers"] / r["P"]) for r in rows]
+        size = [22 if r["hard_ratio"] == 1 else 9 for r in rows]
+        dots = axis.scatter(easy, np.clip(gain, -60, 60), c=colour, s=size, cmap="viridis", vmin=1, vmax=3.5, alpha=0.8)
+        for at in measured_points:
+            mean, low, high = (-100 * v for v in at[title])
+            axis.errorbar(100 * at["easy"], mean, [[mean - high], [low - mean]], fmt="D", color="crimson", ms=4, lw=1)
+        axis.axhline(0, color="grey", lw=0.8)
+        axis.set(xlabel="easy anchors of random batches at the end, %", title=f"{title} trials")
+    axes[0].set_ylabel("fewer errors than random batches, %")
+    bar = figure.colorbar(dots, ax=axes)
+    bar.set_ticks([1, 2, 3], labels=["10", "100", "1,000"])
+    bar.set_label("speakers / P")
+    figure.savefig(out, metadata={"Date": None})
+
+
 def main() -> None:
-    """Sweep."""
+    """Sweep, or draw what was swept."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     of = p.add_subparsers(dest="what", required=True)
     s = of.add_parser("sweep")
     s.add_argument("out", type=Path), s.add_argument("--points", type=int, default=150)
     s.add_argument("--jobs", type=int, default=1), s.add_argument("--seed", type=int, default=0)
+    d = of.add_parser("draw")
+    d.add_argument("rows", type=Path), d.add_argument("out", type=Path)
+    d.add_argument("--measured", type=Path, help="points that were measured on speech")
     a = p.parse_args()
-    sweep(a.out, a.points, a.jobs, a.seed)
+    if a.what == "sweep":
+        sweep(a.out, a.points, a.jobs, a.seed)
+        return
+    rows = json.loads(a.rows.read_text())
+    draw(rows, a.out, json.loads(a.measured.read_text()) if a.measured else [])
+    print(table(rows))
 
 
 if __name__ == "__main__":
