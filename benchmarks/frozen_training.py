@@ -42,6 +42,20 @@ def load(path: Path, keys: Sequence[str], dim: int, scale: Any = None) -> tuple[
     return torch.from_numpy((vectors - scale[0]) @ scale[1]), np.unique(file["speakers"], return_inverse=True)[1], scale
 
 
+def cached(folder: Path, keys: Sequence[str], dim: int) -> dict[str, tuple[torch.Tensor, np.ndarray]]:
+    """Vectors and speakers of all splits; whitened once, kept beside what they were made of."""
+    cache = folder / f"whitened-{'-'.join(keys)}-{dim}.npz"
+    if not cache.exists():
+        vectors, labels, scale = load(folder / "train.npz", keys, dim)
+        arrays = {"train": vectors.numpy(), "train labels": labels}
+        for split in ("dev", "test"):
+            vectors, labels, _ = load(folder / f"{split}.npz", keys, dim, scale)
+            arrays |= {split: vectors.numpy(), f"{split} labels": labels}
+        np.savez(cache, **arrays)
+    with np.load(cache) as file:
+        return {split: (torch.from_numpy(file[split]), file[f"{split} labels"]) for split in ("train", "dev", "test")}
+
+
 def judge_embeddings(folder: Path, cache: Path) -> dict[str, np.ndarray]:
     """Embeddings of dev and test by the independent judge; trained once."""
     if not cache.exists():
@@ -86,12 +100,13 @@ def main() -> None:
     p.add_argument("--train-speakers", type=int, help="only so many of them")
     a = p.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
-    vectors, labels, scale = load(a.vectors / "train.npz", a.keys, a.dim)
+    splits = cached(a.vectors, a.keys, a.dim)
+    vectors, labels = splits["train"]
     counts = np.bincount(labels)
     kept = np.flatnonzero(counts >= a.least)[: a.train_speakers]
     rows = np.isin(labels, kept)
     vectors, labels = vectors[rows], np.unique(labels[rows], return_inverse=True)[1]
-    tests = {split: load(a.vectors / f"{split}.npz", a.keys, a.dim, scale) for split in ("dev", "test")}
+    tests = {split: splits[split] for split in ("dev", "test")}
     judges = judge_embeddings(a.vectors, a.out / "judge.npz")
     lists = trial_lists({split: of[1] for split, of in tests.items()}, judges, a.joined)
     save_trials(a.out / "trials.npz", lists)
