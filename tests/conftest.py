@@ -17,6 +17,7 @@ from chns.data.audio import write_audio
 from chns.data.manifest import Manifest
 
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))  # encoders that configurations in tests name
+from hub_server import running_hub
 
 
 @pytest.fixture(autouse=True)
@@ -130,3 +131,41 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A stand-in for the Hub, with a cache of its own; reached by the real client."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setenv("CHNS_CACHE", str(tmp_path / "converted"))
+    with running_hub() as running:
+        point_to(monkeypatch, running.address)
+        yield running
+
+
+@pytest.fixture
+def hub(server):
+    """Its repositories and requests."""
+    return server.hub
+
+
+def point_to(monkeypatch, address):
+    """Let the Hub's client ask there."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+
+
+@pytest.fixture
+def out_of_reach(monkeypatch):
+    """Calling it takes the network away."""
+
+    def cut():
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            point_to(monkeypatch, f"http://127.0.0.1:{probe.getsockname()[1]}")
+
+    return cut

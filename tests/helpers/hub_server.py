@@ -66,6 +66,9 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.requests.append(f"{self.command} {self.path}")
         if self.hub.status:
             return self.answer(self.hub.status)
+        match = re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/?]+)(?:\?.*)?", self.path)
+        if match is not None:
+            return self.list_tree(self.files(match[1], unquote(match[2]))[0])
         match = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path)
         if match is None:
             return self.answer(404)
@@ -123,6 +126,15 @@ class Handler(BaseHTTPRequestHandler):
         return self.answer(
             200, [{"type": "file", "path": path, "size": len(files[path]), "oid": "0" * 40} for path in present]
         )
+
+    def list_tree(self, files):
+        if files is None:
+            return None
+        folders = {path.partition("/")[0] for path in files if "/" in path}
+        entries = [{"type": "directory", "path": path, "oid": "0" * 40} for path in sorted(folders)]
+        top = [path for path in files if "/" not in path]
+        entries += [{"type": "file", "path": path, "size": len(files[path]), "oid": "0" * 40} for path in top]
+        return self.answer(200, entries)
 
     def accept_all(self, files):
         modes = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in files]

@@ -2,14 +2,12 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
-from hub_server import running_hub
 
 from chns.bundle.bundle import Architecture, add_metrics, load_bundle, save_bundle
 from chns.bundle.download import HubError
@@ -20,7 +18,6 @@ from chns.inference.publish import Publication, push_repository, push_to_hub, wr
 from chns.inference.verifier import Verifier
 
 pytest.importorskip("huggingface_hub")
-from huggingface_hub import constants
 
 TINY = Architecture(
     encoder="chns.encoders.EcapaTdnn", encoder_settings={"channels": 16, "aggregation_channels": 24, "embedding_dim": 8}
@@ -28,38 +25,6 @@ TINY = Architecture(
 PUBLICATION = Publication(licence="cc-by-4.0", training_data="Hums: made up, free to use.", language="en")
 METRICS = {"validation": {"eer": 0.1, "threshold": 0.3, "target_trials": 400, "nontarget_trials": 1_600}}
 FILES = ["README.md", "config.json", "model.safetensors"]
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    with running_hub() as running:
-        point_to(monkeypatch, running.address)
-        yield running
-
-
-@pytest.fixture
-def hub(server):
-    return server.hub
-
-
-def point_to(monkeypatch, address):
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
-
-
-@pytest.fixture
-def out_of_reach(monkeypatch):
-    """Calling it takes the network away."""
-
-    def cut():
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            point_to(monkeypatch, f"http://127.0.0.1:{probe.getsockname()[1]}")
-
-    return cut
 
 
 @pytest.fixture
@@ -160,7 +125,7 @@ def test_a_repository_without_a_bundle_is_named(hub):
     hub.repository("me/voice").commit({"config.json": b"{}", "weights.pkl": b"evil"})
     with pytest.raises(
         ModelFileError,
-        match=r"repository must hold config\.json and model\.safetensors, got no model\.safetensors in hf",
+        match=r"a model of chns \(config\.json and model\.safetensors\) or as published by .*got config\.json, we",
     ):
         load_bundle("hf://me/voice")
     assert hub.fetched() == []
@@ -218,7 +183,7 @@ def test_a_repository_of_another_form_is_refused(hub, bundle, tmp_path, reposito
 
 def test_metrics_are_not_written_into_what_others_published(hub, published):
     with pytest.raises(
-        ValueError, match=r"model must be a folder, .* got hf://me/voice\. Make one with `hf download me/"
+        ValueError, match=r"must be a folder of chns, .* got hf://me/voice\. Make one with `chns import hf://me/voice "
     ):
         add_metrics("hf://me/voice", {}, digest="")
 

@@ -3,7 +3,7 @@
 ``model.safetensors`` holds the weights, ``config.json`` the architecture, the features, and what is known of training
 and quality; ``model.onnx``, which a bundle may lack, the same model as a graph (`chns.bundle.bundle_graph`), which
 needs no torch, so that none is imported here before it is needed. Loading needs no configuration; a bundle on the
-Hugging Face Hub is named by ``hf://owner/name``.
+Hugging Face Hub is named by ``hf://owner/name``, as are models of other toolkits (`chns.bundle.finding`).
 
 A bundle is untrusted input: nothing is unpickled, only the encoders and features listed here and those of trusted
 packages are built (`chns.core.factory` states the rule), and the network is laid out without memory until its size is
@@ -23,7 +23,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from chns import __version__
-from chns.bundle.download import SCHEME, downloaded_folder
+from chns.bundle.finding import (
+    BUNDLE_FILES,
+    DESCRIPTION_FILE,
+    GRAPH_FILE,
+    LARGEST_DESCRIPTION_BYTES,
+    WEIGHTS_FILE,
+    bundle_folder,
+    require_bundle,
+    require_local,
+)
 from chns.core import ConfigError, ModelFileError, NonFiniteError, atomic_folder, atomic_path, quoted, require_ours
 from chns.core.factory import make, require_trusted
 
@@ -33,15 +42,8 @@ if TYPE_CHECKING:
     from chns.encoders import SpeakerEncoder
 
 _FORMAT = "chns-model-1"
-WEIGHTS_FILE = "model.safetensors"
-_DESCRIPTION = "config.json"
-GRAPH_FILE = "model.onnx"
-BUNDLE_FILES = (_DESCRIPTION, WEIGHTS_FILE)  # those that every bundle has
-_LOCK = f".{_DESCRIPTION}.lock"
+_LOCK = f".{DESCRIPTION_FILE}.lock"
 _OURS = (*BUNDLE_FILES, GRAPH_FILE, _LOCK)
-_LARGEST_DESCRIPTION_BYTES = 2**20
-_LARGEST_DOWNLOAD_BYTES = {_DESCRIPTION: _LARGEST_DESCRIPTION_BYTES, WEIGHTS_FILE: 2**31}
-_LARGEST_OPTIONAL_DOWNLOAD_BYTES = {GRAPH_FILE: 2**30}
 OUR_FACTORIES = {
     "encoder": frozenset(
         f"chns.encoders.{name}"
@@ -170,7 +172,7 @@ def save_bundle(
             "training": dict(training),
             "metrics": dict(metrics),
         }
-        _write_description(temporary / _DESCRIPTION, description)
+        _write_description(temporary / DESCRIPTION_FILE, description)
 
 
 def require_own_bundle(folder: Path, *, card: str | None = None) -> None:
@@ -184,7 +186,7 @@ def require_own_bundle(folder: Path, *, card: str | None = None) -> None:
         FileExistsError: If something else is in it, or its description is not that of a bundle.
     """
     require_ours(folder, _OURS if card is None else (*_OURS, card))
-    if folder.is_dir() and any(folder.iterdir()) and not _describes_a_bundle(folder / _DESCRIPTION):
+    if folder.is_dir() and any(folder.iterdir()) and not _describes_a_bundle(folder / DESCRIPTION_FILE):
         present = ", ".join(sorted(repr(path.name) for path in folder.iterdir()))
         raise FileExistsError(
             f"folder to write must be new, empty or a bundle of chns, got {present} of another program in {folder}, "
@@ -195,7 +197,7 @@ def require_own_bundle(folder: Path, *, card: str | None = None) -> None:
 def _describes_a_bundle(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            description = json.loads(file.read(_LARGEST_DESCRIPTION_BYTES))
+            description = json.loads(file.read(LARGEST_DESCRIPTION_BYTES))
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(description, dict) and str(description.get("format")).startswith(_FORMAT.rpartition("-")[0])
@@ -239,59 +241,19 @@ def add_metrics(folder: Path | str, metrics: Mapping[str, Any], *, digest: str) 
     """
     require_local(folder)
     folder = Path(folder)
-    _require_files(folder)
+    require_bundle(folder)
     from filelock import FileLock
 
     with FileLock(folder / _LOCK):
-        description = _read_description(folder / _DESCRIPTION)
+        description = _read_description(folder / DESCRIPTION_FILE)
         if description["weights_sha256"] != digest:
             raise ModelFileError(
                 f"weights must be those that were measured, got others in {folder}. "
                 f"The model was replaced in the meantime; measure again."
             )
         description["metrics"].update(metrics)
-        with atomic_path(folder / _DESCRIPTION) as temporary:
+        with atomic_path(folder / DESCRIPTION_FILE) as temporary:
             _write_description(temporary, description)
-
-
-def require_local(model: Path | str) -> None:
-    """Make sure that a model is not one on the Hub, before work that ends with writing into it.
-
-    Raises:
-        ValueError: If it is.
-    """
-    if _is_on_hub(model):
-        raise ValueError(
-            f"model must be a folder, to write metrics into it, got {model}. Make one with "
-            f"`hf download {str(model).removeprefix(SCHEME).partition('@')[0]} --local-dir FOLDER`."
-        )
-
-
-def bundle_folder(model: Path | str) -> Path:
-    """The folder of a bundle; one on the Hub is downloaded first, unless it is in the Hub's cache.
-
-    Args:
-        model: A folder, or ``hf://owner/name[@revision]``.
-
-    Raises:
-        FileNotFoundError: If the folder or one of its files is missing.
-        ValueError, ChnsError, HubError, ModelFileError: As `chns.bundle.download.downloaded_folder`.
-    """
-    if _is_on_hub(model):
-        return downloaded_folder(
-            str(model), largest_bytes=_LARGEST_DOWNLOAD_BYTES, optional_bytes=_LARGEST_OPTIONAL_DOWNLOAD_BYTES
-        )
-    _refuse_run(Path(model))
-    _require_files(Path(model))
-    return Path(model)
-
-
-def _refuse_run(folder: Path) -> None:
-    """Name the model of a training's folder, which is what was meant."""
-    if not (folder / _DESCRIPTION).is_file() and (folder / "model" / _DESCRIPTION).is_file():
-        raise FileNotFoundError(
-            f"model must be a model's folder, got that of a training, {folder}. Its model is {folder / 'model'}."
-        )
 
 
 def load_bundle(model: Path | str, *, trusted_packages: Collection[str] = ()) -> Bundle:
@@ -309,16 +271,15 @@ def load_bundle(model: Path | str, *, trusted_packages: Collection[str] = ()) ->
     """
     folder = bundle_folder(model)
     _require_weights(folder)
-    description = _read_description(folder / _DESCRIPTION)
+    description = _read_description(folder / DESCRIPTION_FILE)
     architecture = Architecture(**{name: description[name] for name in Architecture.__dataclass_fields__})
     for part, ours in OUR_FACTORIES.items():
-        require_trusted(
-            part, getattr(architecture, part), ours=ours, trusted=trusted_packages, source=str(folder / _DESCRIPTION)
-        )
+        source = str(folder / DESCRIPTION_FILE)
+        require_trusted(part, getattr(architecture, part), ours=ours, trusted=trusted_packages, source=source)
     loaded = _with_weights(architecture, folder / WEIGHTS_FILE)
     digest = weights_digest(loaded.encoder)
     if digest != description["weights_sha256"]:
-        raise ModelFileError(f"weights must have the digest that {_DESCRIPTION} states, got another in {folder}.")
+        raise ModelFileError(f"weights must have the digest that {DESCRIPTION_FILE} states, got another in {folder}.")
     return Bundle(loaded.eval(), architecture, digest, description["training"], description["metrics"])
 
 
@@ -328,7 +289,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     Raises:
         ModelFileError: If it is damaged, or of another format.
     """
-    return _read_description(folder / _DESCRIPTION)
+    return _read_description(folder / DESCRIPTION_FILE)
 
 
 def put_graph(folder: Path, write: Callable[[Path], Mapping[str, Any]], *, digest: str) -> None:
@@ -343,14 +304,14 @@ def put_graph(folder: Path, write: Callable[[Path], Mapping[str, Any]], *, diges
         FileNotFoundError: If the folder or one of its files is missing.
         ModelFileError: If the bundle is damaged, of another format, or holds other weights.
     """
-    _require_files(folder)
+    require_bundle(folder)
     _require_weights(folder)
-    description = _read_description(folder / _DESCRIPTION)
+    description = _read_description(folder / DESCRIPTION_FILE)
     if description["weights_sha256"] != digest:
         raise ModelFileError(f"weights must be those that the graph was made from, got others in {folder}.")
     with atomic_path(folder / GRAPH_FILE) as temporary:
         description["graph"] = dict(write(temporary))
-    with atomic_path(folder / _DESCRIPTION) as temporary:  # in between the graph is one that its digest does not fit
+    with atomic_path(folder / DESCRIPTION_FILE) as temporary:  # in between, the graph does not fit its digest
         _write_description(temporary, description)
 
 
@@ -368,17 +329,6 @@ def weights_digest(module: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _is_on_hub(model: Path | str) -> bool:
-    return isinstance(model, str) and model.startswith(SCHEME)
-
-
-def _require_files(folder: Path) -> None:
-    """A bundle has a description, and weights or a graph; a small one to be handed on may have the graph alone."""
-    weighty = (folder / WEIGHTS_FILE).is_file() or (folder / GRAPH_FILE).is_file()
-    if not weighty or not (folder / _DESCRIPTION).is_file():
-        raise FileNotFoundError(f"model must be a folder with {_DESCRIPTION} and {WEIGHTS_FILE}, got {folder}.")
-
-
 def _require_weights(folder: Path) -> None:
     if not (folder / WEIGHTS_FILE).is_file():
         raise FileNotFoundError(
@@ -392,8 +342,8 @@ def _write_description(path: Path, description: Mapping[str, Any]) -> None:
 
 
 def _read_description(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > _LARGEST_DESCRIPTION_BYTES:
-        raise ModelFileError(f"description must be at most {_LARGEST_DESCRIPTION_BYTES} bytes, got more in {path}.")
+    if path.stat().st_size > LARGEST_DESCRIPTION_BYTES:
+        raise ModelFileError(f"description must be at most {LARGEST_DESCRIPTION_BYTES} bytes, got more in {path}.")
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

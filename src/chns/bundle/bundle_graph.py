@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from chns.bundle.bundle import GRAPH_FILE, bundle_folder, put_graph, read_description, weights_digest
+from chns.bundle.bundle import put_graph, read_description, weights_digest
+from chns.bundle.finding import GRAPH_FILE, bundle_folder
 from chns.bundle.graph import LARGEST_GRAPH_BYTES, Graph, largest_distance, model_graph, read_untrusted_graph
 from chns.core import ChnsError, Float32Array, ModelFileError
 
@@ -116,7 +117,7 @@ def load_graph_bundle(model: Path | str) -> GraphBundle | None:
     Raises:
         ModelFileError: If the bundle or its graph is damaged, the graph belongs to other weights, or is not to be
             trusted.
-        FileNotFoundError, ValueError, ChnsError, HubError: As `chns.bundle.bundle.bundle_folder`.
+        FileNotFoundError, ValueError, ChnsError, HubError: As `chns.bundle.finding.bundle_folder`.
     """
     folder = bundle_folder(model)
     description = read_description(folder)

@@ -1,19 +1,21 @@
-"""Fetch the files of a model from the Hugging Face Hub: ``hf://owner/name[@revision]``.
+"""Fetch the files of a model from the Hugging Face Hub: ``hf://owner/name[/FILE][@revision]``.
 
 A repository comes from a stranger, so only named files are fetched, whatever else lies there, and only if the Hub
 states a size within bounds. They go into the Hub's own cache and are downloaded once; without a network the cache
 answers. A revision that is a commit's hash cannot change later, and once downloaded needs no network at all.
 
 Whole snapshots (``snapshot_download``) are not taken: they list everything that a repository holds, which has no bound.
+Where names are not known before, the first thousand at the top of the repository are listed.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from chns.core import ChnsError, ModelFileError
 
@@ -21,16 +23,37 @@ SCHEME = "hf://"
 
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
 _REPOSITORY = re.compile(rf"{_NAME}/{_NAME}")
-_ADDRESS = re.compile(rf"{SCHEME}({_NAME}/{_NAME})(?:@([A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9])?))?")
+_FILE = r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,150}"
+_ADDRESS = re.compile(
+    rf"{SCHEME}({_NAME}/{_NAME})(?:/({_FILE}\.(?:bin|ckpt|onnx|pt)))?(?:@([A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9])?))?"
+)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_MOST_LISTED = 1_000
 
 
 class HubError(ChnsError, OSError):
     """The Hub cannot be reached, or does not give what it is asked for."""
 
 
-class _UnreachableError(HubError):
-    """Then the cache may have it."""
+class UnreachableHubError(HubError):
+    """Then a cache may have it."""
+
+
+class MissingFileError(ModelFileError):
+    """A repository lacks a file that was asked for."""
+
+
+class Address(NamedTuple):
+    """What ``hf://owner/name[/FILE][@revision]`` names; without the revision, the newest commit."""
+
+    repository: str
+    file: str | None
+    revision: str | None
+
+    @property
+    def is_commit(self) -> bool:
+        """Whether it can never name anything else."""
+        return self.revision is not None and _COMMIT.fullmatch(self.revision) is not None
 
 
 def downloaded_folder(
@@ -53,10 +76,10 @@ def downloaded_folder(
             revision that one may read.
         ModelFileError: If a file is missing in the repository, or too large.
     """
-    repository, revision = _parsed(address)
+    repository, _, revision = parsed_address(address)
     hub = require_hub()
     names = list(largest_bytes)
-    if revision is not None and _COMMIT.fullmatch(revision):
+    if parsed_address(address).is_commit:
         cached = _cached_folder(hub, repository, revision, names)
         if cached is not None:
             return cached
@@ -65,14 +88,45 @@ def downloaded_folder(
             listed = hub.HfApi().get_paths_info(repository, [*names, *(optional_bytes or {})], revision=revision)
         sizes = {entry.path: getattr(entry, "size", None) for entry in listed}
         there = {name: largest for name, largest in (optional_bytes or {}).items() if name in sizes}
-        _require_sizes(sizes, {**largest_bytes, **there}, address)
-        with explained_hub_errors(hub, address):
-            return _fetched_folder(hub, repository, revision, [*names, *there])
-    except _UnreachableError:
+        require_sizes(sizes, {**largest_bytes, **there}, address)
+        return fetched_folder(address, [*names, *there])
+    except UnreachableHubError:
         cached = _cached_folder(hub, repository, revision, names)
         if cached is None:
             raise
         return cached
+
+
+def listed_files(address: str) -> dict[str, int | None]:
+    """Names and sizes of the files at the top of a repository, the first thousand.
+
+    Raises:
+        ChnsError, HubError: As `downloaded_folder`.
+    """
+    repository, _, revision = parsed_address(address)
+    hub = require_hub()
+    with explained_hub_errors(hub, address):
+        entries = list(islice(hub.HfApi().list_repo_tree(repository, revision=revision), _MOST_LISTED))
+    sizes = {str(entry.path): getattr(entry, "size", None) for entry in entries if hasattr(entry, "size")}
+    return {name: size for name, size in sizes.items() if re.fullmatch(_FILE, name)}
+
+
+def fetched_folder(address: str, names: Sequence[str]) -> Path:
+    """All these files of one commit, even if the repository changes in the meantime.
+
+    Returns:
+        The folder in the cache, called by the commit; nothing in it may be changed.
+
+    Raises:
+        ChnsError, HubError: As `downloaded_folder`.
+    """
+    repository, _, revision = parsed_address(address)
+    hub = require_hub()
+    with explained_hub_errors(hub, address):
+        folder = Path(hub.HfApi().hf_hub_download(repository, names[0], revision=revision)).parent
+        for name in names[1:]:
+            hub.HfApi().hf_hub_download(repository, name, revision=folder.name)
+    return folder
 
 
 def require_repository(repository: str) -> None:
@@ -130,34 +184,42 @@ def explained_hub_errors(hub: Any, address: str) -> Iterator[None]:
             f"revision must be a branch, a tag or a commit of the repository, got {address}, which has no such."
         ) from error
     except (errors.HTTPError, OSError) as error:  # HTTPError: the base of its HTTP library, which has changed twice
-        raise _UnreachableError(
+        raise UnreachableHubError(
             f"Hub must answer for {address}, got: {_first_line(error)} Check the network, and log in with "
             f"`hf auth login` if only you may use it."
         ) from error
 
 
-def _parsed(address: str) -> tuple[str, str | None]:
+def parsed_address(address: str) -> Address:
+    """The parts of an address.
+
+    Raises:
+        ValueError: If it is none.
+    """
     match = _ADDRESS.fullmatch(address)
     if match is None or ".." in address:
         raise ValueError(f"address must read hf://owner/name or hf://owner/name@revision, got {address!r}.")
-    return match[1], match[2]
+    return Address(match[1], match[2], match[3])
 
 
-def _require_sizes(sizes: Mapping[str, int | None], largest_bytes: Mapping[str, int], address: str) -> None:
+def require_sizes(sizes: Mapping[str, int | None], largest_bytes: Mapping[str, int], address: str) -> None:
+    """Make sure that files are there, and not too large.
+
+    Args:
+        sizes: Those that the Hub states.
+        largest_bytes: How large each may be.
+        address: For the error.
+
+    Raises:
+        MissingFileError: If one is not there, or the Hub does not know how large it is.
+        ModelFileError: If one is larger.
+    """
     for name, largest in largest_bytes.items():
         size = sizes.get(name)
         if size is None:
-            raise ModelFileError(f"repository must hold {' and '.join(largest_bytes)}, got no {name} in {address}.")
+            raise MissingFileError(f"repository must hold {' and '.join(largest_bytes)}, got no {name} in {address}.")
         if size > largest:
             raise ModelFileError(f"{name} must be at most {largest:,} bytes, got {size:,} in {address}.")
-
-
-def _fetched_folder(hub: Any, repository: str, revision: str | None, names: list[str]) -> Path:
-    """All files of one commit, even if the repository changes in the meantime."""
-    folder = Path(hub.HfApi().hf_hub_download(repository, names[0], revision=revision)).parent
-    for name in names[1:]:
-        hub.HfApi().hf_hub_download(repository, name, revision=folder.name)
-    return folder
 
 
 def _cached_folder(hub: Any, repository: str, revision: str | None, names: list[str]) -> Path | None:

@@ -81,7 +81,8 @@ def run(arguments: argparse.Namespace) -> None:
     _require_consistent(arguments)
     lists = _read_lists(arguments)
 
-    from chns.bundle.bundle import add_metrics, require_local
+    from chns.bundle.bundle import add_metrics
+    from chns.bundle.finding import require_local
 
     require_local(arguments.model)
     bundle, device = load_on_device(arguments.model, arguments)

@@ -24,7 +24,7 @@ two names: such a pair is each other's hardest negative, so listen to a few befo
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = command_parser("cluster", examples=_EXAMPLES)
-    parser.add_argument("model", metavar="MODEL", help="the model's folder, or hf://owner/name")
+    parser.add_argument("model", metavar="MODEL", help="the model: a folder, or hf://owner/name")
     parser.add_argument("manifest", type=Path, metavar="M.parquet", help="the utterances")
     parser.add_argument("--num-clusters", type=int, default=50, metavar="K", help="(default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, metavar="C.safetensors", help="where the clusters go")

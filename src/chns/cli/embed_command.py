@@ -17,7 +17,7 @@ Columns: utterance, speaker, embedding (a list of float32, not normalised); rows
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = command_parser("embed", examples=_EXAMPLES)
-    parser.add_argument("model", metavar="MODEL", help="the model's folder, or hf://owner/name")
+    parser.add_argument("model", metavar="MODEL", help="the model: a folder, or hf://owner/name")
     parser.add_argument("manifest", type=Path, metavar="M.parquet", help="the utterances")
     parser.add_argument("--out", type=Path, required=True, metavar="E.parquet", help="where the embeddings go")
     add_root_option(parser)

@@ -45,7 +45,7 @@ manifest what the store has"""
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = command_parser("enrol", examples=_EXAMPLES)
-    parser.add_argument("model", metavar="MODEL", help="the model's folder, or hf://owner/name")
+    parser.add_argument("model", metavar="MODEL", help="the model: a folder, or hf://owner/name")
     add_store_argument(parser)
     parser.add_argument("name", metavar="NAME", nargs="?", help="who speaks")
     parser.add_argument("files", type=Path, nargs="*", metavar="FILE", help="recordings of this speaker alone")

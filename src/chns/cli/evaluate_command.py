@@ -55,7 +55,7 @@ enroll.lst, Kaldi's spk2utt."""
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = command_parser("evaluate", examples=_EXAMPLES)
-    parser.add_argument("model", metavar="MODEL", help="the model's folder, or hf://owner/name")
+    parser.add_argument("model", metavar="MODEL", help="the model: a folder, or hf://owner/name")
     parser.add_argument("manifest", type=Path, metavar="M.parquet", help="where the utterances of the trials are")
     parser.add_argument("--trials", type=Path, required=True, metavar="TRIALS", help="the trial list")
     parser.add_argument(

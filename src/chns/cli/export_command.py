@@ -34,7 +34,7 @@ no file, and the exit code is 2. --int8 writes a second file beside it, model.in
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = command_parser("export", examples=_EXAMPLES)
-    parser.add_argument("model", metavar="MODEL", help="the model's folder, or hf://owner/name")
+    parser.add_argument("model", metavar="MODEL", help="the model: a folder, or hf://owner/name")
     parser.add_argument("--format", choices=["onnx", "torch-export", "sherpa-onnx"], help="see below")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the graph goes")
     parser.add_argument(
@@ -91,8 +91,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _write_into_bundle(arguments: argparse.Namespace, bundle: Bundle) -> None:
-    from chns.bundle.bundle import GRAPH_FILE, require_local
     from chns.bundle.bundle_graph import add_graph
+    from chns.bundle.finding import GRAPH_FILE, require_local
 
     require_local(arguments.model)
     distance = add_graph(Path(arguments.model), bundle.model)

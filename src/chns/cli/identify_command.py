@@ -44,7 +44,7 @@ exit code: 0 somebody is identified; 1 nobody is, or recordings of a manifest we
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = command_parser("identify", examples=_EXAMPLES)
-    parser.add_argument("model", metavar="MODEL", help="the model's folder, or hf://owner/name")
+    parser.add_argument("model", metavar="MODEL", help="the model: a folder, or hf://owner/name")
     add_store_argument(parser)
     parser.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a recording of one speaker")
     add_bulk_options(parser, purpose="identify all utterances of this manifest instead")

@@ -26,7 +26,7 @@ Without API keys it serves this machine alone. Keys: a file with one a line, or 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = command_parser("serve", examples=_EXAMPLES)
-    parser.add_argument("--model", metavar="MODEL", help="the model's folder, or hf://owner/name (default: our own)")
+    parser.add_argument("--model", metavar="MODEL", help="the model: a folder, or hf://owner/name (default: our own)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
     parser.add_argument("--store", type=Path, metavar="STORE", help="the file with the voiceprints, made if missing")

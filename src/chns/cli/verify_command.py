@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = command_parser("verify", examples=_EXAMPLES)
     parser.add_argument(
-        "model", metavar="MODEL", nargs="?", help="the model's folder, or hf://owner/name (default: the package's own)"
+        "model", metavar="MODEL", nargs="?", help="the model: a folder, or hf://owner/name (default: the package's own)"
     )
     parser.add_argument("first", type=Path, metavar="A", help="a recording of one speaker")
     parser.add_argument("second", type=Path, metavar="B", help="another one")

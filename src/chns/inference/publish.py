@@ -13,8 +13,9 @@ from typing import Any
 
 import yaml
 
-from chns.bundle.bundle import BUNDLE_FILES, GRAPH_FILE, Bundle, bundle_folder, load_bundle, require_own_bundle
+from chns.bundle.bundle import Bundle, load_bundle, require_own_bundle
 from chns.bundle.download import SCHEME, explained_hub_errors, require_hub, require_repository
+from chns.bundle.finding import BUNDLE_FILES, GRAPH_FILE, bundle_folder
 from chns.core import ModelFileError, atomic_folder, quoted
 from chns.evaluation import is_number
 from chns.inference.decision_rule import DecisionRule
