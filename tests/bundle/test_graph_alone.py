@@ -39,7 +39,7 @@ def test_its_metrics_can_be_added_to(alone, tmp_path):
 
 
 def test_what_needs_weights_says_so(alone):
-    with pytest.raises(FileNotFoundError, match=r"model must hold model\.safetensors for this, got only the graph"):
+    with pytest.raises(FileNotFoundError, match=r"model must hold model\.safetensors for this, got only a graph"):
         load_bundle(alone)
     with pytest.raises(FileNotFoundError, match=r"take the one that it was made from"):
         Verifier.load(alone, backend="torch")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ("chns", "chns.core", "chns.data", "chns.evaluation")
+PACKAGES = ("chns", "chns.core", "chns.data", "chns.evaluation", "chns.features")
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -77,9 +77,10 @@ class Handler(BaseHTTPRequestHandler):
             return None
         if self.hub.repositories[match[1]].is_gated:
             return self.answer(403, X_Error_Code="GatedRepo")
-        if match[3] not in files:
+        name = unquote(match[3])
+        if name not in files:
             return self.answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=sha)
-        content = files[match[3]]
+        content = files[name]
         return self.answer(200, content, ETag=f'"{hashlib.sha1(content).hexdigest()}"', X_Repo_Commit=sha)
 
     do_HEAD = do_GET  # noqa: N815 - the base class calls it by that name

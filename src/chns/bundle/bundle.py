@@ -332,7 +332,7 @@ def weights_digest(module: torch.nn.Module) -> str:
 def _require_weights(folder: Path) -> None:
     if not (folder / WEIGHTS_FILE).is_file():
         raise FileNotFoundError(
-            f"model must hold {WEIGHTS_FILE} for this, got only the graph {GRAPH_FILE} in {folder}. Such a model "
+            f"model must hold {WEIGHTS_FILE} for this, got only a graph in {folder}. Such a model "
             "verifies, enrols and identifies; to train, convert or export, take the one that it was made from."
         )
 

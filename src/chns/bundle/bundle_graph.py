@@ -120,6 +120,10 @@ def load_graph_bundle(model: Path | str) -> GraphBundle | None:
         FileNotFoundError, ValueError, ChnsError, HubError: As `chns.bundle.finding.bundle_folder`.
     """
     folder = bundle_folder(model)
+    if folder.is_file():
+        from chns.bundle.sherpa_graph import read_sherpa_graph
+
+        return read_sherpa_graph(folder)
     description = read_description(folder)
     path = folder / GRAPH_FILE
     if "graph" not in description or not path.is_file():

@@ -44,6 +44,9 @@ _MOST_FILES = 1_000
 _CONVERSION = 1  # to be raised when a conversion changes, so that older ones are not taken from the cache
 
 
+SHERPA_ONNX = "sherpa-onnx"
+
+
 class Layout(NamedTuple):
     """How a toolkit publishes a model.
 
@@ -67,6 +70,7 @@ LAYOUTS = (
     Layout("pyannote", "pytorch_model.bin", ("config.yaml",)),
     Layout("3D-Speaker", "campplus_*.bin", optional=("configuration.json",)),
     Layout("3D-Speaker", "campplus_*.pt", optional=("configuration.json",)),
+    Layout(SHERPA_ONNX, "*.onnx"),
 )
 
 
@@ -110,6 +114,8 @@ def holds_bundle(folder: Path) -> bool:
 
 def bundle_folder(model: Path | str) -> Path:
     """The folder of the bundle that a name means; what is on the Hub or another toolkit's is made one first.
+
+    A graph for sherpa-onnx stays what it is, and its file is given in place of a folder.
 
     Args:
         model: A folder or a file, or ``hf://owner/name[/FILE][@revision]``.
@@ -191,10 +197,12 @@ def _from_hub(address: str) -> Path:
 
 
 def _converted(published: Published, folder: Path, *, key: str, source: str) -> Path:
-    """The bundle in the cache, made if it is not there."""
+    """The bundle in the cache, made if it is not there; of a graph the graph."""
     from filelock import FileLock
 
     converted = cache_folder() / "models" / f"{key}--{_CONVERSION}"
+    if published.layout.toolkit == SHERPA_ONNX:
+        return folder / published.weights
     if holds_bundle(converted):
         return converted
     converted.parent.mkdir(parents=True, exist_ok=True)
@@ -217,7 +225,7 @@ def _remembered(address: str) -> Path | None:
     if not note.is_file():
         return None
     converted = Path(note.read_text(encoding="utf-8").strip())
-    return converted if holds_bundle(converted) else None
+    return converted if converted.is_file() or holds_bundle(converted) else None
 
 
 def _local(path: Path) -> Published | None:

@@ -126,7 +126,7 @@ class UntrustedGraph(NamedTuple):
     """A graph that may be run.
 
     Attributes:
-        run: From waveforms to embeddings.
+        run: From waveforms, or features, to embeddings.
         metadata: What the file says of itself.
     """
 
@@ -134,12 +134,13 @@ class UntrustedGraph(NamedTuple):
     metadata: dict[str, str]
 
 
-def read_untrusted_graph(content: bytes, *, source: str) -> UntrustedGraph:
+def read_untrusted_graph(content: bytes, *, source: str, input_axes: int = 2) -> UntrustedGraph:
     """Check a graph, and get it ready.
 
     Args:
         content: The ONNX file.
         source: Its name, for error messages.
+        input_axes: 2 if it takes waveforms, (batch, samples); 3 if it takes features, (batch, frames, mels).
 
     Raises:
         ModelFileError: If it is no ONNX graph from one batch of waveforms to one of embeddings, or holds anything that
@@ -165,10 +166,10 @@ def read_untrusted_graph(content: bytes, *, source: str) -> UntrustedGraph:
         ) from error
     given, made = session.get_inputs(), session.get_outputs()
     shapes = [(value.type, len(value.shape)) for value in (*given, *made)]
-    if len(given) != 1 or shapes != [("tensor(float)", 2)] * 2:
+    if len(given) != 1 or shapes != [("tensor(float)", input_axes), ("tensor(float)", 2)]:
+        taken = "waveforms (batch, samples)" if input_axes == 2 else "features (batch, frames, mels)"
         raise ModelFileError(
-            f"graph must take waveforms (batch, samples) and give embeddings (batch, dim), got {shapes!s:.200} in "
-            f"{source}."
+            f"graph must take {taken} and give embeddings (batch, dim), got {shapes!s:.200} in {source}."
         )
     return UntrustedGraph(session_graph(session), dict(session.get_modelmeta().custom_metadata_map))
 

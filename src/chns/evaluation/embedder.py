@@ -6,15 +6,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from chns.bundle.bundle_graph import GraphBundle
 from chns.core import Float32Array, Float64Array, IntArray, atomic_path
 from chns.core.distributed import gather_array, rank, world_size
 from chns.data import CropRequest, Manifest, SpeakerCrops, WholeUtterances, pad_waveforms, plain_worker_errors
@@ -23,6 +26,32 @@ from chns.encoders import SpeakerEncoder
 from chns.sampling.speaker_batches import centroids_of, draw_per_speaker
 
 _BATCH_SECONDS = 120.0
+
+
+class GraphModel(nn.Module):
+    """A model that has a graph and no weights, as a module that embeds on the CPU.
+
+    Args:
+        graph: Of the bundle.
+    """
+
+    def __init__(self, graph: GraphBundle) -> None:
+        super().__init__()
+        self._graph = graph
+        self.sample_rate_hz = graph.sample_rate_hz
+        self.features = SimpleNamespace(frame_samples=graph.frame_samples)
+
+    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Embeddings, shape (n, dim), of waveforms, shape (n, samples), whose first ``lengths`` samples count."""
+        rows = waveforms.cpu().numpy()
+        if lengths is None:
+            return torch.from_numpy(self._graph.run(rows))
+        cut = [self._graph.run(row[None, :length]) for row, length in zip(rows, lengths.tolist(), strict=True)]
+        return torch.from_numpy(np.concatenate(cut))
+
+    def as_encoder(self) -> SpeakerEncoder:
+        """Itself, for `Embedder`, which needs no more of an encoder."""
+        return cast(SpeakerEncoder, self)
 
 
 @dataclass(frozen=True, kw_only=True)

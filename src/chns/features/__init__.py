@@ -9,7 +9,6 @@ same call, `num_mels`, `sample_rate_hz`, `frame_samples`, `hop_samples` and `fra
 | `DecibelMel` | SpeechBrain |
 """
 
-from chns.features.decibel_mel import DecibelMel
-from chns.features.log_mel import LogMel
+from chns.core.front import lazily
 
-__all__ = ["DecibelMel", "LogMel"]
+__getattr__, __all__ = lazily(__name__, {"chns.features.decibel_mel": "DecibelMel", "chns.features.log_mel": "LogMel"})

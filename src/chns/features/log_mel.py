@@ -1,16 +1,13 @@
-"""Log-mel features, and what all features of a padded batch have in common.
-
-Windowing, removal of the frame's mean, pre-emphasis and the Fourier transform are all linear, so they are folded into
-one matrix: a frame costs one product with a 400 x 512 matrix, exports to any runtime, and needs no complex numbers.
-"""
+"""Log-mel features, and what all features of a padded batch have in common."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from chns.features.filterbank import LOG_FLOOR, Window, mel_filters, spectrum_matrix
 
 
 def require_batch(waveforms: Tensor, frame_samples: int) -> None:
@@ -55,12 +52,6 @@ def without_padding(features: Tensor, num_frames: Tensor | None, *, subtract_mea
         return features
     mean = features.sum(1, keepdim=True) / num_frames[:, None, None]
     return (features - mean) * inside
-
-
-Window = Literal["povey", "hamming"]
-
-
-_PREEMPHASIS = 0.97  # Kaldi's; nothing that is imported has another
 
 
 class LogMel(nn.Module):
@@ -129,8 +120,8 @@ class LogMel(nn.Module):
         self.hop_samples = round(hop_seconds * sample_rate_hz)
         self.window = window
         self.subtract_mean = subtract_mean
-        spectrum = _spectrum_matrix(self.frame_samples, points, window)
-        filters = _mel_filters(num_mels, points, sample_rate_hz, low_hz, high_hz)
+        spectrum = torch.from_numpy(spectrum_matrix(self.frame_samples, points, window))
+        filters = torch.from_numpy(mel_filters(num_mels, points, sample_rate_hz, low_hz, high_hz))
         self.register_buffer("spectrum", spectrum, persistent=False)
         self.register_buffer("filters", filters, persistent=False)
 
@@ -156,39 +147,6 @@ class LogMel(nn.Module):
             frames = waveforms.to(self.spectrum.dtype).unfold(1, self.frame_samples, self.hop_samples)
             real, imaginary = (frames @ self.spectrum).chunk(2, dim=-1)
             power = real.square() + imaginary.square()
-            features = (power @ self.filters).clamp_min(torch.finfo(torch.float32).eps).log()
+            features = (power @ self.filters).clamp_min(LOG_FLOOR).log()
             num_frames = None if lengths is None else self.frame_lengths(lengths)
             return without_padding(features, num_frames, subtract_mean=self.subtract_mean)
-
-
-def _spectrum_matrix(frame_samples: int, points: int, window: Window) -> Tensor:
-    """Matrix M such that ``frame @ M`` is the real, then the imaginary part of the prepared frame's spectrum.
-
-    Shape (frame_samples, 2 * (points // 2)): without the highest bin, which lies under no filter.
-    """
-    n = torch.arange(frame_samples, dtype=torch.float64)
-    cosine = torch.cos(2 * math.pi * n / (frame_samples - 1))
-    weights = (0.5 - 0.5 * cosine).pow(0.85) if window == "povey" else 0.54 - 0.46 * cosine
-    angles = 2 * math.pi / points * n[:, None] * torch.arange(points // 2, dtype=torch.float64)
-    fourier = torch.cat([angles.cos(), -angles.sin()], dim=1)
-    windowed = weights[:, None] * fourier
-    emphasised = windowed.clone()  # each sample less a share of the one before it, the first less a share of itself
-    emphasised[:-1] -= _PREEMPHASIS * windowed[1:]
-    emphasised[0] -= _PREEMPHASIS * windowed[0]
-    scale_to_16_bits = 2.0**15
-    return (scale_to_16_bits * (emphasised - emphasised.mean(0))).float()
-
-
-def _mel_filters(num_mels: int, points: int, sample_rate_hz: int, low_hz: float, high_hz: float) -> Tensor:
-    """Triangular filters, equally wide on the mel scale, shape (points // 2, num_mels)."""
-
-    def mel(hz: Tensor | float) -> Tensor:
-        return 1127.0 * torch.log1p(torch.as_tensor(hz, dtype=torch.float64) / 700.0)
-
-    low, high = mel(low_hz), mel(high_hz)
-    step = (high - low) / (num_mels + 1)
-    left = low + step * torch.arange(num_mels, dtype=torch.float64)
-    bins = mel(torch.arange(points // 2, dtype=torch.float64) * sample_rate_hz / points)[:, None]
-    rising = (bins - left) / step
-    falling = (left + 2 * step - bins) / step
-    return torch.minimum(rising, falling).clamp_min(0.0).float()

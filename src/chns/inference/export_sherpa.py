@@ -26,6 +26,7 @@ from chns.bundle.bundle import Architecture
 from chns.bundle.bundle_graph import LARGEST_DISTANCE, checked_distance
 from chns.bundle.graph import Graph, largest_distance, model_graph, onnx_graph
 from chns.bundle.onnx_file import OPSET, write_onnx
+from chns.bundle.sherpa_graph import MADE_BY
 from chns.core import ConfigError, Float32Array, atomic_path
 from chns.encoders import SpeakerEncoder
 from chns.features import LogMel
@@ -104,6 +105,7 @@ def export_for_sherpa(
         "sample_rate": str(model.sample_rate_hz),
         "output_dim": str(dim),
         "normalize_samples": "0",  # samples times 32768, as in our features
+        MADE_BY: "chns",
     }
     with atomic_path(path) as temporary:
         write_onnx(encoder, example, temporary, input_name="x", axes=("batch", "frames", None), metadata=metadata)

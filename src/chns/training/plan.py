@@ -13,13 +13,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from chns.bundle.bundle import WEIGHTS_FILE, bundle_folder, load_bundle, weights_digest
-from chns.bundle.bundle_graph import PACKAGED_MODEL, GraphBundle, load_graph_bundle
+from chns.bundle.bundle import load_bundle, weights_digest
+from chns.bundle.bundle_graph import PACKAGED_MODEL, load_graph_bundle
+from chns.bundle.finding import WEIGHTS_FILE, bundle_folder
 from chns.core import Float32Array, IntArray, atomic_path
 from chns.core.distributed import from_first_process
 from chns.data import Manifest
 from chns.encoders import SpeakerEncoder
 from chns.evaluation import Embedder
+from chns.evaluation.embedder import GraphModel
 from chns.sampling.batches import RandomSpeakerBatches
 from chns.sampling.clusters import SpeakerClusters
 from chns.sampling.hard_batches import Grouping, HardBatches
@@ -46,27 +48,6 @@ class GroupingModel:
     model: SpeakerEncoder
     digest: str
     folder: Path | None = None
-
-
-class GraphModel(torch.nn.Module):
-    """A bundle that has a graph and no weights, as a module that embeds crops on the CPU.
-
-    Args:
-        graph: Of the bundle.
-    """
-
-    def __init__(self, graph: GraphBundle) -> None:
-        super().__init__()
-        self._graph = graph
-        self.sample_rate_hz = graph.sample_rate_hz
-
-    def forward(self, waveforms: torch.Tensor, _: torch.Tensor | None = None) -> torch.Tensor:
-        """Embeddings, shape (n, dim), of waveforms of one length, shape (n, samples)."""
-        return torch.from_numpy(self._graph.run(waveforms.cpu().numpy()))
-
-    def as_encoder(self) -> SpeakerEncoder:
-        """Itself, for `chns.evaluation.Embedder.crops`, which needs no more of an encoder."""
-        return cast(SpeakerEncoder, self)
 
 
 def embedding_model(name: str, *, trusted_packages: Collection[str] = ()) -> tuple[SpeakerEncoder, str]:
