@@ -70,26 +70,47 @@ def test_a_dry_run_says_what_is_there_and_changes_nothing(config, out, tmp_path,
     words = ["compare", str(config), "--dry-run", "--out"]
     assert main([*words, str(tmp_path / "new")]) == 0
     assert not (tmp_path / "new").exists()
-    first, second, last = capsys.readouterr().out.splitlines()
+    first, second, last, *estimated = capsys.readouterr().out.splitlines()
     assert first.split() == [f"{tmp_path}/new/supcon/seed-0", "to", "be", "trained"]
     assert last == "2 runs of 8 steps of 8 segments; 0 finished, 2 to train"
+    found = "\n".join(estimated)
+    for words_of_it in ("Hours of a run of 8 steps", "all 2 runs", "cores to decode", "- supcon: ", "hours a run"):
+        assert words_of_it in found
 
     scores, summary = out / "supcon" / "seed-0" / "scores" / "hums.txt", out / "chns" / "seed-0" / "summary.json"
     kept = scores.read_bytes(), summary.read_bytes()
     scores.unlink()
     summary.unlink()
     assert main([*words, str(out)]) == 0
-    first, second, last = capsys.readouterr().out.splitlines()
+    first, second, last, *estimated = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("the run ") for line in estimated)
     assert first.endswith("supcon/seed-0  trained, to be scored on hums")
     assert second.endswith("goes on after about 8 of 8 steps")
     assert last.endswith("1 finished, 1 to train")
     assert main([*words, str(out), "--json"]) == 0
-    states = json.loads(capsys.readouterr().out)["runs"]
+    shown = json.loads(capsys.readouterr().out)
+    states, estimate = shown["runs"], shown["estimate"]
+    assert list(estimate["strategies"]) == ["chns"]
+    assert estimate["strategies"]["chns"]["least_hours"]["H100 80 GB"] > 0
+    assert 0 <= estimate["measured"]["chns"]["wait_share"] < 1
     assert [(state["finished"], state["to_score"]) for state in states] == [(True, ["hums"]), (False, ["hums"])]
     scores.write_bytes(kept[0])
     summary.write_bytes(kept[1])
     assert main([*words, str(out)]) == 0
-    assert capsys.readouterr().out.count("trained and scored") == 2
+    shown = capsys.readouterr().out
+    assert shown.count("trained and scored") == 2
+    assert "Hours" not in shown  # nothing is left to estimate
+
+
+def test_options_of_a_training_go_before_the_configurations_base(config, tmp_path, capsys):
+    words = ["compare", str(config), "--out", str(tmp_path), "--dry-run"]
+    assert main([*words, "--train.epochs", "3", "--batches.steps-per-epoch=5"]) == 0
+    assert "2 runs of 15 steps of 8 segments" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*words, "--train.epoch", "3"])
+    printed = capsys.readouterr().err
+    assert "--train.epoch" in printed
+    assert "Did you mean --train.epochs?" in printed
 
 
 @pytest.mark.parametrize(

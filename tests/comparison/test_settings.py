@@ -5,11 +5,19 @@ import copy
 import pytest
 import yaml
 
-from chns.comparison.runs import ComparisonSettings, checked, paper_strategies, read_comparison
+from chns.comparison.runs import ComparisonSettings, TrialListSettings, checked, paper_strategies, read_comparison
+from chns.comparison.verdict import find_twins
 from chns.core import ConfigError
 from chns.training.settings import BatchSettings, ObjectSettings, TrainSettings
 
 LISTS = {"trial_lists": {"easy": {"manifest": "m.parquet", "trials": "t.txt"}}}
+
+
+STRATEGIES_OF_THE_PAPER = ("aam_softmax", "supcon", "hscl", "chns", "chns_hscl")
+
+
+def paper_with_defaults():
+    return ComparisonSettings(trial_lists={"easy": TrialListSettings(manifest="m.parquet", trials="t.txt")})
 
 
 def read(write_yaml, **settings):
@@ -109,3 +117,22 @@ def test_settings_can_be_built_without_a_file():
     settings = ComparisonSettings(base=TrainSettings(batches=BatchSettings(speakers_per_batch=8)), trial_lists={})
     with pytest.raises(ConfigError, match="trial_lists must name at least one"):
         checked(settings)
+
+
+def test_the_papers_comparison_has_its_five_strategies_with_either_encoder():
+    comparison = read_comparison("paper", base_options=["--data.train", "other.parquet", "--train.chunk-size=64"])
+    names = [f"{encoder}-{name}" for encoder in ("ecapa", "resnet") for name in STRATEGIES_OF_THE_PAPER]
+    assert sorted(comparison.strategies) == sorted(names)
+    for name, settings in comparison.strategies.items():
+        assert (settings.data.train, settings.train.chunk_size) == ("other.parquet", 64)
+        assert settings.batches.speakers_per_batch * settings.batches.utterances_per_speaker == 1300
+        assert settings.train.epochs * settings.batches.steps_per_epoch == 154_000
+        assert ("thin_resnet34" in settings.encoder.factory) == name.startswith("resnet-")
+        assert settings.loss == checked(paper_with_defaults()).strategies[name.partition("-")[2]].loss
+    twins = find_twins(comparison.strategies)
+    assert {name: twin.name for name, twin in twins.items()} == {
+        f"{encoder}-{hard}": f"{encoder}-{random}"
+        for encoder in ("ecapa", "resnet")
+        for hard, random in (("chns", "supcon"), ("chns_hscl", "hscl"))
+    }
+    assert all(twin.other_differences == () for twin in twins.values())

@@ -201,10 +201,10 @@ def _top_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def command_parser(name: str, *, examples: str) -> argparse.ArgumentParser:
+def command_parser(name: str, *, examples: str, kind: type[CommandParser] = CommandParser) -> argparse.ArgumentParser:
     """A parser for one subcommand whose ``--help`` ends with examples."""
     purpose = COMMANDS[name.split()[0]]
-    return CommandParser(
+    return kind(
         prog=f"chns {name}",
         description=f"{purpose[0].upper()}{purpose[1:]}.",
         epilog=f"examples:\n{examples}",

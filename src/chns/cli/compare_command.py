@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chns.cli import command_parser
+from chns.cli import CommandParser, command_parser
 
 if TYPE_CHECKING:
     from chns.comparison.results import TrialList
@@ -18,6 +19,7 @@ _EXAMPLES = """  chns compare compare.yaml --out runs/comparison --dry-run
   chns compare compare.yaml --out runs/comparison
   chns compare compare.yaml --out runs/comparison --jobs 2
   chns compare compare.yaml --out runs/comparison --baseline chns     # the same runs against another of them
+  chns compare paper --data.train vox2.parquet --out runs/paper --dry-run     # the paper again: what it would take
 
 CONFIG.yaml, of which `chns configs compare` prints an example with comments:
   base         settings of `chns train` that all strategies share
@@ -25,6 +27,7 @@ CONFIG.yaml, of which `chns configs compare` prints an example with comments:
   seeds        each strategy is trained with each (default: 0, 1, 2)
   trial_lists  name: {manifest, trials}, what the models are evaluated on
   baseline     the strategy that the others are compared with (default: the first)
+--SECTION.KEY VALUE, as of `chns train`, goes before what base says.
 
 Runs go to OUT/STRATEGY/seed-N, each as `chns train` leaves it, with its scores in scores/LIST.txt; the table
 with intervals and verdict to OUT/comparison.md and, with all numbers, OUT/comparison.json. Everything is checked
@@ -33,7 +36,7 @@ before the first run trains. The same command goes on with what was stopped and 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = command_parser("compare", examples=_EXAMPLES)
+    parser = command_parser("compare", examples=_EXAMPLES, kind=_Parser)
     parser.add_argument("config", type=Path, metavar="CONFIG", help="what to compare: a file, or a preset")
     parser.add_argument("--out", type=Path, required=True, metavar="OUT", help="folder of the comparison")
     parser.add_argument(
@@ -46,23 +49,49 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--baseline", metavar="STRATEGY", help="compare the others with this one, instead of the configuration's"
     )
-    parser.add_argument("--dry-run", action="store_true", help="check everything, say what is there and what would run")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check everything, say what is there and what would run, and, after measuring ten steps, how long that "
+        "takes here and on other devices",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
+
+
+class _Parser(CommandParser):
+    """Keeps options with a dot in their name, which are settings of `chns train`, for the parser of those."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does, with those options and their values as ``base_options``."""
+        words = list(sys.argv[1:] if args is None else args)
+        own: list[str] = []
+        settings: list[str] = []
+        while words:
+            word = words.pop(0)
+            name, equals, _ = word.partition("=")
+            if not (name.startswith("--") and "." in name):
+                own.append(word)
+                continue
+            settings.append(word)
+            if not equals and words:
+                settings.append(words.pop(0))
+        arguments = super().parse_args(own, namespace)
+        arguments.base_options = settings
+        return arguments
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Compare, and print the table; or only say what would be done."""
     from chns.comparison.runs import read_comparison
 
-    comparison = read_comparison(arguments.config, baseline=arguments.baseline)
+    comparison = read_comparison(arguments.config, baseline=arguments.baseline, base_options=arguments.base_options)
 
     from chns.comparison.compare import compare, describe, prepare
 
     if arguments.dry_run:
         runs, length, lists = prepare(comparison, arguments.out)
-        states = [_state(planned, lists) for planned in runs]
-        print(json.dumps({"runs": states}) if arguments.json else _listing(states, length))
+        _say_what_would_run(runs, length, [_state(planned, lists) for planned in runs], as_json=arguments.json)
         return
     outcome = compare(comparison, arguments.out, jobs=arguments.jobs)
     if arguments.json:
@@ -70,6 +99,20 @@ def run(arguments: argparse.Namespace) -> None:
         return
     print(describe(outcome))
     print(f"written: {arguments.out / 'comparison.md'}, {arguments.out / 'comparison.json'}")
+
+
+def _say_what_would_run(
+    runs: Sequence[PlannedRun], length: Length, states: Sequence[dict[str, Any]], *, as_json: bool
+) -> None:
+    from chns.comparison.estimate import describe_estimate, estimate
+
+    if not as_json:
+        print(_listing(states, length), flush=True)
+    found = None if all(planned.is_finished for planned in runs) else estimate(runs, length)
+    if as_json:
+        print(json.dumps({"runs": states, "estimate": None if found is None else found.to_json()}))
+    elif found is not None:
+        print(f"\n{describe_estimate(found)}")
 
 
 def _state(planned: PlannedRun, lists: Sequence[TrialList]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from chns.core import ConfigError, RunFolderError, bounded_text, config_path, in
 from chns.data import Manifest
 from chns.training.build import fitted, make_loss, make_plan, read_data, starting_model
 from chns.training.folder import RunFolder
-from chns.training.parsing import SettingsParser, settings_of
+from chns.training.parsing import SettingsParser, add_settings, settings_of
 from chns.training.run import train
 from chns.training.settings import TrainSettings
 
@@ -56,12 +56,13 @@ class ComparisonSettings:
     baseline: str | None = None
 
 
-def read_comparison(path: Path | str, *, baseline: str | None = None) -> Comparison:
+def read_comparison(path: Path | str, *, baseline: str | None = None, base_options: Sequence[str] = ()) -> Comparison:
     """Read and check a YAML file whose keys are the fields of `ComparisonSettings`.
 
     Args:
         path: The file.
         baseline: Takes the place of the one in the file.
+        base_options: Options of `chns train`, such as ``--data.train``, that go before what ``base`` says in the file.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -79,7 +80,15 @@ def read_comparison(path: Path | str, *, baseline: str | None = None) -> Compari
     fields = {name: settings[name] for name in ComparisonSettings.__dataclass_fields__}
     if baseline is not None:
         fields["baseline"] = baseline
+    if base_options:
+        fields["base"] = _with_options(fields["base"], base_options)
     return checked(ComparisonSettings(**fields))
+
+
+def _with_options(base: TrainSettings, options: Sequence[str]) -> TrainSettings:
+    parser = SettingsParser(prog="chns compare")
+    add_settings(parser)
+    return settings_of(parser, parser.parse_args(["--config", json.dumps(asdict(base)), *options]))
 
 
 def checked(settings: ComparisonSettings) -> Comparison:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import math
+import resource
+import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol
@@ -17,7 +20,7 @@ from torch.nn import functional as F
 
 from chns.core import BoolArray, atomic_path
 from chns.core.files import plain_disk_errors
-from chns.data import Manifest, corpora_of
+from chns.data import Manifest, SpeakerCrops, corpora_of
 from chns.encoders import SpeakerEncoder
 from chns.evaluation import Embedder, VerificationMetrics, make_trials, resolve, score_trials, verification_metrics
 from chns.training.step import StepResult
@@ -297,3 +300,43 @@ class Validation:
         enrolment, test = of_speaker[labels[self._enrolment]], of_speaker[labels[self._test]]
         within = {corpus: (enrolment == corpus) & (test == corpus) for corpus in sorted(set(corpora))}
         return {corpus: own for corpus, own in within.items() if len(set(self._is_target[own].tolist())) == 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """How fast steps are.
+
+    Attributes:
+        seconds_per_step: Their mean.
+        wait_share: Share of it spent waiting for data.
+        crops_per_second: Crops that one core decodes.
+        memory: The most that was needed, in words.
+    """
+
+    seconds_per_step: float
+    wait_share: float
+    crops_per_second: float
+    memory: str
+
+
+_TIMED_CROPS, _TIMED_SECONDS = 500, 2.0
+
+
+def crops_per_second(crops: SpeakerCrops) -> float:
+    """Crops of utterances all over the corpus that one core decodes, from two seconds of them at most."""
+    began = time.perf_counter()
+    done = 0
+    for row in range(0, len(crops), max(1, len(crops) // _TIMED_CROPS)):
+        crops[row]
+        done += 1
+        if time.perf_counter() - began > _TIMED_SECONDS:
+            break
+    return done / (time.perf_counter() - began)
+
+
+def peak_memory(device: torch.device) -> str:
+    """The most memory needed so far, of a GPU its own; without the loader's processes."""
+    if device.type == "cuda":
+        return f"at most {torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB of the GPU"
+    unit = 1 if sys.platform == "darwin" else 1024
+    return f"at most {unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9:.1f} GB of memory"

@@ -10,16 +10,15 @@ from __future__ import annotations
 import json
 import logging
 import math
-import resource
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Generator
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Never
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -33,7 +32,7 @@ from chns.core.distributed import any_process, average_buffers
 from chns.data import CropBatches, SpeakerCrops, plain_worker_errors
 from chns.encoders import SpeakerEncoder
 from chns.sampling.schedule import EpochSignals
-from chns.training.log import Meter, MetricsLogger, RunLog, Validated, Validation
+from chns.training.log import Meter, MetricsLogger, RunLog, Speed, Validated, Validation, crops_per_second, peak_memory
 from chns.training.plan import BatchPlan
 from chns.training.state import Stateful, StopRequest, load_training, save_training
 from chns.training.step import TrainingStep, gradient_scaler
@@ -194,6 +193,29 @@ class Training:
                 if epoch + 1 < self._rhythm.epochs and stop.is_made(self._fabric.device):
                     raise KeyboardInterrupt
 
+    def measure(self, num_steps: int) -> Speed:
+        """Take so many steps of the first epoch, on random batches, after a first one that starts all; write nothing.
+
+        Raises:
+            AudioError, FileNotFoundError: If a recording cannot be read.
+        """
+        self._model.train()
+        seconds, waits = [], []
+        with closing(self._batches(0, 0)) as batches:
+            for _ in tqdm(range(min(num_steps + 1, self._plan.steps_per_epoch)), desc="measuring", disable=None):
+                asked = self._now()
+                waveforms, labels = next(batches)
+                waits.append(self._now() - asked)
+                self._train_step(0, waveforms, labels)
+                seconds.append(self._now() - asked)
+        timed = slice(1 if len(seconds) > 1 else 0, None)
+        return Speed(
+            seconds_per_step=float(np.mean(seconds[timed])),
+            wait_share=sum(waits[timed]) / sum(seconds[timed]),
+            crops_per_second=crops_per_second(self._crops),
+            memory=peak_memory(self._fabric.device),
+        )
+
     @property
     def _writes(self) -> bool:
         """Whether this is the process that writes files."""
@@ -233,7 +255,7 @@ class Training:
         left = timedelta(seconds=round(seconds * (self.num_steps - self._step)))
         _log.info(
             "after %d steps: %.2f s a step, %s for the %d that are left, without validation; %s",
-            done, seconds, left, self.num_steps - self._step, _peak_memory(self._fabric.device),
+            done, seconds, left, self.num_steps - self._step, peak_memory(self._fabric.device),
         )  # fmt: skip
 
     def _now(self) -> float:
@@ -289,7 +311,7 @@ class Training:
             batches, seed=self._rhythm.seed, epoch=epoch, first_step=first_step, first_place=batches.first_place
         )
 
-    def _batches(self, epoch: int, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, epoch: int, first_step: int) -> Generator[tuple[Tensor, Tensor]]:
         loader = DataLoader(
             self._crops,
             batch_sampler=self._requests(epoch, first_step),
@@ -379,14 +401,6 @@ class Training:
         average_buffers(self._model)
         if self._writes:
             save_training(self.checkpoint, self._parts, step=self._step, num_steps=self.num_steps)
-
-
-def _peak_memory(device: torch.device) -> str:
-    """The most memory needed so far, of a GPU its own; without the loader's processes."""
-    if device.type == "cuda":
-        return f"at most {torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB of the GPU"
-    unit = 1 if sys.platform == "darwin" else 1024
-    return f"at most {unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9:.1f} GB of memory"
 
 
 def _line(step: int, num_steps: int, epoch: int, values: dict[str, float]) -> str:

@@ -7,12 +7,14 @@ import logging
 import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 
 from chns.bundle.bundle import Architecture, load_bundle, require_own_bundle, save_bundle
 from chns.bundle.bundle_graph import add_graph_if_possible
@@ -20,6 +22,7 @@ from chns.core import ConfigError, atomic_path, in_short, locked_folder
 from chns.core.distributed import from_first_process, rank
 from chns.data import Manifest
 from chns.encoders import SpeakerEncoder
+from chns.losses import TaughtLoss
 from chns.training.augmenting import augmented_crops, described_augmentation, make_masking
 from chns.training.build import (
     fitted,
@@ -35,8 +38,9 @@ from chns.training.build import (
     starting_model,
     world,
 )
+from chns.training.cost import count_encoder, count_step, usable_memory_bytes
 from chns.training.folder import RunFolder, config_text, longer
-from chns.training.log import Validated
+from chns.training.log import Speed, Validated
 from chns.training.loop import Record, Training
 from chns.training.settings import TrainSettings
 
@@ -89,11 +93,14 @@ def _train_in(folder: Path, settings: TrainSettings, fabric: Fabric) -> dict[str
     torch.manual_seed(settings.seed)
     architecture, model = starting_model(settings)
     model.masking = make_masking(settings)
+    loss = make_loss(settings, model, training_manifest)
+    settings, chunks = _in_chunks(settings, model, loss, fabric)
+    derived |= chunks
     progress = _Progress(settings, folder, architecture, model, training_manifest)
     run = Training(
         fabric=fabric,
         model=model,
-        loss=make_loss(settings, model, training_manifest),
+        loss=loss,
         make_optimizer=optimizer_maker(settings.optimizer, model.encoder),
         plan=make_plan(settings, training_manifest, folder=folder),
         crops=augmented_crops(settings, training_manifest, sample_rate_hz=model.sample_rate_hz),
@@ -130,6 +137,67 @@ def _train_in(folder: Path, settings: TrainSettings, fabric: Fabric) -> dict[str
     return from_first_process(
         lambda: _write_json(folder / "summary.json", {"steps": run.num_steps, **progress.summary()})
     )
+
+
+def measure_steps(settings: TrainSettings, *, num_steps: int = 10) -> Speed:
+    """Train so many steps on random batches, and one before, as a run of these settings would; nothing is kept.
+
+    Args:
+        settings: Of the run; on one device.
+        num_steps: How many, if an epoch has as many.
+
+    Raises:
+        AudioError, FileNotFoundError: If a recording cannot be read.
+    """
+    settings = replace(settings, batches=replace(settings.batches, kind="random"))
+    fabric = _launched(settings)
+    manifest, _ = read_data(settings)
+    settings, _ = fitted(settings, manifest)
+    torch.manual_seed(settings.seed)
+    _, model = starting_model(settings)
+    model.masking = make_masking(settings)
+    loss = make_loss(settings, model, manifest)
+    settings, _ = _in_chunks(settings, model, loss, fabric)
+    with TemporaryDirectory() as folder:
+        return Training(
+            fabric=fabric,
+            model=model,
+            loss=loss,
+            make_optimizer=optimizer_maker(settings.optimizer, model.encoder),
+            plan=make_plan(settings, manifest),
+            crops=augmented_crops(settings, manifest, sample_rate_hz=model.sample_rate_hz),
+            rhythm=make_rhythm(settings),
+            record=Record(folder=Path(folder), validation=None, on_validation=lambda _: None),
+        ).measure(num_steps)
+
+
+def _in_chunks(
+    settings: TrainSettings, model: SpeakerEncoder, loss: nn.Module, fabric: Fabric
+) -> tuple[TrainSettings, dict[str, str]]:
+    """The settings with a ``train.chunk_size``, where it is open and a batch would not fit into memory; and why."""
+    plain = loss.loss if isinstance(loss, TaughtLoss) else loss
+    batches, train = settings.batches, settings.train
+    if train.chunk_size is not None:
+        return settings, {}
+    try:
+        encoder = count_encoder(model, crop_seconds=settings.data.crop_seconds, precision=train.precision)
+        cost = count_step(
+            encoder, plain, num_speakers=batches.wanted_speakers, utterances_per_speaker=batches.utterances_per_speaker
+        )
+    except (RuntimeError, NotImplementedError) as error:  # of a user's own that a CPU, or a batch of two, does not suit
+        _log.debug("memory of a step cannot be counted: %s", error)
+        return settings, {}
+    usable = usable_memory_bytes(fabric.device)
+    if fabric.device.type == "cpu":
+        usable /= world(settings)[0]
+    size = cost.chunk_size(usable, num_processes=fabric.world_size)
+    if size is None:
+        return settings, {}
+    needed = cost.memory_bytes(-(-cost.num_segments // fabric.world_size))
+    return replace(settings, train=replace(train, chunk_size=size)), {
+        "train.chunk_size": f"{size}, as {cost.num_segments:,} segments at once need about {needed / 1e9:.0f} GB, and "
+        f"{usable / 1e9:.0f} may be taken here"
+    }
 
 
 class _Progress:

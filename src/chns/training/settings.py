@@ -309,8 +309,9 @@ class TrainingSettings:
         strategy: How Fabric keeps processes together, e.g. ddp; auto will do.
         precision: 32-true, bf16-mixed (losses stay in float32), or on a GPU 16-mixed (that, and scaled
             gradients, for GPUs without bf16).
-        chunk_size: Segments embedded at a time, for batches that do not fit into memory; by default the whole batch.
-            The gradients are those of the whole batch all the same, for the price of a second forward pass.
+        chunk_size: Segments embedded at a time, for batches that do not fit into memory; by default the whole batch if
+            it fits, by what is counted. The gradients are those of the whole batch all the same, for the price of a
+            second forward pass.
         log_every_steps: Steps between two lines of the log.
         checkpoint_every_steps: Steps between two checkpoints; one more is written at each epoch's end and on Ctrl-C.
         validate_every_epochs: Epochs between two validations; the last epoch always ends with one.
