@@ -233,3 +233,40 @@ def test_a_sweep_needs_labels_and_its_noise_needs_a_sweep(model, hum_manifest, t
     words = ["evaluate", model, hum_manifest, "--trials", tmp_path / "pairs.txt", "--out", tmp_path / "o.txt"]
     assert main([str(word) for word in (*words, "--sweep", "snr=0")]) == 2
     assert "--sweep must have trials with labels" in capsys.readouterr().err
+
+
+def test_identification_by_size_of_the_gallery(model, hum_manifest, tmp_path, capsys):
+    words = ["evaluate", model, hum_manifest, "--gallery", "2,5", "--out", tmp_path / "g.json", "--workers", 0]
+    assert main([str(word) for word in (*words, "--device", "cpu")]) == 2
+    assert "strangers must make at least 100 searches for a FPIR of 0.01, got 75" in capsys.readouterr().err
+
+
+def test_options_of_trials_do_not_go_with_a_gallery(model, hum_manifest, tmp_path, capsys):
+    words = ["evaluate", model, hum_manifest, "--gallery", "2", "--out", tmp_path / "g.json", "--sweep", "snr=1"]
+    assert main([str(word) for word in words]) == 2
+    assert "--sweep must come with --trials" in capsys.readouterr().err
+
+
+def test_a_large_manifest_gives_rates_as_json_and_as_a_table(model, hum_manifest, tmp_path, monkeypatch, capsys, rng):
+    manifest = Manifest.read(hum_manifest)
+    rows = [
+        {**row, "utterance": f"{copy}/{row['utterance']}", "speaker": f"{copy}/{row['speaker']}"}
+        for copy in range(2)
+        for row in manifest.table.to_pylist()
+    ]
+    Manifest.from_rows(rows, root=manifest.root).write(tmp_path / "m.parquet")
+    monkeypatch.setattr(Embedder, "utterances", lambda *_: rng.normal(size=(200, 8)).astype(np.float32))
+    words = ["evaluate", model, tmp_path / "m.parquet", "--gallery", "2,5", "--out", tmp_path / "g.json"]
+    assert main([str(word) for word in (*words, "--device", "cpu", "--json")]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "g.json").read_text())
+    assert [one["size"] for one in printed["identification"]["galleries"]] == [2, 5]
+    assert main([str(word) for word in (*words, "--device", "cpu")]) == 0
+    assert "open-set identification at FPIR 0.01" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("sizes", ["ten", "1,", "1_0"])
+def test_sizes_of_galleries_are_whole_numbers(model, hum_manifest, sizes, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["evaluate", str(model), str(hum_manifest), "--gallery", sizes, "--out", "g.json"])
+    assert "must be whole numbers between commas" in capsys.readouterr().err

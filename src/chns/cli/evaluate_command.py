@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -29,6 +30,7 @@ _EXAMPLES = """  chns evaluate runs/chns/model vox1.parquet --trials veri_test2.
   chns evaluate runs/chns/model cnceleb.parquet --trials trials.lst --out scores.txt --enrolment-map enroll.map
   chns evaluate MODEL vox1.parquet --trials veri_test2.txt --out s.txt --noise musan/noise --sweep \
       duration=1,2,3,5 snr=20,10,5,0 codec=telephone,opus
+  chns evaluate runs/chns/model test.parquet --gallery 10,100,1000 --out runs/chns/scores/gallery.json
 
 The score is the cosine of whole-utterance embeddings. Trial lists:
   voxceleb    1 ENROL TEST
@@ -44,6 +46,9 @@ against a cohort: other speakers than those of the trials, like the training spe
 Results are comparable only with the same kind, cohort, --cohort-of, --top-k and --subtract-mean. WeSpeaker's choices
 are `--as-norm VOX2-DEV --subtract-mean`, with the default top 300 of the speakers.
 
+--gallery enrols one utterance of each of so many speakers, drawn ten times; their other utterances are to be found, and
+at most 1 % of those of all other speakers. One needs many more speakers than the largest gallery.
+
 --sweep scores the same trials again with the test utterances changed, one condition at a time, the enrolment as
 recorded: a part of so many seconds (all of a shorter one), noise so many decibels below the speech, a line (telephone,
 gsm, mp3, opus). An utterance is always changed in the same way, whatever the list and the model.
@@ -57,9 +62,22 @@ def build_parser() -> argparse.ArgumentParser:
     parser = command_parser("evaluate", examples=_EXAMPLES)
     parser.add_argument("model", metavar="MODEL", help="the model: a folder, or hf://owner/name")
     parser.add_argument("manifest", type=Path, metavar="M.parquet", help="where the utterances of the trials are")
-    parser.add_argument("--trials", type=Path, required=True, metavar="TRIALS", help="the trial list")
+    task = parser.add_mutually_exclusive_group(required=True)
+    task.add_argument("--trials", type=Path, metavar="TRIALS", help="the trial list")
+    task.add_argument(
+        "--gallery",
+        type=_sizes,
+        metavar="N,N,...",
+        help="instead of trials, open-set identification: FNIR at a FPIR of 1 %% with so many speakers enrolled",
+    )
     parser.add_argument(
-        "--out", "--scores", dest="scores", type=Path, required=True, metavar="OUT", help="where the scores go"
+        "--out",
+        "--scores",
+        dest="scores",
+        type=Path,
+        required=True,
+        metavar="OUT",
+        help="where the scores go; with --gallery the rates, as JSON",
     )
     parser.add_argument(
         "--format",
@@ -133,6 +151,9 @@ def run(arguments: argparse.Namespace) -> None:
     from chns.evaluation import read_trials, verification_metrics, write_scores
 
     _require_consistent(arguments)
+    if arguments.gallery is not None:
+        _identify(arguments)
+        return
     trials = read_trials(arguments.trials, form=arguments.format)
     if arguments.sweep and trials.is_target is None:
         raise ValueError(f"--sweep must have trials with labels, got none in {arguments.trials}.")
@@ -180,6 +201,30 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{sweep_path(arguments.scores)}: the same for programs and `chns report`")
 
 
+def _sizes(text: str) -> list[int]:
+    """Sizes of galleries between commas."""
+    if not re.fullmatch("[0-9]{1,9}(,[0-9]{1,9})*", text):
+        raise argparse.ArgumentTypeError(f"must be whole numbers between commas, got {text!r}")
+    return [int(size) for size in text.split(",")]
+
+
+def _identify(arguments: argparse.Namespace) -> None:
+    """Open-set identification among the speakers of the manifest."""
+    from chns.core import atomic_path
+    from chns.data import Manifest
+    from chns.evaluation import Embedder
+    from chns.evaluation.identification import identification_rates
+
+    manifest = Manifest.read(arguments.manifest, root=arguments.root)
+    bundle, device = load_on_device(arguments.model, arguments)
+    embeddings = Embedder(model=bundle.model, device=device, num_workers=arguments.workers).utterances(manifest)
+    found = identification_rates(embeddings, manifest.speaker_labels, arguments.gallery)
+    content = {"model": str(arguments.model), "manifest": str(arguments.manifest), **found.to_json()}
+    with atomic_path(arguments.scores) as temporary:
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    print(json.dumps(content) if arguments.json else f"{found}\n{arguments.scores}: the same for programs")
+
+
 def _conditions(arguments: argparse.Namespace, sample_rate_hz: int) -> Sequence[Condition]:
     if not arguments.sweep:
         return []
@@ -218,6 +263,16 @@ def _sweep(
 
 
 def _require_consistent(arguments: argparse.Namespace) -> None:
+    if arguments.gallery is not None:
+        of_trials = {
+            "--sweep": arguments.sweep,
+            "--enrolment-map": arguments.enrolment_map,
+            "--enrolment": arguments.enrolment,
+            "a normalisation": arguments.cohort,
+        }
+        idle = [name for name, value in of_trials.items() if value]
+        if idle:
+            raise ValueError(f"{idle[0]} must come with --trials, got it with --gallery.")
     if arguments.noise is not None and not arguments.sweep:
         raise ValueError(f"--noise must come with --sweep, got {arguments.noise} alone.")
     if arguments.enrolment is not None and arguments.enrolment_map is None:
