@@ -12,6 +12,8 @@ import torch
 from foreign_models import (
     cam_plus_plus_embedding,
     cam_plus_plus_state,
+    redimnet_embedding,
+    redimnet_state,
     speechbrain_embedding,
     speechbrain_state,
     wespeaker_ecapa_embedding,
@@ -21,9 +23,11 @@ from foreign_models import (
 )
 from published_models import (
     PYANNOTE_YAML,
+    REDIMNET_CONFIG,
     SPEECHBRAIN_YAML,
     WESPEAKER_YAML,
     pyannote_files,
+    redimnet_files,
     saved,
     speechbrain_files,
     three_d_speaker_files,
@@ -63,7 +67,7 @@ def written(folder, files):
 
 
 def same_as(embedding, state, model, **settings):
-    features = torch.randn(2, 60, 80)
+    features = torch.randn(2, 61, model.features.num_mels)
     with torch.no_grad():
         torch.testing.assert_close(
             model.encoder(features), embedding(state, features, **settings), atol=1e-5, rtol=1e-5
@@ -78,6 +82,7 @@ PUBLISHED = {
     "wespeaker ecapa": ("they/ecapa", wespeaker_ecapa_files, wespeaker_ecapa_state, wespeaker_ecapa_embedding),
     "pyannote": ("pyannote/wespeaker-voxceleb-resnet34-LM", pyannote_files, RESNET, SHALLOW),
     "3d-speaker": ("funasr/campplus", three_d_speaker_files, cam_plus_plus_state, cam_plus_plus_embedding),
+    "redimnet2": ("they/redimnet2", redimnet_files, redimnet_state, redimnet_embedding),
 }
 FETCHED = {
     "speechbrain": ["embedding_model.ckpt", "hyperparams.yaml"],
@@ -85,6 +90,7 @@ FETCHED = {
     "wespeaker ecapa": ["avg_model", "config.yaml"],
     "pyannote": ["pytorch_model.bin", "config.yaml"],
     "3d-speaker": ["campplus_cn_common.bin", "configuration.json"],
+    "redimnet2": ["b0-vox2-lm.pt"],
 }
 
 each = pytest.mark.parametrize("toolkit", PUBLISHED)
@@ -235,6 +241,31 @@ def test_what_wespeaker_and_pyannote_state_is_checked(tmp_path, files, yaml, old
     assert old in yaml
     with pytest.raises(ModelFileError, match=message):
         load_bundle(written(tmp_path / "theirs", files(yaml.replace(old, new, 1))))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"stages_setup": [(1, 2, 2, [(3, 3)], None, 12)]}, "must be of ReDimNet2.*ReDimNet of 2024 is another"),
+        ({"feat_type": "pt"}, "feat_type must be tf or tf_mel, which is what chns computes, got 'pt' in model_config"),
+        ({"agg_gnorm": False}, "agg_gnorm must be True, which is what"),
+        ({"block_1d_type": "att"}, r"block_1d_type must be conv\+att, which"),
+        ({"rope": True}, "settings must be known, got 'rope' in model_config"),
+        ({"spec_params": {"norm_signal": False}}, "norm_signal must be True, which is what"),
+        ({"F": 41}, "mel filters, spec.*, got none or others"),
+        ({"embed_dim": 17}, "of another shape: linear.weight"),
+    ],
+)
+def test_what_a_redimnet_says_of_itself_is_checked(tmp_path, config, message):
+    with pytest.raises(ModelFileError, match=message):
+        load_bundle(written(tmp_path / "theirs", redimnet_files(config)))
+
+
+def test_a_redimnet_of_other_filters_is_refused(tmp_path):
+    content = {"model_config": REDIMNET_CONFIG, "state_dict": dict(redimnet_state())}
+    content["state_dict"]["spec.torchfbank.2.melbanks_pt"] *= 1.01
+    with pytest.raises(ModelFileError, match=r"mel filters must be those of ReDimNet2, got others, up to 0\.0"):
+        load_bundle(written(tmp_path / "theirs", {"b0.pt": saved(content)}))
 
 
 def test_a_rate_and_a_window_are_obeyed(tmp_path):

@@ -3,6 +3,8 @@
 The references are functions over a state dict of the toolkit's own names, so they share nothing with our modules.
 """
 
+import math
+
 import torch
 from torch.nn import functional as F
 
@@ -30,6 +32,10 @@ class State(dict):
                 0.3 if part == "running_var" else -9.0
             )
         self[f"{name}.num_batches_tracked"] = torch.tensor(7)
+
+    def scale(self, name, channels):
+        self[f"{name}.weight"] = 1 + self.normal(channels, scale=0.2)
+        self[f"{name}.bias"] = self.normal(channels, scale=0.3)
 
 
 def normed(state, name, x):
@@ -279,3 +285,152 @@ def cam_plus_plus_embedding(state, features, *, layers=(2, 2, 2), dilations=(1, 
     y = F.linear(pooled, state["xvector.dense.linear.weight"][:, :, 0])
     name = "xvector.dense.nonlinear.batchnorm"
     return F.batch_norm(y, state[f"{name}.running_mean"], state[f"{name}.running_var"])
+
+
+REDIMNET_STAGES = (((1, 2), 1, 2, [(3, 3)], 10), ((2, 1), 2, 1, [(3, 3)], 20))
+
+
+def redimnet_filters(num_mels):
+    """As the original has it: 256 bins from 0 Hz to half the rate, both included; the first is under none."""
+
+    def mel(hz):
+        return 2595 * torch.log10(1 + torch.as_tensor(hz, dtype=torch.float64) / 700)
+
+    points = torch.linspace(float(mel(20)), float(mel(7600)), num_mels + 2, dtype=torch.float64)
+    bins = mel(torch.linspace(0, 8000, 256, dtype=torch.float64))[1:]
+    rows = [
+        torch.stack([(bins - low) / (centre - low), (high - bins) / (high - centre)]).amin(dim=0).clamp_min(0)
+        for low, centre, high in zip(points, points[1:], points[2:], strict=False)
+    ]
+    return torch.cat([torch.zeros(num_mels, 1, dtype=torch.float64), torch.stack(rows)], dim=1).float()
+
+
+def redimnet_state(channels=4, num_mels=40, out_channels=6, dim=16, stages=REDIMNET_STAGES):
+    """ReDimNet2's names; B0 has 12 channels, 72 mels and six stages."""
+    state, signal = State(), channels * num_mels
+    state["spec.torchfbank.2.melbanks_pt"] = redimnet_filters(num_mels)[:, :, None]
+    state.layer("backbone.stem.0", channels, 1, 3, 3)
+    state.scale("backbone.stem.1", channels)
+    state.scale("backbone.stem_gnorm", signal)
+    width, bands = channels, num_mels
+    for number, ((divide, frames), blocks, expansion, _, reduction) in enumerate(stages):
+        name, wide, narrow = f"backbone.stage{number}", divide * width * expansion, signal // reduction
+        state[f"{name}.0.w"] = state.normal(1, number + 1, signal, 1)
+        stride = frames if number == 0 else 2 * frames
+        state.layer(f"{name}.2", wide, width // math.gcd(width, wide), divide, stride)
+        for block in range(blocks):
+            at = f"{name}.{3 + block}.conv_block"
+            for part in ("1", "2"):
+                state.layer(f"{at}.conv{part}", wide, 1, 3, 3, bias=False)
+                state.layer(f"{at}.conv{part}pw", wide, wide, 1, 1)
+                state.norm(f"{at}.bn{part}", wide)
+        width, bands, place = divide * width, bands // divide, 3 + blocks
+        if expansion != 1:
+            state.layer(f"{name}.{place}.0", width, wide, 1, 1)
+            state.norm(f"{name}.{place}.1", width)
+            place += 1
+        at = f"{name}.{place + 1}"
+        state.layer(f"{at}.red_dim_conv.0", narrow, signal, 1)
+        state.scale(f"{at}.red_dim_conv.1", narrow)
+        for kernel, size in enumerate((7, 19, 31, 59)):
+            state.layer(f"{at}.tcm.{kernel}.dwconvs.0", narrow, 1, size)
+            state.norm(f"{at}.tcm.{kernel}.norm", narrow)
+            state.layer(f"{at}.tcm.{kernel}.pwconv1", narrow, narrow, 1)
+        for part in ("q", "k", "v", "out"):
+            state.layer(f"{at}.tcm.4.attention.{part}_proj", narrow, narrow)
+        state.layer(f"{at}.tcm.4.feed_forward.intermediate_dense", narrow, narrow)
+        state.layer(f"{at}.tcm.4.feed_forward.output_dense", narrow, narrow)
+        state.scale(f"{at}.tcm.4.layer_norm", narrow)
+        state.scale(f"{at}.tcm.4.final_layer_norm", narrow)
+        state.layer(f"{at}.exp_dim_conv", signal, narrow, 1)
+        state.scale(f"{name}.{place + 3}", signal)
+    state["backbone.fin_wght1d.w"] = state.normal(1, len(stages) + 1, signal, 1)
+    state.layer("backbone.head", out_channels, width, 1, 1)
+    pooled = out_channels * bands
+    state.layer("pool.linear1", 128, 3 * pooled, 1)
+    state.layer("pool.linear2", pooled, 128, 1)
+    state.norm("bn", 2 * pooled)
+    state.layer("linear", dim, 2 * pooled)
+    return state
+
+
+def dense(state, name, x):
+    return F.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
+
+
+def along(state, name, x, groups=1):
+    kernel = state[f"{name}.weight"]
+    return F.conv1d(x, kernel, state[f"{name}.bias"], padding=kernel.shape[2] // 2, groups=groups)
+
+
+def by_channel(state, name, x, axis=1):
+    moved = x.movedim(axis, -1)
+    return F.layer_norm(moved, moved.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"], 1e-6).movedim(-1, axis)
+
+
+def summed(state, name, results):
+    return (state[name].softmax(dim=1) * torch.stack(results, dim=1)).sum(dim=1)
+
+
+def attended(state, name, x):
+    x = x.transpose(1, 2)
+    parts = [dense(state, f"{name}.attention.{part}_proj", x) for part in ("q", "k", "v")]
+    heads = [part.unflatten(2, (4, -1)).transpose(1, 2) for part in parts]
+    mixed = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+    x = by_channel(state, f"{name}.layer_norm", x + dense(state, f"{name}.attention.out_proj", mixed), 2)
+    hidden = F.gelu(dense(state, f"{name}.feed_forward.intermediate_dense", x), approximate="tanh")
+    hidden = x + dense(state, f"{name}.feed_forward.output_dense", hidden)
+    return by_channel(state, f"{name}.final_layer_norm", hidden, 2).transpose(1, 2)
+
+
+def separable_block(state, name, image):
+    y = image
+    for part in ("1", "2"):
+        y = F.conv2d(y, state[f"{name}.conv{part}.weight"], padding=1, groups=y.shape[1])
+        y = F.conv2d(y, state[f"{name}.conv{part}pw.weight"], state[f"{name}.conv{part}pw.bias"])
+        y = normed(state, f"{name}.bn{part}", y.relu() if part == "1" else y)
+    return (image + y).relu()
+
+
+def in_context(state, name, signal):
+    x = by_channel(state, f"{name}.red_dim_conv.1", along(state, f"{name}.red_dim_conv.0", signal))
+    for kernel in range(4):
+        at = f"{name}.tcm.{kernel}"
+        y = normed(state, f"{at}.norm", along(state, f"{at}.dwconvs.0", x, groups=x.shape[1]))
+        x = x + along(state, f"{at}.pwconv1", F.gelu(y))
+    return signal + along(state, f"{name}.exp_dim_conv", attended(state, f"{name}.tcm.4", x))
+
+
+def redimnet_embedding(state, features, *, channels=4, stages=REDIMNET_STAGES):
+    """Images are (batch, channels, bands, frames); as a signal the channels of a band are side by side."""
+
+    def plane(name, x, **settings):
+        return F.conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"], **settings)
+
+    def grouped(name, x):
+        return F.group_norm(x, channels, state[f"{name}.weight"], state[f"{name}.bias"])
+
+    mels = features[:, : features.shape[1] // 2 * 2].transpose(1, 2)
+    stem = by_channel(state, "backbone.stem.1", plane("backbone.stem.0", mels[:, None], padding=1))
+    results = [grouped("backbone.stem_gnorm", stem.permute(0, 2, 1, 3).flatten(1, 2))]
+    width, bands, stride = channels, mels.shape[1], 1
+    for number, ((divide, shorten), blocks, expansion, _, _) in enumerate(stages):
+        name, stride = f"backbone.stage{number}", stride * shorten
+        image = summed(state, f"{name}.0.w", results).unflatten(1, (bands, width)).transpose(1, 2)
+        groups = math.gcd(width, divide * width * expansion)
+        image = plane(f"{name}.2", image, stride=(divide, stride), groups=groups)
+        for block in range(blocks):
+            image = separable_block(state, f"{name}.{3 + block}.conv_block", image)
+        width, bands, place = divide * width, bands // divide, 3 + blocks
+        if expansion != 1:
+            parts = [state[f"{name}.{place}.1.{part}"] for part in ("running_mean", "running_var", "weight", "bias")]
+            image = F.batch_norm(plane(f"{name}.{place}.0", image), *parts, eps=1e-6)
+            place += 1
+        signal = in_context(state, f"{name}.{place + 1}", image.permute(0, 2, 1, 3).flatten(1, 2))
+        results.append(grouped(f"{name}.{place + 3}", signal.repeat_interleave(stride, dim=2)))
+    image = summed(state, "backbone.fin_wght1d.w", results).unflatten(1, (bands, width)).transpose(1, 2)
+    x = plane("backbone.head", image).flatten(1, 2)
+    mean, deviation = x.mean(2, keepdim=True).expand_as(x), (x.var(2, keepdim=True) + 1e-7).sqrt().expand_as(x)
+    hidden = along(state, "pool.linear1", torch.cat([x, mean, deviation], dim=1)).tanh()
+    pooled = weighted_statistics(x, along(state, "pool.linear2", hidden), floor=1e-7)
+    return dense(state, "linear", normed(state, "bn", pooled))

@@ -7,7 +7,14 @@ import types
 from collections import OrderedDict
 
 import torch
-from foreign_models import cam_plus_plus_state, speechbrain_state, wespeaker_ecapa_state, wespeaker_resnet_state
+from foreign_models import (
+    REDIMNET_STAGES,
+    cam_plus_plus_state,
+    redimnet_state,
+    speechbrain_state,
+    wespeaker_ecapa_state,
+    wespeaker_resnet_state,
+)
 
 SPEECHBRAIN_YAML = """
 # Feature parameters
@@ -153,3 +160,27 @@ def three_d_speaker_files(**settings):
         "campplus_cn_common.bin": saved(dict(cam_plus_plus_state(**settings))),
         "configuration.json": json.dumps(described).encode(),
     }
+
+
+REDIMNET_CONFIG = {
+    "C": 4,
+    "F": 40,
+    "agg_gnorm": True,
+    "block_1d_type": "conv+att",
+    "block_2d_type": "basic_resnet",
+    "causal": "none",
+    "embed_dim": 16,
+    "feat_type": "tf",
+    "out_channels": 6,
+    "pooling_func": "ASTP",
+    "return_2d_output": True,
+    "spec_params": {"do_preemph": True, "do_spec_aug": False, "norm_signal": True},
+    "stages_setup": REDIMNET_STAGES,
+}
+
+
+def redimnet_files(config=None, **settings):
+    """A file that describes itself."""
+    changed = {**REDIMNET_CONFIG, "embed_dim": settings.get("dim", 16), **(config or {})}
+    content = {"model_config": changed, "state_dict": dict(redimnet_state(**settings))}
+    return {"b0-vox2-lm.pt": saved(content)}

@@ -70,7 +70,7 @@ OUR_FACTORIES = {
             "thin_resnet34",
         )
     ),
-    "features": frozenset({"chns.features.DecibelMel", "chns.features.LogMel"}),
+    "features": frozenset({"chns.features.DecibelMel", "chns.features.LogMel", "chns.features.StandardisedMel"}),
 }
 _DEFAULT_FEATURES = "chns.features.LogMel"  # also of the bundles that do not name any
 

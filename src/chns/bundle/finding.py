@@ -71,6 +71,7 @@ LAYOUTS = (
     Layout("3D-Speaker", "campplus_*.bin", optional=("configuration.json",)),
     Layout("3D-Speaker", "campplus_*.pt", optional=("configuration.json",)),
     Layout(SHERPA_ONNX, "*.onnx"),
+    Layout("ReDimNet2", "*.pt"),
 )
 
 

@@ -87,7 +87,7 @@ def our_weights(weights: Weights, foreign: Foreign, encoder: nn.Module) -> dict[
             tensor = torch.tensor(0)
         if tensor is None:
             missing.append(their_name)
-        elif _without_last_ones(tensor) != _without_last_ones(wanted):
+        elif _without_ones(tensor) != _without_ones(wanted):
             misshapen.append(f"{their_name} {tuple(tensor.shape)} instead of {tuple(wanted.shape)}")
         else:
             reorder = foreign.reordered.get(name)
@@ -107,12 +107,9 @@ def _renamed(name: str, rules: Rules) -> str:
     return name
 
 
-def _without_last_ones(tensor: Tensor) -> tuple[int, ...]:
+def _without_ones(tensor: Tensor) -> tuple[int, ...]:
     """A linear layer and a convolution of one frame hold the same numbers."""
-    shape = list(tensor.shape)
-    while shape and shape[-1] == 1:
-        shape.pop()
-    return tuple(shape)
+    return tuple(size for size in tensor.shape if size != 1)
 
 
 def _shown(names: Sequence[str]) -> str:
@@ -309,6 +306,57 @@ def cam_plus_plus(weights: Weights) -> Foreign:
 def _num_layers(weights: Weights, block: int) -> int:
     pattern = re.compile(rf"xvector\.block{block}\.tdnnd(\d+)\.linear1\.weight")
     return len([name for name in weights if pattern.fullmatch(name)])
+
+
+_OF_BLOCK: Mapping[str, str] = {"depthwise": "conv{}", "pointwise": "conv{}pw", "norm": "bn{}"}
+_OF_ATTENTION: Mapping[str, str] = {"query": "q", "key": "k", "value": "v", "out": "out"}
+_REDIMNET_RULES: Rules = [
+    (r"^(stem|head)\.", r"backbone.\1."),
+    (r"^stem_norm\.", "backbone.stem_gnorm."),
+    (r"^pooling\.hidden\.", "pool.linear1."),
+    (r"^pooling\.score\.", "pool.linear2."),
+    (r"^pooling_norm\.", "bn."),
+    (r"^embedding\.", "linear."),
+    (r"\.(depthwise|pointwise|norm)([12])\.", lambda match: f".conv_block.{_OF_BLOCK[match[1]].format(match[2])}."),
+    (r"\.context\.reduce\.", ".context.red_dim_conv.0."),
+    (r"\.context\.norm\.", ".context.red_dim_conv.1."),
+    (r"\.context\.expand\.", ".context.exp_dim_conv."),
+    (r"\.contexts\.(\d)\.depthwise\.", r".tcm.\1.dwconvs.0."),
+    (r"\.contexts\.(\d)\.norm\.", r".tcm.\1.norm."),
+    (r"\.contexts\.(\d)\.pointwise\.", r".tcm.\1.pwconv1."),
+    (r"\.attention\.(query|key|value|out)\.", lambda match: f".tcm.4.attention.{_OF_ATTENTION[match[1]]}_proj."),
+    (r"\.attention\.conv_block\.bn1\.", ".tcm.4.layer_norm."),
+    (r"\.attention\.conv_block\.bn2\.", ".tcm.4.final_layer_norm."),
+    (r"\.attention\.widen\.", ".tcm.4.feed_forward.intermediate_dense."),
+    (r"\.attention\.narrow\.", ".tcm.4.feed_forward.output_dense."),
+]
+
+
+def redimnet2(stages: Sequence[Mapping[str, int]], architecture: Architecture) -> Foreign:
+    """What a checkpoint of ``ReDimNet2Wrap`` is here; its own description says how it is built.
+
+    Theirs is one sequence a stage: the sum, a reshaping, the division, the blocks, the narrowing if there is one, a
+    reshaping, the context, the repetition, the normalisation.
+    """
+
+    def block(name: str) -> Callable[[re.Match[str]], str]:
+        return lambda match: f"{name}{3 + int(match[1])}."
+
+    rules = list(_REDIMNET_RULES)
+    for number, stage in enumerate(stages):
+        squeeze = 3 + stage["blocks"]
+        context = squeeze + 1 + (stage["expansion"] != 1)
+        name = f"backbone.stage{number}."
+        rules += [
+            (rf"^sums\.{number}\.weights$", f"{name}0.w"),
+            (rf"^stages\.{number}\.divide\.", f"{name}2."),
+            (rf"^stages\.{number}\.blocks\.(\d+)\.", block(name)),
+            (rf"^stages\.{number}\.squeeze\.", f"{name}{squeeze}."),
+            (rf"^stages\.{number}\.context\.", f"{name}{context}."),
+            (rf"^stages\.{number}\.norm\.", f"{name}{context + 2}."),
+        ]
+    rules.append((rf"^sums\.{len(stages)}\.weights$", "backbone.fin_wght1d.w"))
+    return Foreign(architecture, rules, ignored=("spec.",))
 
 
 TOOLKITS: dict[str, Callable[[Weights], Foreign]] = {

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chns.bundle.bundle import Bundle, load_bundle, require_own_bundle, save_bundle
+from chns.bundle.bundle import Architecture, Bundle, load_bundle, require_own_bundle, save_bundle
 from chns.bundle.bundle_graph import add_graph_if_possible
 from chns.bundle.finding import BUNDLE_FILES, GRAPH_FILE, Published, bundle_folder
 from chns.bundle.layouts import (
@@ -26,16 +26,19 @@ from chns.bundle.layouts import (
     cam_plus_plus,
     ecapa_tdnn,
     file_digest,
+    redimnet2,
     resnet,
     wespeaker_ecapa_tdnn,
 )
 from chns.bundle.tensor_file import Checkpoint, read_checkpoint
 from chns.core import ConfigError, ModelFileError, atomic_folder, bounded_text, in_short, quoted, require_small_yaml
+from chns.features import StandardisedMel
 
 _BUNDLE = (*BUNDLE_FILES, GRAPH_FILE)
 _REFERENCE = re.compile(r"<(\w+)>")
 _DEEPEST_REFERENCE = 10
 _USUAL_RATE_HZ = 16_000
+_MEL_TOLERANCE = 1e-4
 
 
 class Made(NamedTuple):
@@ -336,6 +339,83 @@ def _three_d_speaker(checkpoint: Checkpoint, folder: Path) -> tuple[Weights, For
     return checkpoint.weights, foreign
 
 
+_REDIMNET_STAGES = [
+    [[1, 1], 2, 4, [[3, 3]], 24],
+    [[2, 1], 3, 3, [[3, 3]], 24],
+    [[1, 2], 4, 2, [[3, 3]], 24],
+    [[2, 1], 5, 1, [[3, 3]], 24],
+    [[1, 2], 4, 1, [[3, 3]], 24],
+    [[2, 1], 3, 1, [[3, 3]], 24],
+]
+
+
+def _redimnet2(checkpoint: Checkpoint, _: Path) -> tuple[Weights, Foreign]:
+    """ReDimNet2, whose file describes it: the sizes, and its own mels, which the file also holds."""
+    config = Stated(checkpoint.beside.get("model_config"), "model_config")
+    stages = [_redimnet_stage(stage) for stage in config.get("stages_setup", _REDIMNET_STAGES)]
+    config.must_be("pt", feat_type=("tf", "tf_mel"))
+    config.must_be(True, causal=("none", False))
+    config.must_be(False, agg_gnorm=True, return_2d_output=True)
+    config.must_be(block_1d_type="conv+att", block_2d_type="basic_resnet", fm_weigthing_type="NC", pooling_func="ASTP")
+    config.must_be(compress_tconvs=True, global_context_att=True, spec_in_channels=1, group_divisor=1)
+    config.must_be(use_freq_pos_enc=False, dual_agg=False, emb_bn=False, return_all_outputs=False)
+    config.must_be(pad_right_samples=None, before_pool_offset=None)
+    spec = config.inner("spec_params")
+    spec.must_be(False, norm_signal=True)
+    spec.must_be(do_preemph=True, sample_rate=_USUAL_RATE_HZ, n_fft=512, win_length=400, f_min=20, f_max=7600, eps=1e-8)
+    spec.ignore("do_spec_aug", "freq_start_bin", "freq_mask_width", "time_mask_width", "num_apply_spec_aug")
+    spec.require_no_more()
+    mels, hop = int(config.number("F", 72, 1, 256)), config.number("hop_length", 160, 40, 400)
+    out_channels = config.get("out_channels")
+    settings = {
+        "channels": int(config.number("C", 24, 1, 1_024)),
+        "stages": stages,
+        "embedding_dim": int(config.number("embed_dim", 192, 1, 4_096)),
+        **({} if out_channels is None else {"out_channels": out_channels}),
+    }
+    config.ignore("num_classes", "feat_agg_dropout", "head_activation", "att_dos")
+    config.require_no_more()
+    features = {"num_mels": mels, **({} if hop == 160 else {"hop_seconds": hop / _USUAL_RATE_HZ})}
+    _require_their_mels(checkpoint.weights, mels)
+    architecture = Architecture(
+        features="chns.features.StandardisedMel",
+        feature_settings=features,
+        encoder="chns.encoders.ReDimNet2",
+        encoder_settings=settings,
+    )
+    return checkpoint.weights, redimnet2(stages, architecture)
+
+
+def _redimnet_stage(stage: Any) -> dict[str, int]:
+    """One of ``stages_setup``: strides, blocks, expansion, kernels, reduction. ReDimNet's own of 2024 have others."""
+    try:
+        (bands, frames), blocks, expansion, kernels, reduction = stage
+        sizes = {"band_stride": bands, "frame_stride": frames, "blocks": blocks}
+        sizes |= {"expansion": expansion, "reduction": reduction}
+        fits = [tuple(kernel) for kernel in kernels] == [(3, 3)] and all(
+            type(size) is int and 1 <= size <= 256 for size in sizes.values()
+        )
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ModelFileError(
+            f"stages_setup must be of ReDimNet2, whose stages are ((bands, frames), blocks, expansion, [(3, 3)], "
+            f"reduction), got {quoted(stage)} in model_config. ReDimNet of 2024 is another network, which is not held."
+        )
+    return sizes
+
+
+def _require_their_mels(weights: Weights, num_mels: int) -> None:
+    """The file holds the filters that it was trained with: those that are computed here must be the same."""
+    theirs = [tensor for name, tensor in weights.items() if name.startswith("spec.") and name.endswith("melbanks_pt")]
+    ours = StandardisedMel(num_mels=num_mels).filters
+    if len(theirs) != 1 or theirs[0].numel() != ours.numel():
+        raise ModelFileError("model must hold its mel filters, spec.*.melbanks_pt, one a mel, got none or others.")
+    difference = (theirs[0].reshape(num_mels, -1).T - ours).abs().max().item()
+    if difference > _MEL_TOLERANCE:
+        raise ModelFileError(f"mel filters must be those of ReDimNet2, got others, up to {difference:.2g} apart.")
+
+
 def _hearing(foreign: Foreign, **features: Any) -> Foreign:
     """The same with other settings of the features; those that are the default are left out."""
     settings = {**foreign.architecture.feature_settings, **features}
@@ -356,4 +436,5 @@ _READERS: Mapping[str, Callable[[Checkpoint, Path], tuple[Weights, Foreign]]] = 
     "WeSpeaker": _wespeaker,
     "pyannote": _pyannote,
     "3D-Speaker": _three_d_speaker,
+    "ReDimNet2": _redimnet2,
 }

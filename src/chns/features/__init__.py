@@ -7,8 +7,16 @@ same call, `num_mels`, `sample_rate_hz`, `frame_samples`, `hop_samples` and `fra
 |---|---|
 | `LogMel` | Kaldi, and WeSpeaker with ``window="hamming"`` |
 | `DecibelMel` | SpeechBrain |
+| `StandardisedMel` | ReDimNet2 |
 """
 
 from chns.core.front import lazily
 
-__getattr__, __all__ = lazily(__name__, {"chns.features.decibel_mel": "DecibelMel", "chns.features.log_mel": "LogMel"})
+__getattr__, __all__ = lazily(
+    __name__,
+    {
+        "chns.features.decibel_mel": "DecibelMel",
+        "chns.features.log_mel": "LogMel",
+        "chns.features.standardised_mel": "StandardisedMel",
+    },
+)
