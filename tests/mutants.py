@@ -72,14 +72,13 @@ def run_mutants(module: str) -> None:
     """Run those mutants of a module that have no result yet, and the survivors again."""
     folder = folder_of(module)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("src", "tests", "configs"):
+    for name in ("src", "tests"):
         copy_tree(ROOT / name, folder / name, "__pycache__")
     # mutmut copies once only; a folder that was missing when Python started would not be imported from.
     copy_tree(ROOT / "src", folder / "mutants" / "src", "__pycache__", Path(module).name)
     settings = {
         "source_paths": ["src"],
         "only_mutate": [f"src/chns/{module}"],
-        "also_copy": ["configs"],
         "pytest_add_cli_args": ["-p", "no:xdist", "-p", "no:cacheprovider", "--hypothesis-seed=0"],
         "pytest_add_cli_args_test_selection": TESTS[module],
         "process_isolation": "forkserver",  # torch and faiss have threads, which a plain fork would not survive

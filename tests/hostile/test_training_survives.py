@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -204,6 +205,56 @@ def test_a_run_is_made_longer_and_never_shorter(hum_manifest, tmp_path, capsys, 
     capsys.readouterr()
     assert main(words(hum_manifest, run, "--train.epochs", "2")) == 2
     assert "train.epochs must be 3 as when the run was begun, got 2" in capsys.readouterr().err
+
+
+# ----- killed at any moment
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_no_weight_and_no_decision(hum_manifest, tmp_path):
+    """With `auto`, chunks and two processes: all of them are killed at once, and the same command goes on."""
+    more = [
+        "--batches.kind", "auto", "--batches.steps_per_epoch", "60", "--train.epochs", "4", "--train.devices", "2",
+        "--train.chunk_size", "3", "--train.checkpoint_every_steps", "1", "--clusters.start_easy_share", "0.05",
+    ]  # fmt: skip
+    alone, survivor = tmp_path / "alone", tmp_path / "survivor"
+    process, begun = started(words(hum_manifest, alone, *more), tmp_path / "log")
+    assert process.wait(timeout=600) == 0, (tmp_path / "log").read_text()
+    seconds = time.monotonic() - begun
+    rng, steps, command = random.Random(0), [], words(hum_manifest, survivor, *more)
+    for number in range(20):
+        process, _ = started(command, tmp_path / "log", in_training=number % 5 > 0)  # or while it still starts
+        time.sleep(rng.uniform(0, seconds / 20 if number % 5 else 4))
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        is_begun = (survivor / "training.pt").is_file()
+        steps.append(torch.load(survivor / "training.pt", weights_only=True)["step"] if is_begun else 0)
+    assert steps == sorted(steps)
+    assert len(set(steps)) > 10
+    process, _ = started(command, tmp_path / "log")
+    assert process.wait(timeout=600) == 0, (tmp_path / "log").read_text()
+    logging.info("killed after the steps %s of 240", steps)
+    assert same_weights(alone, survivor)
+    first, second = (torch.load(run / "training.pt", weights_only=True) for run in (alone, survivor))
+    for part in ("model", "loss", "optimizer", "plan"):
+        assert repr(first[part]) == repr(second[part])
+    assert "hard" in (alone / "decisions.txt").read_text()
+    for name in ("decisions.txt", "best.json", "model/config.json"):
+        assert (alone / name).read_bytes() == (survivor / name).read_bytes()
+    left_over = [path.name for path in survivor.rglob("*") if ".chns-" in path.name]
+    assert left_over == []
+
+
+def started(command, log, *, in_training=True):
+    """The process, which leads a group of its own, and the time, once it trains if wished."""
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "chns", *command],
+            env=environment(), stderr=file, stdout=file, start_new_session=True,
+        )  # fmt: skip
+    wait_until(lambda: not in_training or "training on" in log.read_text(), process)
+    return process, time.monotonic()
 
 
 # ----- a logger of the user's own

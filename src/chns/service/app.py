@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path as FilePath
@@ -370,6 +371,8 @@ def _add_stream(app: FastAPI, engine: SpeakerEngine, keys: ApiKeys, measured: Me
 
 async def _listen(socket: WebSocket, engine: SpeakerEngine, keys: ApiKeys) -> None:
     first = await asyncio.wait_for(socket.receive(), _STREAM_PAUSE_SECONDS)
+    if first["type"] == "websocket.disconnect":
+        return
     asked = stream_request(first.get("text") or "")
     if not keys.allow(str(asked.get("key", ""))):
         raise ValueError("API key must be a known one.")
@@ -394,8 +397,9 @@ async def _listen(socket: WebSocket, engine: SpeakerEngine, keys: ApiKeys) -> No
 
 
 async def _close(socket: WebSocket, code: int, reason: str) -> None:
-    await socket.send_json({"detail": reason})
-    await socket.close(code, reason[:100])
+    with suppress(WebSocketDisconnect):  # the client may have left in the meantime
+        await socket.send_json({"detail": reason})
+        await socket.close(code, reason[:100])
 
 
 async def _heard(engine: SpeakerEngine, measured: Measurements, **uploads: UploadFile) -> list[Heard]:

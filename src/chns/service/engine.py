@@ -296,7 +296,7 @@ def stream_request(text: str) -> dict[str, Any]:
     """
     try:
         asked = json.loads(text[:10_000])
-    except ValueError:
+    except (ValueError, RecursionError):
         asked = None
     if not isinstance(asked, dict):
         raise ValueError("first message must be a JSON object, got something else.")
