@@ -159,7 +159,7 @@ def test_what_to_try_next_is_settings_that_differ_from_those_tried():
     hardly = verdict(SAME, settings=half, hard={"hard_loss": None, "p95": 0.4})
     assert "clusters: {hard_ratio: 1.0}" in hardly.next_steps
     assert "seeds: [0, 1, 2, 3, 4, 5], or more speakers in the trials: narrower intervals" in verdict(SAME).next_steps
-    measured_to_be_no_use = ("nearest", "refresh_every")  # docs/results.md
+    measured_to_be_no_use = ("nearest", "refresh_every")  # docs/results/ablation.md
     for change_of_all in (LOWER, SAME, HIGHER):
         steps = verdict(change_of_all).next_steps
         assert not any(word in step for word in measured_to_be_no_use for step in steps)
