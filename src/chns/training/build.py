@@ -150,7 +150,7 @@ def _grouping_model(settings: TrainSettings, folder: Path | None) -> GroupingMod
 
 
 def _auto(settings: TrainSettings, manifest: Manifest) -> ClusterSettings:
-    """The settings that the ablation in docs/results/ablation.md speaks for; those of the user remain where it is silent.
+    """The settings that docs/results/ablation.md speaks for; those of the user remain where it is silent.
 
     Recordings are embedded once, when the hard phase begins: fresher groups made no difference. So many utterances of
     each speaker are embedded that this costs 5 % of the training at most, though never fewer than two.
