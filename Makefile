@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo docs model notebooks test test-slow mutants lint check check-lowest check-newest format clean
+.PHONY: help demo docs model notebooks test test-slow mutants lint check check-lowest check-newest check-pythons format clean
 
 help:
 	@echo "make demo       the whole job on synthetic speech, a few minutes"
@@ -17,6 +17,7 @@ help:
 	@echo "make check      lint, docs, then test: what continuous integration runs"
 	@echo "make check-lowest   tests of using a model and sampling, without torch, with the lowest versions stated"
 	@echo "make check-newest   the same with the newest versions there are"
+	@echo "make check-pythons  the same on each of Python 3.11, 3.12 and 3.13 that is installed"
 	@echo "make format     format and fix what the linter can"
 
 demo: .venv/installed
@@ -74,6 +75,14 @@ check-newest: .venv/installed-dev
 	$(PYTHON) -m venv .venv-base
 	.venv-base/bin/python -m pip --disable-pip-version-check --quiet install --upgrade . "hypothesis>=6.100" "pytest>=8.3"
 	OMP_NUM_THREADS=1 $(BIN)/python tests/base_installation.py .venv-base/bin/python
+
+# An interpreter that is only a name, as pyenv leaves them, counts as none.
+check-pythons: .venv/installed-dev
+	@for version in 3.11 3.12 3.13; do \
+	  if python$$version -c "" 2> /dev/null; then \
+	    echo "== Python $$version" && $(MAKE) --no-print-directory check-newest PYTHON=python$$version || exit 1; \
+	  else echo "== Python $$version is not installed: not tested"; fi; \
+	done
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .

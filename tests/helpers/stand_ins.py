@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import soundfile
 import torch
 from aac_files import write_aac
 from datasets import Dataset
@@ -196,7 +197,7 @@ def people() -> None:
     sources = sorted(Path("data/voxceleb1/wav").rglob("*.wav"))
     for name, source in zip(("a", "b", "anna-1", "anna-2", "anna-3", "who"), sources, strict=False):
         shutil.copyfile(source, f"{name}.wav")
-    write_audio(Path("somebody.mp3"), voice(7, 2.0), sample_rate_hz=RATE)
+    soundfile.write("somebody.mp3", voice(7, 2.0), RATE)
     Path("key.txt").write_text("a long enough key of a store\n")
     Path("keys.txt").write_text(f"me {'k' * 32}\n")
     run("enrol", "runs/chns/model", "people.store", "anna", "anna-1.wav")

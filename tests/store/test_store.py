@@ -139,7 +139,7 @@ def test_an_unknown_name_is_refused(store, action):
 @pytest.mark.parametrize(("model_digest", "dim"), [("b" * 64, DIM), (MODEL, DIM + 1)])
 def test_embeddings_of_another_model_are_refused_with_the_way_out(path, model_digest, dim):
     opened(path).close()
-    with pytest.raises(ModelFileError, match=r"store must be of the model \w{12} with .*chns enrol MODEL NEW_STORE"):
+    with pytest.raises(ModelFileError, match=r"store must be of the model \w{12} with .*chns store re-embed"):
         opened(path, model_digest=model_digest, dim=dim)
 
 

@@ -175,12 +175,22 @@ class CommandParser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **options})
+        self._words: list[str] = []
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does."""
+        self._words = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong in one line, with what was probably meant."""
         below = [one for one in self._actions if isinstance(one, argparse._SubParsersAction)]
         parsers = [self, *(parser for action in below for parser in action.choices.values())]
         options = [name for parser in parsers for name in parser._option_string_actions]
+        names = [word.partition("=")[0] for word in self._words if word.startswith("--")]
+        unknown = [name for name in names if name not in (*options, "--")]
+        if unknown and "arguments are required" in message:  # what is missing is there, mistyped
+            message = f"unrecognized arguments: {unknown[0]}"
         message = usage_message(message, prog=self.prog, options=options)
         self.exit(2, f"chns: error: {message}\n")
 
