@@ -37,13 +37,14 @@ def report(*words):
 def test_a_report_is_written_and_its_first_sentences_and_place_are_printed(trained, tmp_path, capsys):
     assert report(trained, "--out", tmp_path) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].startswith("EER on \N{LEFT DOUBLE QUOTATION MARK}hard")
+    assert printed[0].startswith("EER ")
+    assert printed[0].endswith("% on hard trials.")
     assert printed[-1].startswith(f"{tmp_path / 'report.html'}: 1 run, ")
     html = (tmp_path / "report.html").read_text()
     assert "SupCon, clustered batches, hard ratio 1.0" in html
     assert 'class="missing"' not in html
     assert (tmp_path / "suspected_duplicates.csv").is_file()
-    assert (tmp_path / "figures" / "batch-hardness-1.svg").is_file()
+    assert (tmp_path / "figures" / "batch-hardness.svg").is_file()
 
 
 def test_without_out_the_report_of_one_run_is_beside_it(without_manifest, trained, capsys):
@@ -76,18 +77,25 @@ def test_a_run_whose_manifest_is_gone_is_reported_as_far_as_it_goes(without_mani
 
 @pytest.fixture
 def comparison(tmp_path):
-    content = {"baseline": "chns", "seeds": [0], "steps": 12, "trial_lists": {}, "strategies": {"chns": {}}}
+    content = {"baseline": "chns", "seeds": [0], "steps": 12, "segments_per_step": 12, "strategies": {"chns": {}}}
+    value = {"per_seed": [0.5], "mean": {"estimate": 0.5}, "difference": None}
+    rates = dict.fromkeys(("eer", "min_dcf_0.05", "min_dcf_0.01"), value)
+    hard = {"speakers": 10, "target_trials": 2, "nontarget_trials": 3, "results": {"chns": rates}}
+    difference = {"estimate": 0.0, "low": -0.1, "high": 0.1}
     folder = tmp_path / "comparison"
     folder.mkdir()
-    verdict = {"headline": "It made no difference.", "caveats": [], "findings": [], "next_steps": []}
-    (folder / "comparison.json").write_text(json.dumps({**content, "verdicts": [verdict]}))
+    verdict = {"headline": "It made no difference.", "caveats": [], "findings": [], "next_steps": [], "effect": "none"}
+    verdict |= {"strategy": "chns", "twin": {"name": "chns"}}
+    verdict["changes"] = [{"trial_list": "hard", "metric": "eer", "before": 0.5, "difference": difference}]
+    content |= {"trial_lists": {"hard": hard}, "verdicts": [verdict]}
+    (folder / "comparison.json").write_text(json.dumps(content))
     return folder
 
 
 def test_a_comparison_brings_its_runs_and_its_verdict(without_manifest, comparison, tmp_path, capsys):
     shutil.copytree(without_manifest, comparison / "chns" / "seed-0")
     assert report(comparison, "--out", tmp_path / "report") == 0
-    assert capsys.readouterr().out.startswith("It made no difference.\n")
+    assert capsys.readouterr().out.startswith("Hard batches made no measurable difference.\n")
     assert "Nothing in the logs stands out" in (tmp_path / "report" / "report.html").read_text()
 
 

@@ -46,13 +46,15 @@ def report(tmp_path_factory):
 @pytest.fixture
 def comparison_folder(tmp_path):
     value = {"estimate": 0.0812, "low": 0.07, "high": 0.09, "level": 0.95}
-    better = {"mean": value, "difference": {"estimate": -0.01, "low": -0.0153, "high": -0.002, "level": 0.95}}
-    same = {"mean": value, "difference": {"estimate": 0.0, "low": -0.01, "high": 0.01, "level": 0.95}}
-    base = {"mean": value, "difference": None}
+    seeds = {"per_seed": [0.08, 0.0824]}
+    better = {**seeds, "mean": value, "difference": {"estimate": -0.01, "low": -0.0153, "high": -0.002, "level": 0.95}}
+    same = {**seeds, "mean": value, "difference": {"estimate": 0.0, "low": -0.01, "high": 0.01, "level": 0.95}}
+    base = {**seeds, "mean": value, "difference": None}
     content = {
         "baseline": "supcon",
         "seeds": [0, 1],
         "steps": 1200,
+        "segments_per_step": 64,
         "strategies": {"supcon": {}, "chns": {}, "../..": {}},
         "trial_lists": {
             "hard": {
@@ -67,6 +69,12 @@ def comparison_folder(tmp_path):
         },
         "verdicts": [
             {
+                "strategy": "chns",
+                "twin": {"name": "supcon", "other_differences": []},
+                "effect": "helped",
+                "changes": [
+                    {"trial_list": "hard", "metric": "eer", "before": 0.0812, "difference": better["difference"]}
+                ],
                 "headline": "Hard sampling (chns against supcon) helped.",
                 "caveats": ["Two seeds."],
                 "findings": [{"rule": "easy", "text": "Random batches had become <easy>.", "try_next": []}],
@@ -88,7 +96,7 @@ def test_a_report_has_a_page_figures_of_both_kinds_and_the_duplicates(report):
     assert {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")} == {
         path.name for path in (folder / "figures").iterdir()
     }
-    assert len(stems) == written.num_figures == 17
+    assert len(stems) == written.num_figures == 15
     with (folder / "suspected_duplicates.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == written.num_duplicates == 25
@@ -145,8 +153,8 @@ def test_ids_are_unique_and_every_anchor_leads_somewhere(report):
 def test_every_figure_has_alternative_text_and_a_caption_and_every_header_a_scope(report):
     elements = Elements(report[3])
     figures = sum(tag == "figure" for tag, _ in elements.tags)
-    assert figures == 14  # the three maps are files only
-    assert sum(tag == "figcaption" for tag, _ in elements.tags) == figures
+    assert figures == 12  # the three maps are files only
+    assert sum(tag == "figcaption" for tag, _ in elements.tags) == figures - 2  # text around dots and DET is theirs
     drawings = [attributes for tag, attributes in elements.tags if tag in ("svg", "canvas")]
     assert len(drawings) == figures + 1
     assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in drawings)
@@ -178,8 +186,9 @@ def test_a_report_of_findings_without_data_says_why_in_every_section(tmp_path):
     html = written.page.read_text()
     sections = re.findall(r'<section id="(\w+)">(.*?)</section>', html, re.S)
     assert [name for name, _ in sections] == SECTIONS
-    for _, section in sections:
-        assert 'class="missing"' in section
+    for name, section in sections:
+        said_before = name in ("det", "scores", "errors")  # no score file: said once, in the section of the runs
+        assert ('class="missing"' in section) != said_before
     assert "--manifest" in html
     assert "chns evaluate" in html
     assert written.num_figures == 0
@@ -271,9 +280,10 @@ def test_a_comparison_leads_the_page_and_marks_what_is_measurable(comparison_fol
     run = replace(fabricated_run(trial_lists=()), speaker_map=None, batch_hardness=None, log={})
     written = write_report(comparison_folder / "report", [run], comparison=comparison)
     html = written.page.read_text()
-    assert written.summary[0] == "Hard sampling (chns against supcon) helped."
-    assert "<strong>-1.53 to -0.20</strong>" in html
-    assert "-0.010 to +0.010" in html
+    assert written.summary[0] == "Hard batches made 12\N{NO-BREAK SPACE}% fewer errors on hard trials."
+    assert html.index("<h1>Hard batches made 12") < html.index("Hard sampling (chns against supcon) helped.")
+    assert "<strong>\N{MINUS SIGN}1.53 to \N{MINUS SIGN}0.20</strong>" in html
+    assert "\N{MINUS SIGN}0.010 to +0.010" in html
     assert "Random batches had become &lt;easy&gt;." in html
     assert 'href="#comparison"' in html
 

@@ -11,11 +11,12 @@ import logging
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from chns.bundle.bundle import load_bundle
+from chns.bundle.bundle import Bundle, load_bundle, read_description
 from chns.core import Float64Array, ManifestError, RunFolderError, atomic_path, table_cell
 from chns.evaluation import Embedder, Trials, read_scores, verification_metrics
 from chns.report.run_findings import RunFindings, ScoredTrials, SuspectedDuplicate
@@ -29,7 +30,7 @@ from chns.report.speakers import (
 )
 from chns.sampling.same_person import suspected_pairs
 from chns.training.build import training_manifest
-from chns.training.folder import ClusterSettings, RunFolder, TrainSettings, read_settings, strategy_name
+from chns.training.folder import ClusterSettings, RunFolder, TrainSettings, flat_settings, read_settings, strategy_name
 
 _log = logging.getLogger(__name__)
 
@@ -163,29 +164,43 @@ def collect_findings(
     for name, run in zip(names, runs, strict=True):
         _log.info("%s: computing", name)
         settings = read_settings(run)
-        speakers, problem = None, None
+        speakers, problem, bundle = None, None, None
         try:
+            bundle = load_bundle(run.model, trusted_packages=trusted_packages)
+            bundle.model.to(device)
             speakers = _training_speakers(
                 run,
+                bundle,
                 settings,
                 manifest=manifest,
                 utterances_per_speaker=utterances_per_speaker,
                 max_speakers=max_speakers,
                 device=device,
                 num_workers=num_workers,
-                trusted_packages=trusted_packages,
             )
         except (FileNotFoundError, ManifestError) as error:
             if manifest is not None:
                 raise
             problem = str(error)
             _log.warning("%s is reported without its training speakers: %s", name, problem)
-        findings.append(replace(_findings(name, run, settings, speakers), why_not_embedded=problem))
+        found = replace(_findings(name, run, settings, speakers), why_not_embedded=problem)
+        findings.append(found if bundle is None else replace(found, **_told(run, bundle)))
     return findings
+
+
+def _told(run: RunFolder, bundle: Bundle) -> dict[str, Any]:
+    """What the bundle tells of the training."""
+    kept = ("manifest", "speakers", "utterances", "hours")
+    version = read_description(run.model).get("chns_version")
+    return {
+        "trained_on": {**{name: bundle.training.get(name) for name in kept}, "version": version},
+        "num_parameters": sum(parameter.numel() for parameter in bundle.model.encoder.parameters()),
+    }
 
 
 def _training_speakers(
     run: RunFolder,
+    bundle: Bundle,
     settings: TrainSettings,
     *,
     manifest: Path | str | None,
@@ -193,10 +208,7 @@ def _training_speakers(
     max_speakers: int,
     device: torch.device | str,
     num_workers: int,
-    trusted_packages: Collection[str],
 ) -> TrainingSpeakers:
-    bundle = load_bundle(run.model, trusted_packages=trusted_packages)
-    bundle.model.to(device)
     return embed_training_speakers(
         bundle,
         training_manifest(settings, manifest=manifest),
@@ -222,6 +234,7 @@ def _findings(name: str, run: RunFolder, settings: TrainSettings, speakers: Trai
         duplicates=None,
         batches=settings.batches.kind,
         decisions=run.decisions(),
+        settings=dict(flat_settings(run.settings)),
     )
     if speakers is None:
         return without_speakers

@@ -1,7 +1,7 @@
 """How figures are drawn: once, in the colours of the report, for PNG, SVG and the page.
 
-A run looks the same in all figures. Runs of one strategy, such as seeds, share a colour and differ in their dashes, so
-that fifteen runs of five strategies read as five groups. The hues are near those of Okabe and Ito 2008, "Color
+A strategy looks the same in all figures. Its runs, which differ in the seed, are drawn light and their mean dark, so
+that fifteen runs of five strategies read as five. The hues are near those of Okabe and Ito 2008, "Color
 universal design", which people with colour deficiencies can tell apart; light ones are darkened to a contrast of 3:1
 with white.
 
@@ -21,17 +21,17 @@ import logging
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from chns.core import ChnsError, atomic_path
-from chns.report.run_findings import RunFindings
+import numpy as np
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from chns.core import ChnsError, Float64Array, atomic_path
+from chns.report.run_findings import RunFindings
 
 
 class Colour(NamedTuple):
@@ -85,8 +85,8 @@ _DASHES: tuple[tuple[float, tuple[float, ...]], ...] = (
 )
 
 
-class RunStyle(NamedTuple):
-    """How a run is drawn.
+class Style(NamedTuple):
+    """How the runs of a group are drawn.
 
     Attributes:
         colour: Of its lines and points.
@@ -97,20 +97,46 @@ class RunStyle(NamedTuple):
     dashes: tuple[float, tuple[float, ...]]
 
 
-def run_styles(runs: Sequence[RunFindings]) -> dict[str, RunStyle]:
-    """The style of each run by its name.
+class Group(NamedTuple):
+    """Runs that differ in nothing but the seed: one strategy.
 
-    Runs of one strategy share a colour, unless all are of one strategy: then each has its own.
+    Attributes:
+        label: The name of the first, without its seed.
+        style: Of all of them.
+        runs: In the order of the report.
     """
-    strategies = list(dict.fromkeys(run.strategy for run in runs))
-    drawn: Counter[int] = Counter()
-    styles = {}
-    for place, run in enumerate(runs):
-        group = strategies.index(run.strategy) if len(strategies) > 1 else place
-        colour = group % len(RUN_COLOURS)
-        styles[run.name] = RunStyle(RUN_COLOURS[colour], _DASHES[drawn[colour] % len(_DASHES)])
-        drawn[colour] += 1
-    return styles
+
+    label: str
+    style: Style
+    runs: Sequence[RunFindings]
+
+
+_FREE = ("seed", "train.device", "train.logger")
+_SEED = re.compile(r"[/ _.-]*(?:seed[-_ ]?)?\d*$")
+
+
+def run_groups(runs: Sequence[RunFindings]) -> list[Group]:
+    """The runs by strategy, in the order of their first mention.
+
+    Args:
+        runs: Those of equal settings but for the seed are of one group; where settings are not known, those of equal
+            strategy.
+    """
+    found: dict[Any, list[RunFindings]] = {}
+    for run in runs:
+        known = {name: value for name, value in run.settings.items() if not name.startswith(_FREE)}
+        found.setdefault(repr(sorted(known.items())) if known else run.strategy, []).append(run)
+    groups = []
+    for place, members in enumerate(found.values()):
+        style = Style(RUN_COLOURS[place % len(RUN_COLOURS)], _DASHES[place // len(RUN_COLOURS) % len(_DASHES)])
+        groups.append(Group(_common_name([run.name for run in members]), style, members))
+    labels = Counter(group.label for group in groups)
+    return [one if labels[one.label] == 1 else one._replace(label=one.runs[0].name) for one in groups]
+
+
+def _common_name(names: Sequence[str]) -> str:
+    """``chns`` of ``chns/seed-0`` and ``chns/seed-1``; of a single run its whole name."""
+    return names[0] if len(names) == 1 else _SEED.sub("", names[0]) or names[0]
 
 
 def cluster_colour(cluster: int) -> Colour:
@@ -206,7 +232,7 @@ def _rounded(number: re.Match[str]) -> str:
     return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")
 
 
-_WIDTH_INCHES = 4.8
+WIDTH_INCHES = 4.8
 _LEGEND_ROW_INCHES = 0.21
 _LEGEND_ROW_CHARACTERS = 40
 _PNG_DOTS_PER_INCH = 160
@@ -275,13 +301,14 @@ def require_libraries() -> None:
 def draw(
     folder: Path,
     name: str,
-    plot: Callable[[Axes], Sequence[LegendEntry]],
+    plot: Callable[[Any], Sequence[LegendEntry]],
     *,
     alt: str,
     caption: str,
-    height_inches: float = 3.5,
+    inches: tuple[float, float] = (WIDTH_INCHES, 3.5),
+    rows: int = 0,
 ) -> Figure:
-    """Draw one pair of axes into ``NAME.png`` and ``NAME.svg``.
+    """Draw one pair of axes, or several below each other, into ``NAME.png`` and ``NAME.svg``.
 
     Args:
         folder: Where the files go.
@@ -289,29 +316,33 @@ def draw(
         plot: Draws into the axes, and returns what the legend below them explains.
         alt: Text instead of the figure.
         caption: Text below it.
-        height_inches: Without the legend.
+        inches: Width, and height without the legend.
+        rows: If not 0, ``plot`` gets a list of so many axes that share both scales.
     """
     with warnings.catch_warnings():
         # A name may be in a script that matplotlib's own font lacks; browsers show it all the same.
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
-        svg = _draw_files(folder / name, plot, height_inches)
+        svg = _draw_files(folder / name, plot, inches, rows)
     alt, caption = printable(alt), printable(caption)
     return Figure(name=name, svg=inline_svg(svg, name=name, label=alt), alt=alt, caption=caption)
 
 
-def _draw_files(stem: Path, plot: Callable[[Axes], Sequence[LegendEntry]], height_inches: float) -> str:
+def _draw_files(
+    stem: Path, plot: Callable[[Any], Sequence[LegendEntry]], inches: tuple[float, float], rows: int
+) -> str:
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     from matplotlib import rc_context
     from matplotlib.figure import Figure as Canvas
 
     with rc_context(STYLE):
-        canvas = Canvas(figsize=(_WIDTH_INCHES, height_inches), layout="constrained")
-        entries = plot(canvas.subplots())
+        canvas = Canvas(figsize=inches, layout="constrained")
+        axes = canvas.subplots(rows, sharex=True, sharey=True, squeeze=False)[:, 0] if rows else canvas.subplots()
+        entries = plot(axes)
         if entries:
             longest = sorted(len(label) for _, label in entries)[-3:]
             num_columns = 3 if sum(longest) <= _LEGEND_ROW_CHARACTERS else 2
             num_rows = -(-len(entries) // num_columns)
-            canvas.set_size_inches(_WIDTH_INCHES, height_inches + num_rows * _LEGEND_ROW_INCHES)
+            canvas.set_size_inches(inches[0], inches[1] + num_rows * _LEGEND_ROW_INCHES)
             handles, labels = zip(*entries, strict=True)
             canvas.legend(handles, labels, loc="outside lower center", ncols=num_columns, fontsize=9.5)
         canvas.draw_without_rendering()
@@ -325,11 +356,11 @@ def _draw_files(stem: Path, plot: Callable[[Axes], Sequence[LegendEntry]], heigh
     return drawn.getvalue()
 
 
-def label_of(name: str) -> str:
+def label_of(name: str, *, longest: int = _LONGEST_LABEL) -> str:
     """A name of any origin, fit for a figure: printable, of bounded length, and not taken for a hint to matplotlib."""
     shown = printable(name)
-    if len(shown) > _LONGEST_LABEL:
-        half = _LONGEST_LABEL // 2
+    if len(shown) > longest:
+        half = longest // 2
         shown = f"{shown[:half]}\N{HORIZONTAL ELLIPSIS}{shown[-half + 1 :]}"
     return f"\N{ZERO WIDTH SPACE}{shown}" if shown.startswith("_") else shown  # a leading _ hides a legend's entry
 
@@ -337,3 +368,50 @@ def label_of(name: str) -> str:
 def printable(text: str) -> str:
     """A text without control characters and halves of characters, which XML cannot hold."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+_GRID_POINTS = 200
+
+
+def mean_curve(curves: Sequence[Float64Array]) -> Float64Array:
+    """Mean of curves over their first coordinate, where all of them are, shape (points, 2); one stays as it is.
+
+    Args:
+        curves: Each of shape (points, 2), its first coordinate rising.
+    """
+    if len(curves) == 1:
+        return curves[0]
+    low, high = max(curve[0, 0] for curve in curves), min(curve[-1, 0] for curve in curves)
+    if not low < high:
+        middles: Float64Array = np.mean([curve.mean(axis=0) for curve in curves], axis=0)
+        return middles[np.newaxis]
+    steps = np.unique(np.concatenate([curve[:, 0] for curve in curves]))
+    steps = steps[(steps >= low) & (steps <= high)]
+    if len(steps) > _GRID_POINTS:
+        steps = np.linspace(low, high, _GRID_POINTS)
+    means = np.mean([np.interp(steps, *curve.T) for curve in curves], axis=0)
+    return np.stack((steps, means), axis=1)
+
+
+def coinciding(curves: Mapping[str, Float64Array], *, within: float) -> str:
+    """Which curves lie on one another, in a sentence; empty if none do.
+
+    Args:
+        curves: By name, each as `mean_curve` gives it.
+        within: Largest difference of the second coordinate that is none.
+    """
+    pairs = [
+        (one, other)
+        for one, other in combinations(curves, 2)
+        if _largest_difference(curves[one], curves[other]) <= within
+    ]
+    said = "; ".join(f"{one} and {other}" for one, other in pairs)
+    return f"On one another: {said}." if said else ""
+
+
+def _largest_difference(one: Float64Array, other: Float64Array) -> float:
+    low, high = max(one[0, 0], other[0, 0]), min(one[-1, 0], other[-1, 0])
+    if not low <= high:
+        return float("inf")
+    places = np.linspace(low, high, _GRID_POINTS)
+    return float(np.abs(np.interp(places, *one.T) - np.interp(places, *other.T)).max())

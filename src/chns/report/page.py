@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from chns import __version__
 from chns.core import atomic_path
@@ -29,25 +29,24 @@ from chns.report.curve_figures import (
     QUANTITIES,
     RunScores,
     by_trial_list,
-    det_figure,
+    det_figures,
     measured,
-    score_figure,
-    score_limits,
-    training_figure,
+    score_figures,
+    training_figures,
 )
-from chns.report.drawing import COLOURS, NUM_CLUSTER_COLOURS, Figure, RunStyle, require_libraries, run_styles
+from chns.report.drawing import COLOURS, NUM_CLUSTER_COLOURS, Group, require_libraries, run_groups
+from chns.report.first_screen import dot_figures, first_words, what_was_run
 from chns.report.run_findings import ComparedRuns, RunFindings, SpeakerMap, SuspectedDuplicate
-from chns.report.speaker_figures import (
-    hardness_figure,
-    hardness_limits,
-    map_figure,
-    runs_with_clusters,
-    sizes_figure,
-    tightness_figure,
+from chns.report.speaker_figures import cluster_figures, hardness_figures, map_figure
+from chns.report.tables import (
+    cluster_rows,
+    compared_rows,
+    list_errors,
+    list_sizes,
+    run_decisions,
+    run_rows,
+    suspected_pairs,
 )
-from chns.report.tables import cluster_rows, list_errors, list_sizes, run_decisions, run_rows, suspected_pairs
-
-_log = logging.getLogger(__name__)
 
 _EXTENT = 2_000
 
@@ -81,47 +80,18 @@ def _points(speakers: SpeakerMap) -> dict[str, Any]:
     }
 
 
-def summary_words(
-    runs: Sequence[RunFindings], trial_lists: Mapping[str, Sequence[RunScores]], *, num_duplicates: int
-) -> str:
-    """One paragraph of plain facts."""
-    sentences = [_best_on(name, scored) for name, scored in trial_lists.items()]
-    if not sentences:
-        sentences.append("No run has scored a trial list yet, so nothing can be said about its errors.")
-    sentences += _harder_batches(runs)
-    if num_duplicates:
-        pairs = "One pair" if num_duplicates == 1 else f"{num_duplicates:,} pairs"
-        sentences.append(f"{pairs} of training speakers may be one person under two names.")
-    return " ".join(sentences)
-
-
-def _best_on(trial_list: str, scored: Sequence[RunScores]) -> str:
-    ordered = sorted(scored, key=lambda one: one.scored.metrics.eer)
-    best, worst = ordered[0], ordered[-1]
-    lowest, highest = best.scored.metrics.eer, worst.scored.metrics.eer
-    if len(ordered) == 1:
-        return f"EER on \N{LEFT DOUBLE QUOTATION MARK}{trial_list}\N{RIGHT DOUBLE QUOTATION MARK}: {lowest:.2%}."
-    return (
-        f"Lowest EER on \N{LEFT DOUBLE QUOTATION MARK}{trial_list}\N{RIGHT DOUBLE QUOTATION MARK}: {lowest:.2%}, by "
-        f"{best.run.name} ({best.run.strategy}); highest: {highest:.2%}, by {worst.run.name}."
-    )
-
-
-def _harder_batches(runs: Sequence[RunFindings]) -> list[str]:
-    """By how much hard batches are harder, over the runs that trained on them; nothing if none did."""
-    measured = [run.batch_hardness for run in runs if run.batch_hardness is not None and run.has_hard_phase]
-    clustered = [np.mean(one.hard) - np.mean(one.random) for one in measured if one.kind == "clustered"]
-    neighbours = [one.hard_closest - one.random_closest for one in measured if one.kind == "neighbours"]
+def harder_batches(groups: Sequence[Group]) -> list[str]:
+    """By how much hard batches are harder, for each strategy that trained on them."""
     sentences = []
-    if clustered:
+    for group in groups:
+        found = [run.batch_hardness for run in group.runs if run.batch_hardness is not None and run.has_hard_phase]
+        if not found:
+            continue
+        closest = np.mean([one.hard_closest - one.random_closest for one in found])
+        mean = np.mean([one.hard.mean() - one.random.mean() for one in found])
         sentences.append(
-            f"Under the final models, clustering changes the mean cosine of different speakers of a batch by "
-            f"{np.mean(clustered):+.3f}."
-        )
-    if neighbours:
-        sentences.append(
-            f"Under the final models, batches of neighbours change the cosine of an utterance with the closest other "
-            f"speaker of its batch by {np.mean(neighbours):+.3f}."
+            f"{group.label}: hard batches change the mean cosine of different speakers of a batch by {mean:+.3f}, that "
+            f"of an utterance with the closest of them by {closest:+.3f}, under the final models."
         )
     return sentences
 
@@ -192,7 +162,7 @@ class Report:
 
     Attributes:
         page: The HTML file.
-        summary: Its first sentences.
+        summary: Its first sentences: title, sentence to quote, notes.
         num_figures: How many figures are beside it.
         num_duplicates: How many pairs of speakers may be one person.
     """
@@ -220,10 +190,9 @@ def write_report(folder: Path | str, runs: Sequence[RunFindings], *, comparison:
     if not runs or len(set(names)) < len(names):
         raise ValueError(f"runs must be at least one, with different names, got {', '.join(names) or 'none'}.")
     require_libraries()
-    trial_lists = by_trial_list(runs)
+    trial_lists, groups = by_trial_list(runs), run_groups(runs)
     pairs = suspected_pairs(runs)
-    _log.info("drawing %d runs", len(runs))
-    drawn = _Drawn.of(folder / "figures", runs, trial_lists, run_styles(runs))
+    sections, num_figures = _figures(folder / "figures", groups, trial_lists, comparison)
     write_duplicates(
         folder / "suspected_duplicates.csv",
         [
@@ -231,16 +200,16 @@ def write_report(folder: Path | str, runs: Sequence[RunFindings], *, comparison:
             for p in pairs
         ],
     )
-    verdicts = [verdict.headline for verdict in comparison.verdicts] if comparison else []
-    summary = [*verdicts, summary_words(runs, trial_lists, num_duplicates=len(pairs))]
+    words = first_words(groups, trial_lists, comparison)
     html = _render(
-        title=_title(names),
-        summary=summary,
+        words=words,
+        facts=what_was_run(groups, comparison),
+        harder=harder_batches(groups),
         runs=run_rows(runs, list(trial_lists)),
         trial_lists=list_sizes(trial_lists),
         comparison=comparison,
-        styles=run_styles(runs),
-        styles_shared=len({run.strategy for run in runs}) not in (1, len(runs)),
+        compared=compared_rows(comparison) if comparison else [],
+        styles={run.name: group.style for group in groups for run in group.runs},
         map=map_data(runs),
         cluster_rows=cluster_rows(runs),
         decisions=run_decisions(runs, most=_MOST_DECISIONS),
@@ -250,22 +219,19 @@ def write_report(folder: Path | str, runs: Sequence[RunFindings], *, comparison:
         num_asked=sum(run.duplicates is not None for run in runs),
         missing=missing_reasons(runs),
         navigation=_navigation(comparison),
-        **drawn.sections,
+        **sections,
     )
     page = folder / "report.html"
     with atomic_path(page) as path:
         path.write_text(html, encoding="utf-8", errors="replace")
-    return Report(page=page, summary=summary, num_figures=drawn.number, num_duplicates=len(pairs))
-
-
-def _title(names: Sequence[str]) -> str:
-    return f"What {names[0]} came to" if len(names) == 1 else f"What {len(names)} runs came to"
+    summary = [f"{words.title}.", words.quote, *words.notes]
+    return Report(page=page, summary=summary, num_figures=num_figures, num_duplicates=len(pairs))
 
 
 def _navigation(comparison: ComparedRuns | None) -> list[tuple[str, str]]:
     return [
-        ("runs", "Runs"),
         *([("comparison", "Comparison")] if comparison else []),
+        ("runs", "Runs"),
         ("det", "DET curves"),
         ("scores", "Scores"),
         ("hardness", "Harder batches"),
@@ -273,84 +239,34 @@ def _navigation(comparison: ComparedRuns | None) -> list[tuple[str, str]]:
         ("clusters", "Clusters"),
         ("training", "Training"),
         ("errors", "Worst errors"),
-        ("duplicates", "Duplicates"),
+        ("duplicates", "Same person?"),
     ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Drawn:
+def _figures(
+    folder: Path,
+    groups: Sequence[Group],
+    trial_lists: Mapping[str, Sequence[RunScores]],
+    comparison: ComparedRuns | None,
+) -> tuple[dict[str, Sequence[Any]], int]:
     """Figures by the name that the template knows them under, and how many files there are of each kind."""
-
-    sections: Mapping[str, Sequence[Figure]]
-    number: int
-
-    @classmethod
-    def of(
-        cls,
-        folder: Path,
-        runs: Sequence[RunFindings],
-        trial_lists: Mapping[str, Sequence[RunScores]],
-        styles: Mapping[str, RunStyle],
-    ) -> _Drawn:
-        numbers = {run.name: place + 1 for place, run in enumerate(runs)}
-        first = _first_of_strategies(runs)
-        scores, hardness = _Folded(first), _Folded(first)
-        det = []
-        for place, (trial_list, scored) in enumerate(trial_lists.items()):
-            det.append(det_figure(folder, f"det-{place + 1}", trial_list, scored, styles))
-            limits = score_limits(scored)
-            for one in scored:
-                name = f"scores-{place + 1}-{numbers[one.run.name]}"
-                scores.add(one.run, score_figure(folder, name, one, styles[one.run.name], limits))
-        maps = 0
-        for run in runs:
-            if run.batch_hardness is not None:
-                name = f"batch-hardness-{numbers[run.name]}"
-                hardness.add(
-                    run,
-                    hardness_figure(
-                        folder, name, run.name, run.batch_hardness, styles[run.name], hardness_limits(runs)
-                    ),
-                )
-            if run.speaker_map is not None:
-                maps += 1
-                map_figure(folder, f"map-{numbers[run.name]}", run.name, run.speaker_map)
-        shapes = runs_with_clusters(runs)
-        clusters = [
-            draw(folder, name, shapes, styles)
-            for name, draw in (("cluster-sizes", sizes_figure), ("cluster-tightness", tightness_figure))
-            if shapes
-        ]
-        curves = [training_figure(folder, q.column.replace("_", "-"), q, runs, styles) for q in QUANTITIES]
-        sections = {
-            "det": det,
-            "scores": scores.shown,
-            "scores_folded": scores.folded,
-            "hardness": hardness.shown,
-            "hardness_folded": hardness.folded,
-            "clusters": clusters,
-            "training": [curve for curve in curves if curve is not None],
-        }
-        return cls(sections=sections, number=maps + sum(map(len, sections.values())))
-
-
-def _first_of_strategies(runs: Sequence[RunFindings]) -> set[str]:
-    """Names of the runs whose own figures are in view: of each strategy the first; all, if there are few."""
-    if len(runs) <= 4:
-        return {run.name for run in runs}
-    return set({run.strategy: run.name for run in reversed(runs)}.values())
-
-
-class _Folded:
-    """Figures of single runs, some in view and some folded away."""
-
-    def __init__(self, in_view: set[str]) -> None:
-        self.shown: list[Figure] = []
-        self.folded: list[Figure] = []
-        self._in_view = in_view
-
-    def add(self, run: RunFindings, figure: Figure) -> None:
-        (self.shown if run.name in self._in_view else self.folded).append(figure)
+    maps = [(run.name, run.speaker_map) for group in groups for run in group.runs if run.speaker_map is not None]
+    steps: list[tuple[str, Callable[[], Any]]] = [
+        ("dots", lambda: dot_figures(folder, groups, trial_lists, comparison)),
+        ("det", lambda: det_figures(folder, trial_lists, groups)),
+        ("scores", lambda: score_figures(folder, trial_lists, groups)),
+        ("hardness", lambda: hardness_figures(folder, groups)),
+        ("clusters", lambda: cluster_figures(folder, groups)),
+        ("training", lambda: [training_figures(folder, quantity, groups) for quantity in QUANTITIES]),
+        ("maps", lambda: [map_figure(folder, f"map-{place + 1}", *one) for place, one in enumerate(maps)]),
+    ]
+    with tqdm(steps, desc="drawing", unit="section", disable=None, leave=False) as progress:
+        drawn: dict[str, Any] = {name: make() for name, make in progress}
+    del drawn["maps"]  # the page draws its own
+    over_steps, over_time = zip(*drawn.pop("training"), strict=True)
+    drawn["training"] = [figure for figure in over_steps if figure is not None]
+    drawn["training_time"] = [figure for figure in over_time if figure is not None]
+    return drawn, len(maps) + sum(map(len, drawn.values()))
 
 
 def _render(**content: Any) -> str:

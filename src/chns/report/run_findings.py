@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -125,6 +125,9 @@ class RunFindings:
         num_training_speakers: How many there are; if ``speaker_map`` has fewer, then it, ``batch_hardness``,
             ``duplicates`` and the tightness are of a random part of them. None if they were not embedded.
         why_not_embedded: The error that kept them from being embedded.
+        settings: Of the run, flat: ``clusters.hard_ratio`` and so on, with what was derived.
+        trained_on: What its bundle tells of its training: ``manifest``, ``speakers``, ``utterances``, ``hours``.
+        num_parameters: Of the encoder; None if the bundle could not be read.
     """
 
     name: str
@@ -140,6 +143,9 @@ class RunFindings:
     decisions: Sequence[str] = ()
     num_training_speakers: int | None = None
     why_not_embedded: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    trained_on: Mapping[str, Any] = field(default_factory=dict)
+    num_parameters: int | None = None
 
     @property
     def has_hard_phase(self) -> bool:
@@ -152,25 +158,47 @@ _MOST_BYTES = 2**24
 _METRICS = ("eer", "min_dcf_0.05", "min_dcf_0.01")
 
 
+class Difference(NamedTuple):
+    """A paired difference and its interval; an EER as a fraction."""
+
+    estimate: float
+    low: float
+    high: float
+
+    @property
+    def is_measurable(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.low > 0 or self.high < 0
+
+
 class ComparedValue(NamedTuple):
-    """A cell of the table.
+    """An error rate of a strategy on a trial list.
 
     Attributes:
-        value: Mean over the seeds.
-        difference: To the baseline with its interval, empty in the baseline's own row.
-        is_measurable: Whether that interval leaves out zero.
+        per_seed: Of each training.
+        mean: Over the seeds.
+        difference: To the baseline; None in the baseline's own row.
     """
 
-    value: str
-    difference: str
-    is_measurable: bool
+    per_seed: Sequence[float]
+    mean: float
+    difference: Difference | None
+
+
+class ComparedChange(NamedTuple):
+    """An error rate of a strategy with hard batches, and of its twin with random ones."""
+
+    trial_list: str
+    metric: str
+    before: float
+    difference: Difference
 
 
 class ComparedStrategy(NamedTuple):
-    """A row of the table: EER, minDCF 0.05 and minDCF 0.01."""
+    """A row of the table: ``eer``, ``min_dcf_0.05`` and ``min_dcf_0.01``."""
 
     name: str
-    cells: Sequence[ComparedValue]
+    values: Mapping[str, ComparedValue]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,12 +217,20 @@ class VerdictWords:
     """Whether hard sampling helped one strategy.
 
     Attributes:
+        strategy: With hard batches.
+        twin: With random ones.
+        effect: ``helped``, ``hurt``, ``mixed`` or ``none``, as `chns.comparison.verdict` judges.
+        changes: Each error rate that was looked at.
         headline: In a sentence.
         caveats: What the numbers cannot say.
         findings: What in the logs may explain it.
         next_steps: What to try.
     """
 
+    strategy: str
+    twin: str
+    effect: str
+    changes: Sequence[ComparedChange]
     headline: str
     caveats: Sequence[str]
     findings: Sequence[str]
@@ -209,6 +245,7 @@ class ComparedRuns:
         baseline: The strategy that the others are compared with.
         seeds: Each strategy was trained with each.
         steps: Of each training.
+        segments_per_step: Utterances of a batch.
         lists: Tables.
         verdicts: On the strategies with hard batches.
         runs: Folders of its trainings that there are.
@@ -217,6 +254,7 @@ class ComparedRuns:
     baseline: str
     seeds: Sequence[int]
     steps: int
+    segments_per_step: int
     lists: Sequence[ComparedList]
     verdicts: Sequence[VerdictWords]
     runs: Sequence[Path]
@@ -243,6 +281,7 @@ def read_comparison(folder: Path) -> ComparedRuns:
             baseline=str(content["baseline"]),
             seeds=[int(seed) for seed in content["seeds"]],
             steps=int(content["steps"]),
+            segments_per_step=int(content["segments_per_step"]),
             lists=[_compared_list(name, one) for name, one in content["trial_lists"].items()],
             verdicts=[_verdict(one) for one in content["verdicts"]],
             runs=[folder / training for training in trainings if training in inside],
@@ -261,24 +300,36 @@ def _compared_list(name: str, content: Mapping[str, Any]) -> ComparedList:
         targets=int(content["target_trials"]),
         nontargets=int(content["nontarget_trials"]),
         strategies=[
-            ComparedStrategy(strategy, [_cell(metric, metrics[metric]) for metric in _METRICS])
+            ComparedStrategy(strategy, {metric: _value(metrics[metric]) for metric in _METRICS})
             for strategy, metrics in content["results"].items()
         ],
     )
 
 
-def _cell(metric: str, content: Mapping[str, Any]) -> ComparedValue:
-    scale, form = (100, ".2f") if metric == "eer" else (1, ".3f")
-    value = f"{scale * content['mean']['estimate']:{form}}"
+def _value(content: Mapping[str, Any]) -> ComparedValue:
     difference = content["difference"]
-    if difference is None:
-        return ComparedValue(value, "", False)
-    low, high = difference["low"], difference["high"]
-    return ComparedValue(value, f"{scale * low:+{form}} to {scale * high:+{form}}", low > 0 or high < 0)
+    return ComparedValue(
+        per_seed=[float(value) for value in content["per_seed"]],
+        mean=float(content["mean"]["estimate"]),
+        difference=None if difference is None else _difference(difference),
+    )
+
+
+def _difference(content: Mapping[str, Any]) -> Difference:
+    return Difference(*(float(content[name]) for name in ("estimate", "low", "high")))
 
 
 def _verdict(content: Mapping[str, Any]) -> VerdictWords:
     return VerdictWords(
+        strategy=str(content["strategy"]),
+        twin=str(content["twin"]["name"]),
+        effect=str(content["effect"]),
+        changes=[
+            ComparedChange(
+                str(one["trial_list"]), str(one["metric"]), float(one["before"]), _difference(one["difference"])
+            )
+            for one in content["changes"]
+        ],
         headline=str(content["headline"]),
         caveats=[str(caveat) for caveat in content["caveats"]],
         findings=[str(finding["text"]) for finding in content["findings"]],

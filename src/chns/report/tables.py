@@ -10,7 +10,8 @@ import numpy as np
 from chns.core import IntArray
 from chns.report.curve_figures import RunScores
 from chns.report.drawing import printable
-from chns.report.run_findings import RunFindings, ScoredTrials, SuspectedDuplicate
+from chns.report.first_screen import metric_name, rate_text
+from chns.report.run_findings import ComparedRuns, ComparedValue, RunFindings, ScoredTrials, SuspectedDuplicate
 
 _COLUMNS_OF_A_LIST = 3
 _LONGEST_DECISION = 200
@@ -116,6 +117,48 @@ def _value_text(column: int, value: float) -> str:
     if np.isnan(value):
         return "\N{EN DASH}"
     return f"{value:.3f}" if column % _COLUMNS_OF_A_LIST else f"{100 * value:.2f}"
+
+
+class ComparedCell(NamedTuple):
+    """A mean over the seeds, its difference to the baseline in words, and whether that leaves out zero."""
+
+    value: str
+    difference: str
+    is_measurable: bool
+
+
+class ComparedTable(NamedTuple):
+    """What strategies came to on a trial list: names of the metrics, and rows of a name and its cells."""
+
+    name: str
+    size: str
+    metrics: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[ComparedCell]]]
+
+
+def compared_rows(comparison: ComparedRuns) -> list[ComparedTable]:
+    """One table a trial list, one row a strategy."""
+    return [
+        ComparedTable(
+            table.name,
+            f"{table.targets:,} targets, {table.nontargets:,} non-targets of {table.speakers:,} speakers",
+            [metric_name(metric) for metric in table.strategies[0].values],
+            [
+                (strategy.name, [_compared_cell(metric, value) for metric, value in strategy.values.items()])
+                for strategy in table.strategies
+            ],
+        )
+        for table in comparison.lists
+        if table.strategies
+    ]
+
+
+def _compared_cell(metric: str, value: ComparedValue) -> ComparedCell:
+    mean, difference = rate_text(metric, value.mean), value.difference
+    if difference is None:
+        return ComparedCell(mean, "", False)
+    ends = (rate_text(metric, end, signed=True) for end in (difference.low, difference.high))
+    return ComparedCell(mean, " to ".join(ends), difference.is_measurable)
 
 
 def list_sizes(trial_lists: dict[str, list[RunScores]]) -> list[TrialListSize]:

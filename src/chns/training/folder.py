@@ -119,8 +119,8 @@ class RunFolder:
         open then, and is again, is no difference. Neither is a path that is gone and named anew, if it is not the
         training manifest, or that is the same file.
         """
-        begun = _compared({**dict(_flat(asdict(TrainSettings()))), **dict(_flat(self.settings))})
-        now = _compared(dict(_flat(asdict(wanted))))
+        begun = _compared({**dict(flat_settings(asdict(TrainSettings()))), **dict(flat_settings(self.settings))})
+        now = _compared(dict(flat_settings(asdict(wanted))))
         names = sorted({*begun, *now} - FREE_SETTINGS)
         still_open = {name for name in self._derived() if now.get(name) is None}
         return {
@@ -335,10 +335,11 @@ def _compared(flat: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat_settings(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings by their whole names, such as ``clusters.hard_ratio``."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from flat_settings(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 

@@ -42,6 +42,7 @@ COLUMNS = (
     "validation_eer",
     "validation_min_dcf_0.01",
     "validation_min_dcf_0.05",
+    "elapsed_seconds",
 )
 
 
@@ -54,6 +55,9 @@ class MetricsLogger(Protocol):
 
 class RunLog:
     """Rows of `COLUMNS`, each for one step; a value that was not measured at a step stays empty.
+
+    ``elapsed_seconds`` is the time from the start of the training to that row, with all that happened between steps,
+    but without the time between two sessions of a run that was stopped.
 
     Args:
         folder: Gets ``log.csv``.
@@ -72,6 +76,8 @@ class RunLog:
         self._file = path.open("a", newline="", encoding="utf-8")
         self._writer = csv.DictWriter(self._file, COLUMNS)
         self._logger = logger
+        self._opened = time.perf_counter()
+        self._elapsed_before = float((kept[-1].get("elapsed_seconds") or 0.0) if kept else 0.0)
 
     def __enter__(self) -> RunLog:
         return self
@@ -93,6 +99,7 @@ class RunLog:
             epoch: Epoch of that step.
             values: By column.
         """
+        values = {**values, "elapsed_seconds": self._elapsed_before + time.perf_counter() - self._opened}
         with plain_disk_errors(self._path):
             self._writer.writerow({"step": step, "epoch": epoch, **{k: f"{v:.6g}" for k, v in values.items()}})
             self._file.flush()

@@ -1,5 +1,16 @@
 "use strict";
 (() => {
+  const buttons = [...document.querySelectorAll("[data-shows]")];
+  const show = (chosen) => {
+    for (const button of buttons) {
+      button.setAttribute("aria-pressed", String(button === chosen));
+      document.getElementById(button.dataset.shows).hidden = button !== chosen;
+    }
+  };
+  for (const button of buttons) button.addEventListener("click", () => show(button));
+  if (buttons.length) show(buttons[0]);
+})();
+(() => {
   const source = document.getElementById("map-data");
   if (!source) return;
   const { num_colours: numColours, speakers, runs } = JSON.parse(source.textContent);
