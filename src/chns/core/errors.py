@@ -87,7 +87,16 @@ def suggestion(word: str, names: Iterable[str]) -> str:
 
 
 class ChnsError(Exception):
-    """Base of all errors that this package raises about files and settings."""
+    """Base of all errors that this package raises about files and settings.
+
+    Example:
+        >>> from chns import ChnsError, Verifier
+        >>> try:
+        ...     Verifier.load().embed("notes.txt")
+        ... except ChnsError as error:
+        ...     print(type(error).__name__)
+        AudioError
+    """
 
 
 class AudioError(ChnsError, ValueError):

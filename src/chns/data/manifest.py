@@ -89,6 +89,15 @@ class Manifest:
             or another control character, an utterance appears twice, a path leaves the root, a time or rate is not a
             positive finite number, a place in a shard is none, or a recording below a URL is not in a shard. Names the
             source and the row.
+
+    Example:
+        >>> from chns import Manifest
+        >>> manifest = Manifest.read("own.parquet")
+        >>> len(manifest), manifest.column("speaker")[0]
+        (100, 's00')
+        >>> training, test = manifest.split_speakers(5, seed=0)
+        >>> len(training), len(test)
+        (75, 25)
     """
 
     def __init__(self, table: pa.Table, *, root: Path | RemoteRoot, source: str = "manifest") -> None:

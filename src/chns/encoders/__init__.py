@@ -58,6 +58,15 @@ class SpeakerEncoder(nn.Module):
         encoder: Features, and the number of frames that are not padding, to embeddings.
         masking: Features to features, such as `chns.training.augmenting.SpecAugment`; while training only, and no
             part of what is saved or exported.
+
+    Example:
+        >>> import torch
+        >>> from chns import SpeakerEncoder
+        >>> from chns.encoders import ecapa_tdnn_mobile
+        >>> from chns.features import LogMel
+        >>> model = SpeakerEncoder(LogMel(), ecapa_tdnn_mobile()).eval()
+        >>> model(torch.randn(2, 16_000)).shape
+        torch.Size([2, 192])
     """
 
     def __init__(self, features: LogMel | DecibelMel, encoder: nn.Module, *, masking: nn.Module | None = None) -> None:

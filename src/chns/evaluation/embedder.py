@@ -70,6 +70,12 @@ class Embedder:
         ValueError: If sharded, and there are fewer utterances than processes.
         FileNotFoundError: If a recording is gone.
         AudioError: If a recording cannot be decoded, or, whole, is too short.
+
+    Example:
+        >>> from chns import Embedder, Manifest, load_model
+        >>> embedder = Embedder(model=load_model("runs/chns/model"))
+        >>> embedder.utterances(Manifest.read("test.parquet")).shape
+        (25, 192)
     """
 
     model: SpeakerEncoder

@@ -289,6 +289,12 @@ def verification_metrics(
 
     Raises:
         ValueError: As `error_rates`, or if a prior is not between 0 and 1.
+
+    Example:
+        >>> from chns import verification_metrics
+        >>> metrics = verification_metrics([0.9, 0.7, 0.4, 0.5, 0.2, 0.1], [1, 1, 1, 0, 0, 0])
+        >>> round(metrics.eer, 3), round(metrics.min_dcf[0.05], 3)
+        (0.333, 0.333)
     """
     rates = error_rates(scores, is_target)
     num_targets = int(np.count_nonzero(is_target))

@@ -40,6 +40,11 @@ class Publication:
         training_data: Which recordings the model was trained on, and under which terms they may be used.
         intended_use: What it is for; by default what any speaker model is for.
         language: Code of the language it was trained on, such as ``en``.
+
+    Example:
+        >>> from chns import Publication
+        >>> Publication(licence="apache-2.0", training_data="VoxCeleb2 dev, for research").language is None
+        True
     """
 
     licence: str
@@ -293,6 +298,11 @@ def push_to_hub(
 
     Returns:
         Address of the commit.
+
+    Example:
+        >>> from chns import Publication, push_to_hub
+        >>> publication = Publication(licence="apache-2.0", training_data="VoxCeleb2 dev, for research")
+        >>> address = push_to_hub("runs/chns/model", "me/voices", publication, private=True)
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "repository"

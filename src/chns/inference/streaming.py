@@ -39,6 +39,16 @@ class StreamingVerifier:
 
     Raises:
         ValueError: If the voiceprint has another shape or is zero or not finite, or a number is out of its range.
+
+    Example:
+        >>> import soundfile
+        >>> from chns import StreamingVerifier, Verifier
+        >>> verifier = Verifier.load()
+        >>> samples, rate_hz = soundfile.read("a.wav", dtype="int16")  # as a microphone gives them
+        >>> listening = StreamingVerifier(verifier, verifier.embed("b.wav").vector, sample_rate_hz=rate_hz)
+        >>> scores = [listening.feed(samples[start : start + 1_600]) for start in range(0, len(samples), 1_600)]
+        >>> scores[0] is None, scores[-1] > verifier.threshold  # nothing before the first 3 s
+        (True, True)
     """
 
     def __init__(

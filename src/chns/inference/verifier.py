@@ -110,6 +110,15 @@ class Verifier:
     Raises:
         ValueError: If there is no such device, or the threshold is not a cosine.
         ModelFileError: If the bundle's threshold or calibration is not one.
+
+    Example:
+        >>> from chns import Verifier
+        >>> verifier = Verifier.load()  # the package's own model; or a folder, or hf://owner/name
+        >>> decision = verifier.verify("a.wav", "b.wav")
+        >>> decision.accepted, decision.score > decision.threshold
+        (True, True)
+        >>> verifier.embed("a.wav").vector.shape
+        (192,)
     """
 
     def __init__(self, bundle: Bundle | GraphBundle, *, device: str = "cpu", threshold: float | None = None) -> None:

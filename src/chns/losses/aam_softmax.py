@@ -35,6 +35,14 @@ class AAMSoftmaxLoss(nn.Module):
 
     Source:
         Deng et al., "ArcFace", CVPR 2019, eq. 3; sampling as in An et al., "Partial FC", ICCV workshops 2021.
+
+    Example:
+        >>> import torch
+        >>> from chns import AAMSoftmaxLoss
+        >>> loss = AAMSoftmaxLoss(num_speakers=1000, embedding_dim=192)
+        >>> optimizer = torch.optim.Adam(loss.parameters())  # its weights, beside the encoder's
+        >>> loss(torch.randn(4, 192), torch.tensor([3, 3, 7, 999])).shape
+        torch.Size([])
     """
 
     steps: Tensor

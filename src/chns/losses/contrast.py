@@ -122,7 +122,12 @@ class SupConLoss(nn.Module):
         Khosla et al., "Supervised contrastive learning", NeurIPS 2020, eq. 2 (L_out).
 
     Example:
-        >>> loss = SupConLoss()(encoder(features), speaker_labels)
+        >>> import torch
+        >>> from chns import SupConLoss
+        >>> loss = SupConLoss()
+        >>> embeddings, speaker_labels = torch.eye(4, 8), torch.tensor([0, 0, 1, 1])
+        >>> round(loss(embeddings, speaker_labels).item(), 4)  # of guessing among the three others: log 3
+        1.0986
     """
 
     def __init__(self, temperature: float = 0.1, learn_temperature: bool = True, margin: float = 0.0) -> None:
@@ -187,6 +192,16 @@ class HSCLLoss(nn.Module):
         Jiang, Nguyen, Ishwar, Aeron, "Supervised contrastive learning with hard negative samples", 2022 (H-SCL), after
         Robinson et al., "Contrastive learning with hard negative samples", ICLR 2021, in the form that Masztalski et
         al., Interspeech 2025, train with, where |N(i)| = N - 2 for two utterances a speaker.
+
+    Example:
+        >>> import torch
+        >>> from chns import HSCLLoss
+        >>> loss = HSCLLoss(beta_start=0.0, beta=1.0)
+        >>> loss.set_progress(0.25)  # a quarter of the training is done, half of the way of beta
+        >>> loss.beta
+        0.5
+        >>> round(loss(torch.eye(4, 8), torch.tensor([0, 0, 1, 1])).item(), 4)
+        1.0986
     """
 
     def __init__(

@@ -53,6 +53,17 @@ class RandomSpeakerBatches(SpeakerBatches):
 
     Raises:
         ValueError: If labels are not a non-empty vector of non-negative integers, or a setting is out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> from chns import BatchShape, RandomSpeakerBatches
+        >>> labels = np.arange(100).repeat(5)
+        >>> batches = RandomSpeakerBatches(labels, BatchShape(8, 2, steps_per_epoch=3))
+        >>> for rows in batches:
+        ...     print(len(rows), len(set(labels[rows])))
+        16 8
+        16 8
+        16 8
     """
 
     def __init__(
@@ -110,12 +121,15 @@ class ClusterSpeakerBatches(HardSpeakerBatches):
             is out of range.
 
     Example:
-        >>> clusters = cluster_speakers(centroids, num_clusters=50, seed=0)
-        >>> batches = ClusterSpeakerBatches(speaker_labels, clusters, BatchShape(650, 2))
-        >>> loader = DataLoader(dataset, batch_sampler=batches)
-        >>> for epoch in range(num_epochs):
-        ...     for waveforms, labels in loader:
-        ...         ...
+        >>> import numpy as np
+        >>> from chns import BatchShape, ClusterSpeakerBatches, cluster_speakers
+        >>> labels = np.arange(100).repeat(5)
+        >>> centroids = np.random.default_rng(0).normal(size=(100, 16)).astype(np.float32)  # means of embeddings
+        >>> clusters = cluster_speakers(centroids, num_clusters=10, seed=0)
+        >>> batches = ClusterSpeakerBatches(labels, clusters, BatchShape(8, 2), pooling="nearest")
+        >>> rows = next(iter(batches))
+        >>> len(set(clusters.labels[labels[rows]])) < 8  # from few clusters
+        True
     """
 
     def __init__(
@@ -226,6 +240,17 @@ class NeighbourSpeakerBatches(HardSpeakerBatches):
     Source:
         The idea of batches of hard groups: Masztalski et al., Interspeech 2025, with clusters. Growing them from
         nearest neighbours: Harwood et al., "Smart mining for deep metric learning", ICCV 2017.
+
+    Example:
+        >>> import numpy as np
+        >>> from chns import BatchShape, NeighbourSpeakerBatches, find_neighbours
+        >>> labels = np.arange(100).repeat(5)
+        >>> centroids = np.random.default_rng(0).normal(size=(100, 16)).astype(np.float32)  # means of embeddings
+        >>> neighbours = find_neighbours(centroids, num_neighbours=16)
+        >>> batches = NeighbourSpeakerBatches(labels, neighbours, BatchShape(8, 2), group_size=4)
+        >>> rows = next(iter(batches))  # two speakers, and three of the 16 nearest of each
+        >>> len(rows)
+        16
     """
 
     def __init__(

@@ -122,6 +122,14 @@ def cluster_speakers(
     Source:
         Masztalski et al., Interspeech 2025, which uses k-means on normalised means; spherical k-means keeps the
         centres on the sphere too.
+
+    Example:
+        >>> import numpy as np
+        >>> from chns import cluster_speakers
+        >>> low, high = np.array([[1, 0, 0.1], [1, 0.1, 0]]), np.array([[0, 1, 0.1], [0.1, 1, 0]])
+        >>> clusters = cluster_speakers(np.concatenate([low, high]).astype(np.float32), num_clusters=2)
+        >>> bool(clusters.labels[0] == clusters.labels[1] != clusters.labels[2] == clusters.labels[3])
+        True
     """
     normalised = unit_length(centroids)
     if not 1 <= num_clusters <= len(normalised):

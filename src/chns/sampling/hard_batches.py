@@ -59,6 +59,13 @@ class ClusterGroups:
         num_clusters: How many; None for as many as give a batch the paper's number of clusters, see
             `chns.sampling.clusters.derived_num_clusters`.
         pooling: See `ClusterSpeakerBatches`.
+
+    Example:
+        >>> from chns import BatchShape, ClusterGroups
+        >>> import numpy as np
+        >>> centroids = np.random.default_rng(0).normal(size=(200, 16)).astype(np.float32)
+        >>> ClusterGroups().group(centroids, BatchShape(40, 2), encoder="mine").num_clusters  # 5.5 a batch
+        28
     """
 
     num_clusters: int | None = None
@@ -93,6 +100,13 @@ class NeighbourGroups:
     Args:
         group_size: See `NeighbourSpeakerBatches`.
         band: See there; it is cut where there are fewer speakers.
+
+    Example:
+        >>> from chns import BatchShape, NeighbourGroups
+        >>> import numpy as np
+        >>> centroids = np.random.default_rng(0).normal(size=(200, 16)).astype(np.float32)
+        >>> NeighbourGroups().group(centroids, BatchShape(50, 2), encoder="mine").indices.shape
+        (200, 16)
     """
 
     group_size: int = 8
@@ -166,11 +180,24 @@ class HardBatches:
         Masztalski et al., Interspeech 2025, where the hard phase starts at epoch 2 with 10 utterances a centroid.
 
     Example:
-        >>> batches = HardBatches(labels, embed=embed_rows, shape=BatchShape(650, 2), groups=ClusterGroups(50))
-        >>> for epoch in range(num_epochs):
-        ...     batches.begin(epoch)
-        ...     for indices in batches:
-        ...         ...
+        >>> import numpy as np
+        >>> from chns import BatchShape, ClusterGroups, HardBatches, StartAt
+        >>> rng = np.random.default_rng(0)
+        >>> labels = np.arange(200).repeat(10)  # 200 speakers x 10 utterances
+        >>> embeddings = rng.normal(size=(200, 16)).repeat(10, axis=0) + rng.normal(size=(2000, 16))
+        >>> batches = HardBatches(
+        ...     labels,
+        ...     embed=lambda rows: embeddings[rows],  # the network as it is now
+        ...     shape=BatchShape(40, 2, steps_per_epoch=5),
+        ...     groups=ClusterGroups(10),
+        ...     schedule=StartAt(epoch=1),
+        ... )
+        >>> for epoch in range(2):
+        ...     grouped = batches.begin(epoch)
+        ...     sizes = [len(rows) for rows in batches]  # here a step of training
+        ...     print(epoch, grouped, batches.hard_ratio_at(epoch), sizes)
+        0 False 0.0 [80, 80, 80, 80, 80]
+        1 True 1.0 [80, 80, 80, 80, 80]
     """
 
     def __init__(

@@ -95,6 +95,13 @@ def find_neighbours(
 
     Raises:
         ValueError: If num_neighbours is out of range, or a centroid is zero or not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from chns import find_neighbours
+        >>> centroids = np.array([[1, 0, 0], [0.9, 0.1, 0], [0, 1, 0.1]], np.float32)
+        >>> find_neighbours(centroids, num_neighbours=1).indices.ravel().tolist()
+        [1, 0, 1]
     """
     normalised = unit_length(centroids)
     num_speakers = len(normalised)

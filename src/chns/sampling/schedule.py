@@ -59,6 +59,12 @@ class StartAt:
 
     Raises:
         ValueError: If a number is negative or the ratio is not between 0 and 1.
+
+    Example:
+        >>> from chns import StartAt
+        >>> schedule = StartAt(epoch=2, ramp_epochs=1)
+        >>> [schedule.hard_ratio_at(epoch) for epoch in range(5)]
+        [0.0, 0.0, 0.5, 1.0, 1.0]
     """
 
     epoch: int = 2

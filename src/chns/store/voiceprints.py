@@ -136,6 +136,15 @@ class VoiceprintStore:
         model_digest: Identity of the model whose embeddings it holds.
         dim: Their dimensions.
         is_encrypted: Whether it has a key.
+
+    Example:
+        >>> from chns import Verifier, VoiceprintStore
+        >>> verifier = Verifier.load()
+        >>> with VoiceprintStore.open("people.store", model_digest=verifier.model_digest, dim=verifier.dim) as store:
+        ...     _ = verifier.enrol(store, "anna", ["a.wav"], note="consent of May")
+        ...     best = verifier.identify(store, "b.wav")[0]
+        ...     print(best.name, best.score > verifier.threshold, store.delete("anna"))
+        anna True 1
     """
 
     def __init__(

@@ -1,0 +1,57 @@
+"""Run the notebooks and keep their outputs: ``python docs/notebooks/run.py [NAME ...]``.
+
+Each runs in an empty temporary folder, so nothing is left behind. What differs from run to run for no reason (times,
+what is written to stderr) is dropped; a digest of the code tells a test whether outputs are of the code beside them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+_SECONDS_A_CELL = 600
+
+
+def code_digest(notebook: nbformat.NotebookNode) -> str:
+    """SHA-256 of the code cells."""
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    return hashlib.sha256(code.encode()).hexdigest()
+
+
+def run(path: Path) -> nbformat.NotebookNode:
+    """Run a notebook; raises where a cell does."""
+    notebook = nbformat.read(path, as_version=4)
+    programs = str(Path(sys.executable).parent)  # where `chns` is, for cells that call it
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+        client = NotebookClient(notebook, timeout=_SECONDS_A_CELL, resources={"metadata": {"path": folder}})
+        client.execute(env=environment)
+    for number, cell in enumerate(cell for cell in notebook.cells if cell.cell_type == "code"):
+        cell.metadata = {}
+        cell.execution_count = number + 1
+        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        for output in cell.outputs:
+            if "execution_count" in output:
+                output.execution_count = number + 1
+            output.get("data", {}).pop("text/html", None)
+    notebook.metadata = {"kernelspec": notebook.metadata.kernelspec, "language_info": {"name": "python"}}
+    notebook.metadata["chns_code"] = code_digest(notebook)
+    return notebook
+
+
+def main() -> None:
+    """Run those that are named, or all."""
+    folder = Path(__file__).parent
+    for path in [folder / f"{name}.ipynb" for name in sys.argv[1:]] or sorted(folder.glob("*.ipynb")):
+        nbformat.write(run(path), path)
+        sys.stdout.write(f"{path.name}\n")
+
+
+if __name__ == "__main__":
+    main()
