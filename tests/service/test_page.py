@@ -2,12 +2,6 @@
 
 import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -36,26 +30,8 @@ def voices(hum_manifest, tmp_path_factory):
 
 
 @pytest.fixture
-def service(free_port, tmp_path):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("CHNS_")}
-    words = [sys.executable, "-m", "chns", "serve", "--port", str(free_port), "--store", str(tmp_path / "people.store")]
-    process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE)
-    try:
-        wait_for(free_port)
-        yield f"http://127.0.0.1:{free_port}/"
-    finally:
-        process.terminate()
-        process.communicate(timeout=20)
-
-
-def wait_for(port):
-    for _ in range(200):
-        with closing(socket.socket()) as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health").read()
-                return
-        time.sleep(0.1)
-    raise AssertionError("the service must listen within 20 s")
+def service(start_service, tmp_path):
+    return start_service("--store", tmp_path / "people.store").address + "/"
 
 
 @pytest.fixture

@@ -6,23 +6,37 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from datetime import datetime
 from importlib.resources import files
 from pathlib import Path as FilePath
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
-from fastapi import Depends, FastAPI, Form, Path, Query, Response, UploadFile, WebSocket, WebSocketDisconnect
+from fastapi import Depends, FastAPI, File, Form, Path, Query, Response, UploadFile, WebSocket, WebSocketDisconnect
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, HTMLResponse
 from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from chns import __version__
 from chns.core import ModelFileError
 from chns.inference.decision_rule import likelihood_in_words
+from chns.service.answers import (
+    NOBODY,
+    PROBLEMS,
+    TAKEN,
+    DeleteAnswer,
+    EmbedAnswer,
+    EnrolAnswer,
+    HealthAnswer,
+    IdentifyAnswer,
+    MatchAnswer,
+    NamesAnswer,
+    RecordingAnswer,
+    VerifyAnswer,
+    VoiceprintAnswer,
+    parts,
+)
 from chns.service.engine import Heard, SpeakerEngine, stream_feed, stream_request, voice_of, without_path
 from chns.service.guard import ApiKeys, Guard, Measurements, answer_errors, content_policy, inline_sources
 from chns.store.voiceprints import identified
@@ -34,141 +48,15 @@ _ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")
 _STREAM_PAUSE_SECONDS = 15.0
 
 
-class RecordingAnswer(BaseModel):
-    """A recording as the model heard it: its quality, and the parts that were used, in seconds."""
-
-    duration_seconds: float
-    level_dbfs: float
-    clipped_share: float
-    silent_share: float
-    used_seconds: list[tuple[float, float]]
-    warnings: list[str]
+# What the store accepts: printable characters without space at the ends. Only for OpenAPI.
+_PRINTABLE = {"pattern": r"^[\p{L}\p{M}\p{N}\p{P}\p{S}]+( +[\p{L}\p{M}\p{N}\p{P}\p{S}]+)*$"}
+_Name = Annotated[
+    str, Path(min_length=1, max_length=200, examples=["anna"], description="Who speaks.", json_schema_extra=_PRINTABLE)
+]
+_Recording = Annotated[UploadFile, File(description="WAV, FLAC, Ogg, Opus, MP3 (AAC with `chns[aac]`), one speaker.")]
 
 
-class VerifyAnswer(BaseModel):
-    """Whether two recordings are of one speaker."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "same_speaker": True,
-                    "score": 0.729,
-                    "threshold": 0.443,
-                    "log_likelihood_ratio": 9.66,
-                    "in_words": "very strong support for one speaker: about 16,000 times likelier",
-                    "false_acceptance_rate": 0.0022,
-                    "false_rejection_rate": 0.068,
-                    "warnings": [],
-                    "recordings": [],
-                }
-            ]
-        }
-    )
-    same_speaker: bool
-    score: float = Field(description="Cosine of the embeddings, -1 to 1.")
-    threshold: float = Field(description="The lowest score that is accepted.")
-    log_likelihood_ratio: float | None = Field(description="Natural logarithm; null without a calibration.")
-    in_words: str | None
-    false_acceptance_rate: float | None = Field(description="Expected of pairs of two speakers at this threshold.")
-    false_rejection_rate: float | None = Field(description="Expected of pairs of one speaker at this threshold.")
-    warnings: list[str]
-    recordings: list[RecordingAnswer]
-
-
-class EmbedAnswer(BaseModel):
-    """An embedding of unit length."""
-
-    embedding: list[float]
-    magnitude: float
-    model_digest: str
-    recording: RecordingAnswer
-
-
-class NamesAnswer(BaseModel):
-    """Who is enrolled."""
-
-    names: list[str]
-
-
-class VoiceprintAnswer(BaseModel):
-    """A voiceprint, with all that is kept of the person."""
-
-    name: str
-    enrolled_at: datetime
-    note: str | None
-    utterances: int
-    voiceprint: list[float]
-    model_digest: str
-
-
-class EnrolAnswer(BaseModel):
-    """What was enrolled; it is on the disk."""
-
-    name: str
-    utterances: int
-    recordings: list[RecordingAnswer]
-
-
-class DeleteAnswer(BaseModel):
-    """What was deleted, for good."""
-
-    deleted: str
-    utterances: int
-
-
-class MatchAnswer(BaseModel):
-    """How like an enrolled person."""
-
-    name: str
-    score: float
-
-
-class IdentifyAnswer(BaseModel):
-    """Who it is; null for nobody who is enrolled."""
-
-    identified: str | None
-    threshold: float
-    matches: list[MatchAnswer]
-    recording: RecordingAnswer
-
-
-class HealthAnswer(BaseModel):
-    """That the service answers, and with which model."""
-
-    status: str
-    version: str
-    model_digest: str
-    needs_key: bool
-    keeps_voiceprints: bool
-    threshold: float
-    sample_rate_hz: int
-    longest_seconds: float
-
-
-class Problem(BaseModel):
-    """What was wrong, and what to do."""
-
-    detail: str
-
-
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "description": text}
-    for status, text in {
-        400: "The body cannot be read.",
-        401: "The API key is missing or unknown.",
-        403: "Host or Origin is another's.",
-        408: "The body did not arrive in time.",
-        413: "The body or the recording is too long.",
-        422: "A value or a recording cannot be used.",
-        503: "Too much to do, or the store is locked; try again.",
-    }.items()
-}
-_NOBODY: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "Nobody has this name."}}
-_TAKEN: dict[int | str, dict[str, Any]] = {409: {"model": Problem, "description": "The name is enrolled."}}
-
-_Name = Annotated[str, Path(min_length=1, max_length=200, examples=["anna"], description="Who speaks.")]
-_Recording = Annotated[UploadFile, Form(description="WAV, FLAC, Ogg, Opus, MP3 (AAC with `chns[aac]`), one speaker.")]
+_KEYED = [Depends(HTTPBearer(auto_error=False))]  # told to OpenAPI; `Guard` looks at the key
 
 
 def build_app(engine: SpeakerEngine, *, keys: ApiKeys) -> FastAPI:
@@ -184,20 +72,19 @@ def build_app(engine: SpeakerEngine, *, keys: ApiKeys) -> FastAPI:
         description="Who speaks, and are two recordings of one speaker? Nothing of a recording is kept.",
         docs_url=None,
         redoc_url=None,
-        responses=_PROBLEMS,
-        dependencies=[Depends(HTTPBearer(auto_error=False))],
+        responses=PROBLEMS,
     )
     measured = Measurements()
     app.add_middleware(Guard, keys=keys, limits=engine.limits, measurements=measured)
     answer_errors(app)
-    _add_pages(app, engine, keys, measured)
+    _add_pages(app, engine, keys)
     _add_recognition(app, engine, measured)
     _add_voiceprints(app, engine, measured)
     _add_stream(app, engine, keys, measured)
     return app
 
 
-def _add_pages(app: FastAPI, engine: SpeakerEngine, keys: ApiKeys, measured: Measurements) -> None:
+def _add_pages(app: FastAPI, engine: SpeakerEngine, keys: ApiKeys) -> None:
     page = (files("chns.service") / _PAGE).read_text("utf-8")
     docs = get_swagger_ui_html(
         openapi_url="openapi.json",
@@ -238,14 +125,9 @@ def _add_pages(app: FastAPI, engine: SpeakerEngine, keys: ApiKeys, measured: Mea
             longest_seconds=engine.limits.audio_seconds,
         )
 
-    @app.get("/metrics", tags=["service"], response_class=Response)
-    async def metrics() -> Response:
-        """Counts and times, for Prometheus."""
-        return Response(generate_latest(measured.registry), media_type=CONTENT_TYPE_LATEST)
-
 
 def _add_recognition(app: FastAPI, engine: SpeakerEngine, measured: Measurements) -> None:
-    @app.post("/verify", tags=["recognition"])
+    @app.post("/verify", dependencies=_KEYED, tags=["recognition"], openapi_extra=parts("first", "second"))
     async def verify(first: _Recording, second: _Recording) -> VerifyAnswer:
         """Tell whether two recordings are of one speaker."""
         one, other = await _heard(engine, measured, first=first, second=second)
@@ -263,7 +145,7 @@ def _add_recognition(app: FastAPI, engine: SpeakerEngine, measured: Measurements
             recordings=[_recording(one), _recording(other)],
         )
 
-    @app.post("/embed", tags=["recognition"])
+    @app.post("/embed", dependencies=_KEYED, tags=["recognition"], openapi_extra=parts("recording"))
     async def embed(recording: _Recording) -> EmbedAnswer:
         """The embedding of a recording."""
         [heard] = await _heard(engine, measured, recording=recording)
@@ -274,7 +156,7 @@ def _add_recognition(app: FastAPI, engine: SpeakerEngine, measured: Measurements
             recording=_recording(heard),
         )
 
-    @app.post("/identify", tags=["recognition"])
+    @app.post("/identify", dependencies=_KEYED, tags=["recognition"], openapi_extra=parts("recording"))
     async def identify(recording: _Recording, top: Annotated[int, Query(ge=1, le=100)] = 5) -> IdentifyAnswer:
         """Find the enrolled speaker of a recording."""
         [heard] = await _heard(engine, measured, recording=recording)
@@ -287,6 +169,11 @@ def _add_recognition(app: FastAPI, engine: SpeakerEngine, measured: Measurements
             recording=_recording(heard),
         )
 
+    @app.get("/metrics", dependencies=_KEYED, tags=["service"], response_class=Response)
+    async def metrics() -> Response:
+        """Counts and times, for Prometheus."""
+        return Response(generate_latest(measured.registry), media_type=CONTENT_TYPE_LATEST)
+
 
 def _add_voiceprints(app: FastAPI, engine: SpeakerEngine, measured: Measurements) -> None:
     async def stored(work: Callable[[Any], _Answer], *, missing: int) -> _Answer:
@@ -297,18 +184,28 @@ def _add_voiceprints(app: FastAPI, engine: SpeakerEngine, measured: Measurements
         except ValueError as error:
             text = without_path(error)
             is_of_the_name = text.startswith(("name must be new", "name must be an enrolled"))
-            raise HTTPException(missing if is_of_the_name else 422, text) from None
+            is_nobodys = missing == 404 and text.startswith("name must be")  # one that nobody can have
+            raise HTTPException(missing if is_of_the_name or is_nobodys else 422, text) from None
 
-    @app.get("/voiceprints", tags=["voiceprints"])
+    @app.get("/voiceprints", dependencies=_KEYED, tags=["voiceprints"])
     async def names() -> NamesAnswer:
         """Who is enrolled."""
         return NamesAnswer(names=await stored(lambda store: store.names(), missing=404))
 
-    @app.post("/voiceprints/{name}", tags=["voiceprints"], status_code=201, responses=_TAKEN)
+    @app.post(
+        "/voiceprints/{name}",
+        dependencies=_KEYED,
+        tags=["voiceprints"],
+        status_code=201,
+        responses=TAKEN,
+        openapi_extra=parts("recording"),
+    )
     async def enrol(
         name: _Name,
         recording: _Recording,
-        note: Annotated[str | None, Form(max_length=2_000, description="For example the consent.")] = None,
+        note: Annotated[
+            str | None, Form(max_length=2_000, description="For example the consent.", json_schema_extra=_PRINTABLE)
+        ] = None,
         add: Annotated[bool, Query(description="Add to a person who is enrolled.")] = False,
     ) -> EnrolAnswer:
         """Enrol a person, or add a recording to one; when this answers, it is on the disk."""
@@ -321,7 +218,7 @@ def _add_voiceprints(app: FastAPI, engine: SpeakerEngine, measured: Measurements
         utterances = await stored(work, missing=409)
         return EnrolAnswer(name=name, utterances=utterances, recordings=[_recording(heard)])
 
-    @app.get("/voiceprints/{name}", tags=["voiceprints"], responses=_NOBODY)
+    @app.get("/voiceprints/{name}", dependencies=_KEYED, tags=["voiceprints"], responses=NOBODY)
     async def export(name: _Name) -> VoiceprintAnswer:
         """All that is kept of a person, the voiceprint itself included."""
         person = await stored(lambda store: store.show(name), missing=404)
@@ -334,7 +231,7 @@ def _add_voiceprints(app: FastAPI, engine: SpeakerEngine, measured: Measurements
             model_digest=engine.verifier.model_digest,
         )
 
-    @app.delete("/voiceprints/{name}", tags=["voiceprints"], responses=_NOBODY)
+    @app.delete("/voiceprints/{name}", dependencies=_KEYED, tags=["voiceprints"], responses=NOBODY)
     async def delete(name: _Name) -> DeleteAnswer:
         """Delete a person; no byte of the voiceprint stays in the store's files."""
         return DeleteAnswer(deleted=name, utterances=await stored(lambda store: store.delete(name), missing=404))

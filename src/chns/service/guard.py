@@ -28,6 +28,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chns.core import AudioError, ModelFileError
@@ -284,6 +285,12 @@ def answer_errors(app: FastAPI) -> None:
         _log.error(json.dumps({"event": "damaged", "error": str(error)}))
         return JSONResponse({"detail": "the model or the store is damaged; the service's log tells more."}, 500)
 
+    async def not_allowed(request: Request, _: Exception) -> JSONResponse:
+        met = [route for route in app.routes if route.matches(request.scope)[0] is Match.PARTIAL]
+        methods = sorted({method for route in met for method in getattr(route, "methods", None) or ()})
+        return JSONResponse({"detail": "Method Not Allowed"}, 405, {"allow": ", ".join(methods)})
+
+    app.add_exception_handler(405, not_allowed)
     for kind, handler in {
         AudioError: refused,
         ValueError: refused,
