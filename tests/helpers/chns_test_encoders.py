@@ -16,8 +16,9 @@ class Plain(nn.Module):
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Shape (batch, frames, 80) to (batch, 16)."""
         if lengths is None:
-            lengths = torch.full((len(features),), features.shape[1])
-        inside = (torch.arange(features.shape[1]) < lengths[:, None])[:, :, None].to(features.dtype)
+            lengths = torch.full((len(features),), features.shape[1], device=features.device)
+        frames = torch.arange(features.shape[1], device=features.device)
+        inside = (frames < lengths[:, None])[:, :, None].to(features.dtype)
         mean = (features * inside).sum(1) / inside.sum(1)
         variance = ((features - mean[:, None]).square() * inside).sum(1) / inside.sum(1)
         return self.layers(torch.cat([mean, variance.sqrt()], dim=1))

@@ -312,3 +312,49 @@ def test_the_third_argument_of_a_metric_learning_trainer_changes_nothing_or_is_r
     way_out = "of a batch: leave the miner out, or take a loss of pytorch-metric-learning"
     with pytest.raises(ValueError, match=rf"must be None, got tuple\. This loss compares all pairs {way_out}\.$"):
         loss(embeddings, labels, mined)
+
+
+@pytest.mark.parametrize("each", [2, 3])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **more: SupConLoss(0.3, margin=0.1, **more),
+        lambda **more: HSCLLoss(0.3, **more),
+        lambda **more: AAMSoftmaxLoss(9, 5, sampled_speakers=6, **more),
+    ],
+    ids=["supcon", "hscl", "sampled aam"],
+)
+def test_the_known_order_of_a_batch_changes_nothing(make, each):
+    labels = torch.tensor([1, 4, 6, 8]).repeat_interleave(each)
+    torch.manual_seed(0)
+    found = make().double()
+    known = make(utterances_per_speaker=each).double()
+    known.load_state_dict(found.state_dict())
+    for step in range(2):  # sampled speakers differ by step
+        x, y = (embeddings_of(labels, seed=step).requires_grad_() for _ in range(2))
+        a, b = found(x, labels), known(y, labels)
+        a.backward()
+        b.backward()
+        torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-7)
+        torch.testing.assert_close(x.grad, y.grad, atol=1e-9, rtol=1e-7)
+
+
+@pytest.mark.parametrize("loss", [SupConLoss, HSCLLoss])
+@pytest.mark.parametrize("labels", [[0, 1, 0, 1], [0, 0, 1], [0, 0, 0, 0], [0, 0, 1, 2]])
+def test_labels_in_another_order_than_said_are_an_error(loss, labels):
+    with pytest.raises(ValueError, match="2 of each speaker, one speaker after the other"):
+        loss(utterances_per_speaker=2)(embeddings_of(labels), torch.tensor(labels))
+    with pytest.raises(ValueError, match="must be at least 2, got 1"):
+        loss(utterances_per_speaker=1)
+
+
+def test_sampling_goes_on_where_a_loaded_state_was():
+    labels = torch.tensor([0, 0, 3, 3])
+    torch.manual_seed(0)
+    first, second = (AAMSoftmaxLoss(40, 5, sampled_speakers=8) for _ in range(2))
+    x = embeddings_of(labels).float()
+    first(x, labels)
+    second(x, labels)
+    second(x, labels)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first(x, labels), second(x, labels))

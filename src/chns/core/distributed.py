@@ -9,7 +9,7 @@ their whole gradient in every process and must not be scaled, which is why the f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -32,22 +32,25 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
-def gather_rows(rows: Tensor) -> list[Tensor]:
+def gather_rows(rows: Tensor, lengths: Sequence[int] | None = None) -> list[Tensor]:
     """The rows of every process, in the order of their ranks; their numbers may differ.
 
     Args:
         rows: Shape (any, ...), equal on all processes but for the first axis.
+        lengths: How many rows each process has, if that is known; else they tell each other, and wait for their GPUs.
     """
     if world_size() == 1:
         return [rows]
-    lengths = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world_size())]
-    dist.all_gather(lengths, torch.tensor([len(rows)], device=rows.device))
+    if lengths is None:
+        told = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world_size())]
+        dist.all_gather(told, torch.tensor([len(rows)], device=rows.device))
+        lengths = [int(length) for length in told]
     # Collectives exchange equal shapes only.
-    padded = rows.new_zeros((int(max(lengths)), *rows.shape[1:]))
+    padded = rows.new_zeros((max(lengths), *rows.shape[1:]))
     padded[: len(rows)] = rows
     parts = [torch.empty_like(padded) for _ in lengths]
     dist.all_gather(parts, padded)
-    return [part[: int(length)] for part, length in zip(parts, lengths, strict=True)]
+    return [part[:length] for part, length in zip(parts, lengths, strict=True)]
 
 
 def gather_array(rows: npt.NDArray[Number], device: torch.device | str) -> npt.NDArray[Number]:
@@ -60,12 +63,15 @@ def gather_array(rows: npt.NDArray[Number], device: torch.device | str) -> npt.N
 
 
 def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
-    """Replace each gradient by its mean over the processes."""
-    if world_size() > 1:
-        for parameter in parameters:
-            if parameter.grad is not None:
-                dist.all_reduce(parameter.grad)
-                parameter.grad /= world_size()
+    """Replace each gradient by its mean over the processes; all are exchanged at once."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if world_size() == 1 or not gradients:
+        return
+    together = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(together)
+    together /= world_size()
+    for gradient, mean in zip(gradients, torch.split(together, [g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
 
 
 def average_buffers(module: torch.nn.Module) -> None:
@@ -122,30 +128,33 @@ class _Gather(torch.autograd.Function):
     """Concatenate over processes; the backward pass keeps the own slice."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, embeddings: Tensor) -> Tensor:
-        parts = gather_rows(embeddings)
+    def forward(ctx: torch.autograd.function.FunctionCtx, embeddings: Tensor, lengths: Sequence[int] | None) -> Tensor:
+        parts = gather_rows(embeddings, lengths)
         ctx.first = sum(len(part) for part in parts[: rank()])  # type: ignore[attr-defined]
         ctx.length = len(embeddings)  # type: ignore[attr-defined]
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> Tensor:
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
         (gradient,) = gradients
         own = gradient[ctx.first : ctx.first + ctx.length]  # type: ignore[attr-defined]
-        return own * world_size()
+        return own * world_size(), None
 
 
-def gather_batch(embeddings: Tensor, speaker_labels: Tensor) -> tuple[Tensor, Tensor]:
+def gather_batch(
+    embeddings: Tensor, speaker_labels: Tensor, lengths: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor]:
     """The embeddings and labels of all processes, in the order of their ranks.
 
     Args:
         embeddings: Of this process, shape (n, dim); n may differ between processes.
         speaker_labels: Shape (n,).
+        lengths: n of each process, if known; see `gather_rows`.
 
     Returns:
         Shapes (N, dim) and (N,), with N the sum of n; with one process, what was given.
     """
     if world_size() == 1:
         return embeddings, speaker_labels
-    gathered: Tensor = _Gather.apply(embeddings)  # type: ignore[no-untyped-call]
-    return gathered, torch.cat(gather_rows(speaker_labels))
+    gathered: Tensor = _Gather.apply(embeddings, lengths)  # type: ignore[no-untyped-call]
+    return gathered, torch.cat(gather_rows(speaker_labels, lengths))

@@ -29,6 +29,8 @@ class AAMSoftmaxLoss(nn.Module):
         margin: m, in radians.
         scale: s.
         sampled_speakers: Speakers compared in a step, those of the batch included; None compares all.
+        utterances_per_speaker: K, if every batch is P x K with the utterances of a speaker one after the other; then
+            sampling does not wait for a GPU. `chns train` says so by itself.
 
     Raises:
         ValueError: If num_speakers is below 2, the margin is not in [0, pi / 2) or sampled_speakers is below 2.
@@ -54,6 +56,7 @@ class AAMSoftmaxLoss(nn.Module):
         margin: float = 0.2,
         scale: float = 30.0,
         sampled_speakers: int | None = None,
+        utterances_per_speaker: int | None = None,
     ) -> None:
         super().__init__()
         if sampled_speakers is not None and sampled_speakers < 2:
@@ -65,7 +68,10 @@ class AAMSoftmaxLoss(nn.Module):
         self.margin = margin
         self.scale = scale
         self.sampled_speakers = sampled_speakers
+        self.utterances_per_speaker = utterances_per_speaker
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self._steps_here: int | None = None  # the same number, read from the device once
+        self.register_load_state_dict_post_hook(_forget_steps)  # type: ignore[no-untyped-call]
         self.weight = nn.Parameter(torch.empty(num_speakers, embedding_dim))
         nn.init.xavier_normal_(self.weight)
 
@@ -106,12 +112,26 @@ class AAMSoftmaxLoss(nn.Module):
         resumed run goes on alike.
         """
         assert self.sampled_speakers is not None
-        present, labels = torch.unique(speaker_labels, return_inverse=True)
-        generator = torch.Generator().manual_seed(int(self.steps))
+        each, device = self.utterances_per_speaker, speaker_labels.device
+        if each is None:
+            present, labels = torch.unique(speaker_labels, return_inverse=True)
+        else:
+            present, labels = speaker_labels[::each], torch.arange(len(speaker_labels), device=device) // each
+        if self._steps_here is None:
+            self._steps_here = int(self.steps)
+        generator = torch.Generator().manual_seed(self._steps_here)
+        self._steps_here += 1
         self.steps += 1
         num_speakers = len(self.weight)
-        priority = torch.rand(num_speakers, generator=generator).to(present.device)
+        drawn = torch.rand(num_speakers, generator=generator)
+        if device.type == "cuda":
+            drawn = drawn.pin_memory()  # else the copy waits for what the GPU has to do
+        priority = drawn.to(device, non_blocking=True)
         priority[present] = -1.0
         count = min(max(self.sampled_speakers, len(present)) - len(present), num_speakers - len(present))
         others = priority.topk(count).indices
         return torch.cat([present, others]), labels
+
+
+def _forget_steps(loss: AAMSoftmaxLoss, _: object) -> None:
+    loss._steps_here = None

@@ -52,13 +52,20 @@ class Pairs(NamedTuple):
     weights: Tensor
 
     @classmethod
-    def of(cls, speaker_labels: Tensor) -> Pairs:
-        """Find the pairs.
+    def of(cls, speaker_labels: Tensor, utterances_per_speaker: int | None = None) -> Pairs:
+        """The pairs: found, or, in a batch of P x K, known.
+
+        Args:
+            speaker_labels: Shape (N,).
+            utterances_per_speaker: K, if these follow one another, as in the batches of `chns.sampling`. To find pairs
+                waits for a GPU, as their number depends on the labels; to know them does not.
 
         Raises:
-            ValueError: If there is none.
+            ValueError: If there is none, or labels on a CPU are not in such an order (elsewhere nobody looks).
         """
         same = speaker_labels[:, None] == speaker_labels[None, :]
+        if utterances_per_speaker is not None:
+            return cls._known(speaker_labels, same, utterances_per_speaker)
         anchors, positives = same.nonzero(as_tuple=True)
         different = anchors != positives
         anchors, positives = anchors[different], positives[different]
@@ -69,6 +76,40 @@ class Pairs(NamedTuple):
             )
         per_anchor = torch.bincount(anchors, minlength=len(speaker_labels))
         return cls(same, anchors, positives, 1.0 / (per_anchor[anchors] * (per_anchor > 0).sum()))
+
+    @classmethod
+    def _known(cls, speaker_labels: Tensor, same: Tensor, each: int) -> Pairs:
+        number, device = len(speaker_labels), speaker_labels.device
+        rest = number % each
+        if rest or (device.type == "cpu" and not _in_order(speaker_labels.reshape(-1, each))):
+            raise ValueError(
+                f"speaker_labels must be {each} of each speaker, one speaker after the other, got other ones. "
+                "Leave utterances_per_speaker out for batches of another order."
+            )
+        anchors = torch.arange(number, device=device).repeat_interleave(each - 1)  # a number, not a tensor: no waiting
+        place = anchors % each
+        other = torch.arange(each - 1, device=device).repeat(number)
+        positives = anchors - place + other + (other >= place)
+        return cls(same, anchors, positives, torch.full((len(anchors),), 1.0 / max(1, len(anchors)), device=device))
+
+
+def _in_order(labels: Tensor) -> bool:
+    """Whether rows hold one speaker each, and no two rows the same, shape (P, K)."""
+    return bool((labels == labels[:, :1]).all()) and len(set(labels[:, 0].tolist())) == len(labels)
+
+
+def require_several(utterances_per_speaker: int | None) -> int | None:
+    """The number, if pairs can be made of so many.
+
+    Raises:
+        ValueError: If it is below 2.
+    """
+    if utterances_per_speaker is not None and utterances_per_speaker < 2:
+        raise ValueError(
+            f"utterances_per_speaker must be at least 2, got {utterances_per_speaker}: an utterance needs another one "
+            "of its speaker."
+        )
+    return utterances_per_speaker
 
 
 def checked_embeddings(embeddings: Tensor, speaker_labels: Tensor) -> Tensor:
@@ -114,9 +155,12 @@ class SupConLoss(nn.Module):
         temperature: t, or where it starts.
         learn_temperature: Whether t is trained (through its logarithm, so it stays positive).
         margin: m, in cosine units.
+        utterances_per_speaker: K, if every batch is P x K with the utterances of a speaker one after the other, as
+            those of `chns.sampling` are: then no pair need be searched, for which a GPU would be waited for.
+            `chns train` says so by itself.
 
     Raises:
-        ValueError: If the temperature is not positive.
+        ValueError: If the temperature is not positive, or utterances_per_speaker is below 2.
 
     Source:
         Khosla et al., "Supervised contrastive learning", NeurIPS 2020, eq. 2 (L_out).
@@ -130,10 +174,17 @@ class SupConLoss(nn.Module):
         1.0986
     """
 
-    def __init__(self, temperature: float = 0.1, learn_temperature: bool = True, margin: float = 0.0) -> None:
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        learn_temperature: bool = True,
+        margin: float = 0.0,
+        utterances_per_speaker: int | None = None,
+    ) -> None:
         super().__init__()
         self.temperature = Temperature(temperature, learn=learn_temperature)
         self.margin = margin
+        self.utterances_per_speaker = require_several(utterances_per_speaker)
 
     def forward(self, embeddings: Tensor, speaker_labels: Tensor, indices_tuple: None = None) -> Tensor:
         """The loss of a batch, in float32 whatever the autocast type.
@@ -152,7 +203,7 @@ class SupConLoss(nn.Module):
         refuse_mined_pairs(indices_tuple)
         with torch.autocast(embeddings.device.type, enabled=False):
             normalised = F.normalize(checked_embeddings(embeddings, speaker_labels))
-            pairs = Pairs.of(speaker_labels)
+            pairs = Pairs.of(speaker_labels, self.utterances_per_speaker)
             temperature = self.temperature()
             logits = (normalised / temperature) @ normalised.T
             if self.margin:
@@ -184,9 +235,13 @@ class HSCLLoss(nn.Module):
         similarity_scale: r. Masztalski et al. use 2, which equals half the temperature at r = 1.
         beta_start: beta moves in a straight line from this value to ``beta``; None keeps it at ``beta``.
         beta_ramp_share: Share of the training, as `set_progress` tells it, over which it moves.
+        utterances_per_speaker: K, if every batch is P x K with the utterances of a speaker one after the other, as
+            those of `chns.sampling` are: then no pair need be searched, for which a GPU would be waited for.
+            `chns train` says so by itself.
 
     Raises:
-        ValueError: If the temperature is not positive, a beta is negative or the share is not in (0, 1].
+        ValueError: If the temperature is not positive, a beta is negative, the share is not in (0, 1] or
+            utterances_per_speaker is below 2.
 
     Source:
         Jiang, Nguyen, Ishwar, Aeron, "Supervised contrastive learning with hard negative samples", 2022 (H-SCL), after
@@ -212,6 +267,7 @@ class HSCLLoss(nn.Module):
         similarity_scale: float = 2.0,
         beta_start: float | None = None,
         beta_ramp_share: float = 0.5,
+        utterances_per_speaker: int | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("beta", beta), ("beta_start", beta_start or 0.0)):
@@ -225,6 +281,7 @@ class HSCLLoss(nn.Module):
         self._beta_ramp_share = beta_ramp_share
         self.beta = self._first_beta
         self.similarity_scale = similarity_scale
+        self.utterances_per_speaker = require_several(utterances_per_speaker)
 
     def set_progress(self, share_done: float) -> None:
         """Move beta to where it belongs at this point of the training.
@@ -253,9 +310,10 @@ class HSCLLoss(nn.Module):
         refuse_mined_pairs(indices_tuple)
         with torch.autocast(embeddings.device.type, enabled=False):
             normalised = F.normalize(checked_embeddings(embeddings, speaker_labels))
-            pairs = Pairs.of(speaker_labels)
+            pairs = Pairs.of(speaker_labels, self.utterances_per_speaker)
             num_negatives = (~pairs.same).sum(dim=1)
-            if not num_negatives.all():
+            each = self.utterances_per_speaker
+            if len(speaker_labels) == each or (each is None and not num_negatives.all()):
                 raise ValueError("speaker_labels must hold at least two speakers, got one. Draw more a batch.")
             # w c = c ** (1 + beta): one matrix serves both; dividing its gradient by 1 + beta keeps w a constant.
             power = 1.0 + self.beta

@@ -119,6 +119,17 @@ class BatchShape:
         if self.seed < 0:
             raise ValueError(f"seed must be 0 or more, got {self.seed}.")
 
+    def speakers_of(self, rank: int) -> range:
+        """Which of a batch's speakers, by their place, a process takes."""
+        return range(
+            self.speakers_per_batch * rank // self.world_size, self.speakers_per_batch * (rank + 1) // self.world_size
+        )
+
+    @property
+    def slice_sizes(self) -> list[int]:
+        """Utterances of each process's slice."""
+        return [len(self.speakers_of(rank)) * self.utterances_per_speaker for rank in range(self.world_size)]
+
 
 class SpeakerBatches(ABC):
     """A batch sampler whose subclass draws the speakers. See `chns.sampling.batches`.
@@ -149,8 +160,8 @@ class SpeakerBatches(ABC):
         segments = shape.speakers_per_batch * shape.utterances_per_speaker
         self.steps_per_epoch = shape.steps_per_epoch or max(1, usable // segments)
         self._persons = None if persons is None else self._checked_persons(persons)
-        self._first_speaker = shape.speakers_per_batch * shape.rank // shape.world_size
-        self._last_speaker = shape.speakers_per_batch * (shape.rank + 1) // shape.world_size
+        own = shape.speakers_of(shape.rank)
+        self._first_speaker, self._last_speaker = own.start, own.stop
         self._epoch = 0
         self._first_step = 0
         self._next_step = 0

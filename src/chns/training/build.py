@@ -304,9 +304,10 @@ def _split(settings: TrainSettings) -> tuple[Manifest, Manifest | None]:
 def make_loss(settings: TrainSettings, model: SpeakerEncoder, manifest: Manifest) -> nn.Module:
     """The loss; one that classifies is told how many speakers there are and how large an embedding is.
 
-    Both also under the names that losses of pytorch-metric-learning have for them.
+    Both also under the names that losses of pytorch-metric-learning have for them; and the order of the batches.
     """
     derived = {"num_speakers": len(manifest.speakers), "num_classes": len(manifest.speakers)}
+    derived["utterances_per_speaker"] = settings.batches.utterances_per_speaker
     embedding_dim = getattr(model.encoder, "embedding_dim", None)
     if embedding_dim is not None:
         derived |= {"embedding_dim": embedding_dim, "embedding_size": embedding_dim}

@@ -28,14 +28,14 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from chns.core import NonFiniteError, atomic_path
-from chns.core.distributed import any_process, average_buffers
+from chns.core.distributed import average_buffers, world_size
 from chns.data import CropBatches, SpeakerCrops, plain_worker_errors
 from chns.encoders import SpeakerEncoder
 from chns.sampling.schedule import EpochSignals
 from chns.training.log import Meter, MetricsLogger, RunLog, Speed, Validated, Validation, crops_per_second, peak_memory
 from chns.training.plan import BatchPlan
 from chns.training.state import Stateful, StopRequest, load_training, save_training
-from chns.training.step import TrainingStep, gradient_scaler
+from chns.training.step import FiniteWatch, TrainingStep, gradient_scaler
 
 _log = logging.getLogger(__name__)
 
@@ -127,8 +127,14 @@ class Training:
             if isinstance(part, DistributedDataParallel):  # else each forward pass has the first one's statistics
                 part.broadcast_buffers = False
         self._compute_gradients = TrainingStep(
-            fabric, self._model, self._loss, chunk_size=rhythm.chunk_size, seed=rhythm.seed
+            fabric,
+            self._model,
+            self._loss,
+            chunk_size=rhythm.chunk_size,
+            seed=rhythm.seed,
+            slice_sizes=plan.slice_sizes,
         )
+        self._watch = FiniteWatch(fabric.device)
         self._plan = plan
         self._crops = crops
         self._rhythm = rhythm
@@ -166,8 +172,9 @@ class Training:
             KeyboardInterrupt: After Ctrl-C or SIGTERM, once the step is finished and the checkpoint written.
             AudioError, FileNotFoundError: If a recording cannot be read; the last checkpoint stays.
             ModelFileError: If the checkpoint is damaged or of another run.
-            NonFiniteError: If a loss or a gradient is NaN or infinite. The weights are as before that step, and the
-                last checkpoint stays.
+            NonFiniteError: If a loss or a gradient is NaN or infinite. The last checkpoint stays. On a CPU the training
+                stops at that step; elsewhere it is noticed when the device is next waited for, at a line of the log,
+                and nothing is saved in between.
         """
         if self.checkpoint.is_file():
             self._step = load_training(
@@ -241,7 +248,7 @@ class Training:
                 embeddings = self._compute_gradients.embeddings_in_evaluation(waveforms, labels)
                 self._write_log(epoch, log, progress, embeddings)
             if self._step % self._plan.steps_per_epoch:  # the end of an epoch is saved after its validation
-                self._save_or_stop(stop)
+                self._save_or_stop(epoch, stop)
             self._meter.step_done()
 
     def _tell_length(self) -> None:
@@ -266,6 +273,11 @@ class Training:
     def _is_logged(self, step: int) -> bool:
         """Whether a line of the log follows this step, counted from 1: every so many do, and the last."""
         return step % self._rhythm.log_every_steps == 0 or step == self.num_steps
+
+    def _waits(self, step: int) -> bool:
+        """Whether the device is waited for in this step, counted from 1: a GPU only where a value is read or saved."""
+        saves = step % self._rhythm.checkpoint_every_steps == 0 or step % self._plan.steps_per_epoch == 0
+        return self._fabric.device.type == "cpu" or self._is_logged(step) or saves
 
     def _write_log(self, epoch: int, log: RunLog | None, progress: tqdm[Never], embeddings: Tensor) -> None:
         values = {**self._meter.read(embeddings), **self._settings_now(epoch)}
@@ -297,8 +309,9 @@ class Training:
             self._rhythm.num_workers,
         )
 
-    def _save_or_stop(self, stop: StopRequest) -> None:
-        if stop.is_made(self._fabric.device):
+    def _save_or_stop(self, epoch: int, stop: StopRequest) -> None:
+        if (world_size() == 1 or self._waits(self._step)) and stop.is_made(self._fabric.device):
+            self._refuse_non_finite(epoch)
             self._save()
             raise KeyboardInterrupt
         if self._step % self._rhythm.checkpoint_every_steps == 0:
@@ -336,26 +349,31 @@ class Training:
             self._scaler.unscale_(self._optimizer.optimizer)
         norm = nn.utils.clip_grad_norm_(self._parameters, largest)
         # Where scaling made a gradient too large, the scaler leaves the step out and halves its factor, down to 1.
-        is_judged = self._scaler is None or self._scaler.get_scale() <= 1
-        if any_process(not bool(torch.isfinite(norm + result.loss if is_judged else result.loss)), self._fabric.device):
-            self._refuse_non_finite(epoch, waveforms, result.loss, norm)
+        scale = None if self._scaler is None else self._scaler.scale(torch.ones((), device=norm.device))
+        self._watch.note(self._step, result.loss, norm, scale=scale)
+        if self._waits(self._step + 1):
+            self._refuse_non_finite(epoch)
         self._optimizer.step()
         self._step += 1
         self._meter.add(result)
 
-    def _refuse_non_finite(self, epoch: int, waveforms: Tensor, loss: Tensor, norm: Tensor) -> Never:
-        """Name the batch, of several processes this one's part of it, and the recordings that are themselves broken."""
+    def _refuse_non_finite(self, epoch: int) -> None:
+        """If a step of this epoch was bad, name the batch, of several processes this one's part of it.
+
+        Recordings that are themselves broken are named apart.
+        """
+        bad = self._watch.found()
+        if bad is None:
+            return
         self._optimizer.zero_grad()
-        first_step = self._step - epoch * self._plan.steps_per_epoch
-        names = [
-            self._crops.manifest[request.utterance].name for request in next(iter(self._requests(epoch, first_step)))
-        ]
-        broken = [name for name, crop in zip(names, waveforms, strict=True) if not bool(torch.isfinite(crop).all())]
-        what = "loss" if not bool(torch.isfinite(loss)) else "norm of the gradients"
-        value = float(loss) if what == "loss" else float(norm)
+        requests = next(iter(self._requests(epoch, bad.step - epoch * self._plan.steps_per_epoch)))
+        names = [self._crops.manifest[request.utterance].name for request in requests]
+        crops = self._crops.__getitems__(requests)
+        broken = [name for name, (crop, _) in zip(names, crops, strict=True) if not bool(torch.isfinite(crop).all())]
+        what, value = ("loss", bad.loss) if not math.isfinite(bad.loss) else ("norm of the gradients", bad.norm)
         cause = f" Not finite in themselves are {', '.join(broken)}." if broken else ""
         raise NonFiniteError(
-            f"{what} must be finite, got {value} at step {self._step + 1}, epoch {epoch}, of the utterances "
+            f"{what} must be finite, got {value} at step {bad.step + 1}, epoch {epoch}, of the utterances "
             f"{', '.join(names)}.{cause} Leave out what is broken, or lower optimizer.learning_rate or set "
             f"optimizer.clip_norm; the same command then goes on from the last checkpoint in {self._record.folder}."
         )

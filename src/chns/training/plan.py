@@ -97,6 +97,7 @@ class BatchPlan:
         crops: What centroids are made of.
 
     Attributes:
+        slice_sizes: Utterances of each process's slice of every batch.
         num_same_person: Pairs of speakers who may be one person and are not kept apart, counted when groups are first
             made; None before, and where they are kept apart.
 
@@ -118,6 +119,7 @@ class BatchPlan:
         self._crops = crops
         self._schedule = schedule
         self._seed = shape.seed
+        self.slice_sizes = shape.slice_sizes
         self._looks = not separate_same_person
         self.num_same_person: int | None = None
         self._now: tuple[int, SpeakerEncoder, torch.device] | None = None

@@ -59,13 +59,22 @@ class TrainingStep:
             the loss what it makes of them, of all processes, as a third argument.
         chunk_size: Segments embedded at a time; None for all.
         seed: Of the random numbers.
+        slice_sizes: Segments of each process, if every batch is cut alike; else processes tell each other at each
+            step, and wait for their GPUs to do so.
 
     Raises:
         ValueError: If chunk_size is below 1.
     """
 
     def __init__(
-        self, fabric: Fabric, model: _FabricModule, loss: nn.Module, *, chunk_size: int | None, seed: int
+        self,
+        fabric: Fabric,
+        model: _FabricModule,
+        loss: nn.Module,
+        *,
+        chunk_size: int | None,
+        seed: int,
+        slice_sizes: Sequence[int] | None = None,
     ) -> None:
         if chunk_size is not None and chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1, got {chunk_size}.")
@@ -75,6 +84,7 @@ class TrainingStep:
         self._taught: Callable[[Tensor], Tensor] | None = getattr(loss, "taught", None)
         self._chunk_size = chunk_size
         self._seed = seed
+        self._slice_sizes = slice_sizes
 
     def __call__(self, waveforms: Tensor, speaker_labels: Tensor, *, step: int, timed: bool = False) -> StepResult:
         """Add the gradients of a batch to those that are there.
@@ -89,7 +99,7 @@ class TrainingStep:
         begin = clock.read()
         chunk_size = self._chunk_size or len(waveforms)
         # All processes must agree: data-parallel training exchanges gradients where the wrapped model is called.
-        whole = self._chunk_size is None or largest_anywhere(len(waveforms), waveforms.device) <= chunk_size
+        whole = self._chunk_size is None or self._largest_slice(waveforms) <= chunk_size
         chunks = torch.split(waveforms, chunk_size)
         if whole:
             outputs = self._embedded(self._model, waveforms, step, 0)
@@ -99,13 +109,13 @@ class TrainingStep:
         leaf = outputs.detach().requires_grad_()
 
         begin_loss = clock.read()
-        embeddings, labels = gather_batch(leaf, speaker_labels)
+        embeddings, labels = gather_batch(leaf, speaker_labels, self._slice_sizes)
         if self._taught is None:
             loss = self._loss(embeddings, labels)
         else:
             with self._fabric.autocast():
                 taught = self._taught(waveforms)
-            loss = self._loss(embeddings, labels, torch.cat(gather_rows(taught)))
+            loss = self._loss(embeddings, labels, torch.cat(gather_rows(taught, self._slice_sizes)))
         self._fabric.backward(loss)
         average_gradients(list(self._loss.parameters()))
         end_loss = clock.read()
@@ -138,7 +148,12 @@ class TrainingStep:
                 ]
         finally:
             self._model.train()
-        return gather_batch(torch.cat(parts).float(), speaker_labels)[0]
+        return gather_batch(torch.cat(parts).float(), speaker_labels, self._slice_sizes)[0]
+
+    def _largest_slice(self, waveforms: Tensor) -> int:
+        if self._slice_sizes is not None:
+            return max(self._slice_sizes)
+        return largest_anywhere(len(waveforms), waveforms.device)
 
     def _second_pass(self, chunks: Sequence[Tensor], gradients: Sequence[Tensor], step: int) -> None:
         last = len(chunks) - 1
@@ -164,6 +179,54 @@ class TrainingStep:
 def gradient_scaler(fabric: Fabric) -> torch.amp.GradScaler | None:
     """What keeps gradients of 16-mixed within float16's range; None where nothing is scaled."""
     return getattr(fabric.strategy.precision, "scaler", None)
+
+
+class BadStep(NamedTuple):
+    """A step whose loss or gradient is not finite.
+
+    Attributes:
+        step: Its number, from 0.
+        loss: Of its batch.
+        norm: Of its gradients.
+    """
+
+    step: int
+    loss: float
+    norm: float
+
+
+class FiniteWatch:
+    """Notes the first step whose loss or gradient is not finite, without waiting for a GPU until it is asked.
+
+    Args:
+        device: Where losses are.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._step = torch.full((), -1, dtype=torch.int64, device=device)
+        self._loss = torch.zeros((), dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
+        self._norm = torch.zeros_like(self._loss)
+
+    def note(self, step: int, loss: Tensor, norm: Tensor, *, scale: Tensor | None = None) -> None:
+        """Look at a step.
+
+        Args:
+            step: Its number, from 0.
+            loss: A scalar.
+            norm: Of all gradients, a scalar.
+            scale: What gradients were multiplied by to stay within float16's range, or None. As long as it is above 1,
+                it can be lowered, so a norm that is not finite is no reason to stop.
+        """
+        judged = loss + norm if scale is None else torch.where(scale <= 1, loss + norm, loss)
+        first = ~judged.isfinite() & (self._step < 0)
+        self._step = torch.where(first, step, self._step)
+        self._loss = torch.where(first, loss.detach().to(self._loss.dtype), self._loss)
+        self._norm = torch.where(first, norm.detach().to(self._norm.dtype), self._norm)
+
+    def found(self) -> BadStep | None:
+        """The first bad step, of any process; waits for the GPU."""
+        step = largest_anywhere(int(self._step), self._step.device)
+        return None if step < 0 else BadStep(step, float(self._loss), float(self._norm))
 
 
 class _Clock:
