@@ -42,7 +42,7 @@ def main() -> None:
         return step
 
     timings = take_turns({name: call(loss) for name, loss in losses.items()}, repeats=arguments.repeats)
-    ratios = [Ratio(f"{HSCL} / {OURS}", timings[HSCL].median / timings[OURS].median, at_most=1.3)]
+    ratios = [Ratio(f"{HSCL} / {OURS}", timings[HSCL].median / timings[OURS].median, at_most=1.2)]
     if PEER in timings:
         ratios.append(Ratio(f"{OURS} / {PEER}", timings[OURS].median / timings[PEER].median, at_most=0.5))
     shape = {"speakers": arguments.speakers, "utterances_per_speaker": arguments.utterances, "dim": arguments.dim}

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -315,20 +316,44 @@ class HSCLLoss(nn.Module):
             each = self.utterances_per_speaker
             if len(speaker_labels) == each or (each is None and not num_negatives.all()):
                 raise ValueError("speaker_labels must hold at least two speakers, got one. Draw more a batch.")
-            # w c = c ** (1 + beta): one matrix serves both; dividing its gradient by 1 + beta keeps w a constant.
-            power = 1.0 + self.beta
-            log_weighted = (power * self.similarity_scale / self.temperature() * normalised) @ normalised.T
-            log_c_positive = log_weighted[pairs.anchors, pairs.positives] / power
-            log_weighted = log_weighted.masked_fill_(pairs.same, -torch.inf)
-            log_sum = log_weighted.logsumexp(dim=1)
-            log_sum = log_sum.detach() + (log_sum - log_sum.detach()) / power
-            log_negative = num_negatives.log() + log_sum - self._log_weights(log_weighted.detach())
+            scaled = self.similarity_scale / self.temperature() * normalised
+            log_c_positive = (scaled[pairs.anchors] * normalised[pairs.positives]).sum(dim=1)
+            log_sum = _HardSum.apply(scaled, normalised, pairs.same, self.beta)  # type: ignore[no-untyped-call]
+            log_negative = num_negatives.log() + log_sum
             # -log(c / (c + n)) = log(1 + n / c) = softplus(log n - log c)
             loss: Tensor = (pairs.weights * F.softplus(log_negative[pairs.anchors] - log_c_positive)).sum()
             return loss
 
-    def _log_weights(self, log_weighted: Tensor) -> Tensor:
-        """Logarithm of the sum of the negatives' weights; those that are not negatives are at minus infinity."""
-        if self.beta == 0:
-            return log_weighted.isfinite().sum(dim=1).log()
-        return (self.beta / (1.0 + self.beta) * log_weighted).logsumexp(dim=1)
+
+# Rows of the matrix of all pairs that one core's cache holds with what is computed of them.
+_ROWS_AT_ONCE = 128
+
+
+class _HardSum(torch.autograd.Function):
+    """``log( sum_j w_j c_j / sum_j w_j )`` of each row over its negatives, for ``log c = a b'``; w are constants.
+
+    One function, so that one matrix of all pairs, ``w c = c ** (1 + beta)``, serves both passes and both sums.
+    """
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, a: Tensor, b: Tensor, same: Tensor, beta: float) -> Tensor:
+        power, share = 1.0 + beta, beta / (1.0 + beta)
+        weighted = (power * a) @ b.T
+        rows = _ROWS_AT_ONCE if a.device.type == "cpu" else len(a)
+        parts = []
+        for part, part_same in zip(torch.split(weighted, rows), torch.split(same, rows), strict=True):
+            part.masked_fill_(part_same, -torch.inf)
+            largest = part.amax(dim=1, keepdim=True)
+            part.sub_(largest)
+            weights = (share * part).exp_().sum(dim=1) if beta else (~part_same).sum(dim=1)
+            sums = part.exp_().sum(dim=1)
+            parts.append((sums, sums.log() - weights.log() + (1.0 - share) * largest[:, 0]))
+        ctx.save_for_backward(a, b, weighted, torch.cat([sums for sums, _ in parts]))
+        return torch.cat([log_sum for _, log_sum in parts])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        a, b, weighted, sums = ctx.saved_tensors  # type: ignore[attr-defined]
+        of_row = (gradients[0] / sums)[:, None]
+        return of_row * (weighted @ b), weighted.T @ (of_row * a), None, None
