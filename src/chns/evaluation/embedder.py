@@ -26,6 +26,7 @@ from chns.encoders import SpeakerEncoder
 from chns.sampling.speaker_batches import centroids_of, draw_per_speaker
 
 _BATCH_SECONDS = 120.0
+_KEPT_ON_DEVICE = 32  # batches whose embeddings are copied together
 
 
 class GraphModel(nn.Module):
@@ -114,7 +115,11 @@ class Embedder:
         durations = np.minimum(manifest.durations_seconds, max_seconds)
         batches = _batches_of_like_length(durations, self._own_share(len(manifest)))
         loader: DataLoader[Tensor] = DataLoader(
-            dataset, batch_sampler=batches, collate_fn=pad_waveforms, num_workers=self.num_workers
+            dataset,
+            batch_sampler=batches,
+            collate_fn=pad_waveforms,
+            num_workers=self.num_workers,
+            pin_memory=self._pins,
         )
         return self._embed_rows(loader, batches, purpose=purpose)
 
@@ -145,7 +150,11 @@ class Embedder:
         requests = [[CropRequest(int(rows[place]), (seed, place)) for place in batch] for batch in batches]
         dataset = SpeakerCrops(manifest, crop_seconds=crop_seconds, sample_rate_hz=self.model.sample_rate_hz)
         loader: DataLoader[tuple[Tensor, int]] = DataLoader(
-            dataset, batch_sampler=requests, collate_fn=_waveforms_only, num_workers=self.num_workers
+            dataset,
+            batch_sampler=requests,
+            collate_fn=_waveforms_only,
+            num_workers=self.num_workers,
+            pin_memory=self._pins,
         )
         return self._embed_rows(loader, batches, purpose=purpose)
 
@@ -170,6 +179,11 @@ class Embedder:
         embeddings = self.crops(manifest, chosen, crop_seconds=crop_seconds, seed=seed, purpose="centroids")
         return centroids_of(embeddings, manifest.speaker_labels[chosen], len(manifest.speakers))
 
+    @property
+    def _pins(self) -> bool:
+        """Whether waveforms wait in memory that a GPU reads by itself."""
+        return torch.device(self.device).type == "cuda"
+
     def _own_share(self, count: int) -> IntArray:
         """Rows that this process embeds."""
         if not self.sharded:
@@ -184,6 +198,7 @@ class Embedder:
         """Embed a loader's batches and put the results into the rows that ``batches`` names."""
         rows = np.array([row for batch in batches for row in batch], np.int64)
         parts: list[Float32Array] = []
+        waiting: list[Tensor] = []  # on a GPU, which would stop for each to be copied
         hidden = True if self.sharded and rank() > 0 else None
         with (
             evaluation_mode(self.model),
@@ -191,10 +206,15 @@ class Embedder:
             tqdm(total=len(rows), desc=purpose, unit="utterance", leave=False, disable=hidden) as progress,
         ):
             for waveforms, lengths in loader:
-                lengths_there = None if lengths is None else lengths.to(self.device)
-                embeddings = self.model(waveforms.to(self.device), lengths_there)
+                there = None if lengths is None else lengths.to(self.device, non_blocking=True)
+                embeddings = self.model(waveforms.to(self.device, non_blocking=True), there)
+                waiting.append(embeddings.float())
+                if len(waiting) == _KEPT_ON_DEVICE or torch.device(self.device).type == "cpu":
+                    parts.append(torch.cat(waiting).cpu().numpy())
+                    waiting.clear()
                 progress.update(len(waveforms))
-                parts.append(embeddings.float().cpu().numpy())
+            if waiting:
+                parts.append(torch.cat(waiting).cpu().numpy())
         embedded = np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
         if self.sharded:
             rows, embedded = gather_array(rows, self.device), gather_array(embedded, self.device)
