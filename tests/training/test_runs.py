@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import os
+import platform
 import re
 import shutil
 import signal
@@ -539,3 +540,38 @@ def test_a_corpus_that_changed_under_a_run_is_noticed(tmp_path, hum_manifest, ca
     corpus.write(tmp_path / "m.parquet")
     assert main(words) == 2
     assert "batches.speakers_per_batch must be 15 as when the run was begun, got 20" in capsys.readouterr().err
+
+
+FAULTS = """
+import resource, torch
+from chns.training.run import keep_freed_memory
+{first}
+def filled():
+    torch.empty(2**24).fill_(1.0)
+filled()
+filled()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    filled()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+def test_freed_memory_is_kept_for_the_next_step():
+    """64 MB at a time: fetched anew, they are 16,384 pages each."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    faults = [
+        int(
+            subprocess.run(
+                [sys.executable, "-c", FAULTS.format(first=first)],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
+        for first in ("", "keep_freed_memory()")
+    ]
+    assert faults[0] > 5 * 10_000
+    assert faults[1] < 1_000

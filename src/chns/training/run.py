@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
+import os
 import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -280,9 +282,28 @@ def _launched(settings: TrainSettings) -> Fabric:
         precision=settings.train.precision,
     )
     fabric.launch()
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
     if not fabric.is_global_zero:
         logging.getLogger("chns").setLevel(logging.WARNING)
     return fabric
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep large blocks that are freed, where it is glibc and the environment does not say otherwise.
+
+    By itself glibc gives them back to the system, and a step of a training fetches them anew page by page
+    (docs/performance.md). Kept, a process holds as much as its largest step needed.
+    """
+    if {"MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"} & set(os.environ):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return
+    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of malloc.h
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, 2**31 - 1)
 
 
 def _finished(settings: TrainSettings, folder: Path) -> dict[str, Any] | None:
