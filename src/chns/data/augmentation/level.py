@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from chns.data.audio import Waveform
+from chns.core import Float32Array
 
 
 def require_probability(name: str, probability: float) -> None:
@@ -30,12 +30,12 @@ def require_range(name: str, lowest: float, highest: float, *, within: tuple[flo
         raise ValueError(f"{name} must rise within {low:g} and {high:g}, got {lowest} to {highest}.")
 
 
-def power_of(waveform: Waveform) -> float:
+def power_of(waveform: Float32Array) -> float:
     """Mean square of the samples, summed in float64."""
     return float(np.mean(np.square(waveform, dtype=np.float64)))
 
 
-def without_clipping(waveform: Waveform) -> Waveform:
+def without_clipping(waveform: Float32Array) -> Float32Array:
     """The waveform, turned down as a whole if a sample is outside [-1, 1]."""
     peak = float(np.abs(waveform).max())
     return (waveform / np.float32(peak)).astype(np.float32) if peak > 1 else waveform
@@ -62,7 +62,7 @@ class Gain:
         self._probability = probability
         self._range_db = (min_gain_db, max_gain_db)
 
-    def __call__(self, waveform: Waveform, rng: np.random.Generator) -> tuple[Waveform, str]:
+    def __call__(self, waveform: Float32Array, rng: np.random.Generator) -> tuple[Float32Array, str]:
         """The waveform, changed or not, and what was done, in words."""
         if rng.random() >= self._probability:
             return waveform, ""

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import soxr
 
-from chns.core import Float64Array, ManifestError
-from chns.data.audio import Waveform
+from chns.core import Float32Array, Float64Array, ManifestError
 from chns.data.augmentation.level import require_probability
 from chns.data.manifest import Manifest, with_columns
 
@@ -49,9 +48,9 @@ class Speed:
         return float(self._factors[rng.integers(len(self._factors))])
 
 
-def change_speed(waveform: Waveform, factor: float) -> Waveform:
+def change_speed(waveform: Float32Array, factor: float) -> Float32Array:
     """Play a waveform so many times as fast: the length is divided by the factor, every frequency multiplied."""
-    resampled: Waveform = soxr.resample(waveform, factor, 1.0)
+    resampled: Float32Array = soxr.resample(waveform, factor, 1.0)
     return resampled
 
 
