@@ -84,6 +84,10 @@ def corpora() -> dict[str, Manifest]:
     manifests |= dict.fromkeys(("people", "calls", "recordings"), manifests["vox1"].take(range(12)))
     for name, manifest in manifests.items():
         manifest.write(Path(f"{name}.parquet"))
+    run("prepare", "synthetic", "voices", "--speakers", 4, "--utterances", 3, "--families", 2)  # which holds speech
+    manifests["mine"] = Manifest.read("voices/manifest.parquet")
+    manifests["mine"].write(Path("mine.parquet"))
+    run("pack", "vox2.parquet", "--out", "data/vox2-shards")
     for number, source in enumerate(sorted(Path("data/voxceleb1/wav").rglob("*.wav"))[:40]):
         for target in (f"recordings/s{number // 4}/{number}.wav", f"flat/{'abcdefghij'[number // 4]}_{number}.wav",
                        f"data/speech_commands/word{number % 3}/{number // 4:08x}_nohash_{number % 4}.wav"):  # fmt: skip
@@ -123,8 +127,8 @@ def lists(manifests: dict[str, Manifest]) -> None:
     Dataset.from_dict(data_set | {"speaker_id": [u.speaker for u, _ in utterances]}).to_parquet(
         "data/train/train.parquet"
     )
-    run("trials", "vox1.parquet", "--out", "veri_test2.txt", "--targets", 3, "--nontargets", 60)
-    for name in ("list_test_hard2", "list_test_all2", "trials", "dev", "test"):
+    run("trials", "vox1.parquet", "--out", "veri_test2.txt", "--targets", 3, "--nontargets", 60, "--format", "voxceleb")
+    for name in ("list_test_hard2", "list_test_all2", "trials", "dev", "test", "hard", "random"):
         shutil.copyfile("veri_test2.txt", f"{name}.txt")
     pairs = [line.split() for line in Path("veri_test2.txt").read_text().splitlines()]
     Path("trials.lst").write_text("".join(f"{enrol}-e {test} {label}\n" for label, enrol, test in pairs))
