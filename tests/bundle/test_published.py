@@ -42,7 +42,14 @@ from chns.bundle.tensor_file import read_checkpoint
 from chns.cli import main
 from chns.core import ModelFileError
 from chns.data.audio import write_audio
+from chns.data.manifest import Manifest
+from chns.encoders import EcapaTdnn, SpeakerEncoder
+from chns.evaluation import Embedder
+from chns.features import LogMel
 from chns.inference.verifier import Verifier
+from chns.sampling import BatchShape, ClusterGroups, HardBatches, NeighbourGroups, StartAt
+from chns.training.build import make_plan
+from chns.training.settings import BatchSettings, ClusterSettings, TrainingSettings, TrainSettings
 
 
 @pytest.fixture(autouse=True)
@@ -146,7 +153,7 @@ def test_a_new_commit_is_converted_anew(hub):
 def test_a_conversion_that_was_killed_leaves_nothing_that_is_used(tmp_path, monkeypatch):
     folder = written(tmp_path / "theirs", speechbrain_files())
 
-    def killed(*_):
+    def killed(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -345,6 +352,34 @@ def test_code_in_a_published_file_is_not_run(tmp_path, function, place):
         with pytest.raises(ModelFileError, match=r"nothing else|must hold plain tensors by name, got 'callbacks'"):
             load_bundle(folder)
     assert not trace.exists()
+
+
+@pytest.mark.parametrize("kind", ["clustered", "neighbours"])
+def test_a_published_model_groups_the_speakers_of_a_training(tmp_path, hum_manifest, kind):
+    """`clusters.model` in a run, and its embeddings in `HardBatches` of one's own loop: hard from step 0."""
+    folder, manifest = written(tmp_path / "theirs", speechbrain_files()), Manifest.read(hum_manifest)
+    settings = TrainSettings(
+        batches=BatchSettings(kind=kind, speakers_per_batch=4),
+        clusters=ClusterSettings(model=str(folder), num_clusters=3, utterances_per_centroid=1, crop_seconds=0.5),
+        train=TrainingSettings(epochs=2),
+    )
+    plan = make_plan(settings, manifest)
+    student = SpeakerEncoder(LogMel(), EcapaTdnn(channels=16, aggregation_channels=24, embedding_dim=8))
+    assert plan.begin(0, student, torch.device("cpu"))
+    assert plan.hard_ratio_at(0) == 1.0
+    assert plan.groups.encoder == load_bundle(folder).digest
+    theirs = load_bundle(folder).model
+    batches = HardBatches(
+        manifest.speaker_labels,
+        embed=lambda rows: Embedder(model=theirs).crops(manifest, rows, crop_seconds=0.5),
+        shape=BatchShape(4, 2),
+        groups=ClusterGroups(num_clusters=3) if kind == "clustered" else NeighbourGroups(group_size=2),
+        schedule=StartAt(0),
+        utterances_per_centroid=1,
+    )
+    assert len(next(iter(batches))) == 8
+    assert batches.groups is not None
+    assert batches.hard_ratio_at(0) == 1.0
 
 
 def test_names_that_lead_out_of_a_repository_are_not_asked_for(hub):

@@ -243,14 +243,37 @@ def test_with_a_model_that_groups_batches_are_hard_from_the_first_step_and_resum
         patched.setattr(Training, "_save", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         assert main(command(configs, hum_manifest, stopped, *words)) == 130
     assert not (stopped / "training.pt").exists()
+    kept = Path(shutil.copy(stopped / TEACHER_EMBEDDINGS, tmp_path))
     with monkeypatch.context() as patched:
         patched.setattr(BatchPlan, "_embedded", None)
         assert main(command(configs, hum_manifest, stopped, *words)) == 0
     assert_same_weights(weights(stopped), weights(alone))
     assert_same_log(stopped, alone)
-    (stopped / TEACHER_EMBEDDINGS).write_bytes(b"damaged")
-    assert _read_kept(stopped / TEACHER_EMBEDDINGS, "key") is None
-    assert _read_kept(alone / TEACHER_EMBEDDINGS, "of other crops") is None
+    assert not any((folder / TEACHER_EMBEDDINGS).exists() for folder in (stopped, alone))  # the groups are kept
+    assert _read_kept(kept, "of other crops") is None
+    kept.write_bytes(b"damaged")
+    assert _read_kept(kept, "key") is None
+
+
+def test_the_mean_of_the_last_epochs_is_that_of_a_run_that_was_stopped(
+    finished, tmp_path, configs, hum_manifest, monkeypatch
+):
+    words = ("--train.average_last", "2")
+    alone, stopped = tmp_path / "alone", tmp_path / "stopped"
+    assert main(command(configs, hum_manifest, alone, *words)) == 0
+    ends = Training._validate_if_due
+
+    def interrupted(training, epoch, log):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return ends(training, epoch, log)
+
+    with monkeypatch.context() as patched:  # after the first epoch that counts
+        patched.setattr(Training, "_validate_if_due", interrupted)
+        assert main(command(configs, hum_manifest, stopped, *words)) == 130
+    assert main(command(configs, hum_manifest, stopped, *words)) == 0
+    assert_same_weights(weights(stopped), weights(alone))
+    assert not torch.equal(weights(alone)["embedding.weight"], weights(finished)["embedding.weight"])
 
 
 def test_the_packaged_model_which_has_no_weights_groups_too(hum_manifest):

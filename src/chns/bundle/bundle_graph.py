@@ -92,16 +92,22 @@ def add_graph(folder: Path, model: SpeakerEncoder) -> float:
     return distance
 
 
-def add_graph_if_possible(folder: Path, model: SpeakerEncoder) -> None:
-    """The same at the end of other work, which shall not fail for it: a warning tells why there is no graph."""
+def add_graph_if_possible(folder: Path, model: SpeakerEncoder, *, called: str | None = None) -> None:
+    """The same at the end of other work, which shall not fail for it: a warning tells why there is no graph.
+
+    Args:
+        folder: As of `add_graph`.
+        model: The same.
+        called: What the model is called if the folder is none of the user's.
+    """
     try:
         add_graph(folder, model)
     except ChnsError as error:
         _log.warning(
-            "%s gets no graph, so that using it takes torch: %s Later, `chns export %s --into-bundle` writes one.",
-            folder,
+            "%s gets no graph, so that using it takes torch: %s%s",
+            called or folder,
             error,
-            folder,
+            "" if called else f" Later, `chns export {folder} --into-bundle` writes one.",
         )
 
 

@@ -80,7 +80,7 @@ def convert(published: Published, folder: Path, out: Path, *, source: str) -> No
     }
     with atomic_folder(out, ours=_BUNDLE) as temporary:  # complete, or not there at all
         save_bundle(temporary, model, foreign.architecture, training=training, metrics={})
-        add_graph_if_possible(temporary, load_bundle(temporary).model)
+        add_graph_if_possible(temporary, load_bundle(temporary).model, called=source)
 
 
 def own_copy(model: str, out: Path) -> Bundle:

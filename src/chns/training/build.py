@@ -354,8 +354,16 @@ def optimizer_maker(
 
 
 def make_rhythm(settings: TrainSettings) -> Rhythm:
-    """How long the run is, and when what is done."""
+    """How long the run is, and when what is done.
+
+    Raises:
+        ConfigError: If more epochs are to be averaged than there are.
+    """
     train = settings.train
+    if not 1 <= train.average_last <= train.epochs:
+        raise ConfigError(
+            f"train.average_last must be between 1 and train.epochs = {train.epochs}, got {train.average_last}."
+        )
     return Rhythm(
         epochs=train.epochs,
         warmup_share=settings.optimizer.warmup_share,
@@ -366,6 +374,7 @@ def make_rhythm(settings: TrainSettings) -> Rhythm:
         num_workers=settings.data.num_workers or 0,
         chunk_size=train.chunk_size,
         seed=settings.seed,
+        average_last=train.average_last,
     )
 
 

@@ -34,7 +34,7 @@ from chns.encoders import SpeakerEncoder
 from chns.sampling.schedule import EpochSignals
 from chns.training.log import Meter, MetricsLogger, RunLog, Speed, Validated, Validation, crops_per_second, peak_memory
 from chns.training.plan import BatchPlan
-from chns.training.state import Stateful, StopRequest, load_training, save_training
+from chns.training.state import LastEpochs, Stateful, StopRequest, load_training, save_training
 from chns.training.step import FiniteWatch, TrainingStep, gradient_scaler
 
 _log = logging.getLogger(__name__)
@@ -68,6 +68,7 @@ class Rhythm:
     num_workers: int
     chunk_size: int | None
     seed: int
+    average_last: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +152,10 @@ class Training:
             "plan": plan,
             "meter": self._meter,
         }
+        self._mean = None
+        if rhythm.average_last > 1:
+            self._mean = LastEpochs(model, first=rhythm.epochs - rhythm.average_last, last=rhythm.epochs - 1)
+            self._parts["mean"] = self._mean
         self._scaler = gradient_scaler(fabric)
         if self._scaler is not None:
             self._parts["scaler"] = self._scaler
@@ -193,6 +198,8 @@ class Training:
             for epoch in range(self._step // self._plan.steps_per_epoch, self._rhythm.epochs):
                 self._train_epoch(epoch, log, progress, stop)
                 average_buffers(self._model)
+                if self._mean is not None:
+                    self._mean.end_epoch(epoch)
                 validation_eer = self._validate_if_due(epoch, log)
                 self._plan.end_epoch(epoch, EpochSignals(self._meter.read_epoch(), validation_eer))
                 self._write_decisions()

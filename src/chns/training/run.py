@@ -44,6 +44,7 @@ from chns.training.cost import count_encoder, count_step, usable_memory_bytes
 from chns.training.folder import RunFolder, config_text, longer
 from chns.training.log import Speed, Validated
 from chns.training.loop import Record, Training
+from chns.training.plan import TEACHER_EMBEDDINGS
 from chns.training.settings import TrainSettings
 
 _log = logging.getLogger(__name__)
@@ -136,6 +137,7 @@ def _train_in(folder: Path, settings: TrainSettings, fabric: Fabric) -> dict[str
         )
     run.run()
     from_first_process(progress.add_graphs)
+    from_first_process(lambda: (folder / TEACHER_EMBEDDINGS).unlink(missing_ok=True))  # their groups are kept
     return from_first_process(
         lambda: _write_json(folder / "summary.json", {"steps": run.num_steps, **progress.summary()})
     )

@@ -318,6 +318,8 @@ class TrainingSettings:
         validation_trials: Trials of a validation, half of them targets.
         logger: Takes all that log.csv takes: anything with log_metrics(metrics, step), such as
             lightning_fabric.loggers.TensorBoardLogger or a class of your own.
+        average_last: Epochs at whose ends the weights, and running statistics, are taken into a mean that the last of
+            them ends with; 1 for the weights as they are.
         start_from: Model whose weights training starts from; its encoder and features are taken too.
         teacher: Model whose embedding of each crop, as augmented, is learnt too, beside the loss: a better model tells
             more than few labels do. One of another size is reached through a learnt projection.
@@ -336,6 +338,7 @@ class TrainingSettings:
     validate_every_epochs: int = 1
     validation_trials: int = 10_000
     logger: ObjectSettings | None = None
+    average_last: int = 1
     start_from: str | None = None
     teacher: str | None = None
     teacher_weight: float = 1.0

@@ -11,12 +11,50 @@ from types import FrameType, TracebackType
 from typing import Any, Protocol
 
 import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from chns.bundle.bundle import require_finite
 from chns.core import ModelFileError, atomic_path
 from chns.core.distributed import any_process
 
 _FORMAT = "chns-training-2"
+
+
+class LastEpochs:
+    """The mean of a model's weights and running statistics at the ends of the last epochs.
+
+    Args:
+        model: In training; after the last epoch it has the mean.
+        first: The first epoch that counts.
+        last: The last one.
+
+    Source:
+        Izmailov et al., "Averaging weights leads to wider optima and better generalization", UAI 2018, with the mean of
+        the running statistics in place of new ones; recipes of the field average their last checkpoints so.
+    """
+
+    def __init__(self, model: nn.Module, *, first: int, last: int) -> None:
+        self._model, self._first, self._last = model, first, last
+        self._mean = AveragedModel(model, use_buffers=True)
+
+    def end_epoch(self, epoch: int) -> None:
+        """Take the model as it is now; after the last epoch, give it the mean."""
+        if epoch < self._first:
+            return
+        if epoch == self._first:
+            self._mean.n_averaged.zero_()
+        self._mean.update_parameters(self._model)
+        if epoch == self._last:
+            self._model.load_state_dict(self._mean.module.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The mean so far."""
+        return self._mean.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Go on from such a mean."""
+        self._mean.load_state_dict(state_dict)
 
 
 class Stateful(Protocol):
