@@ -38,9 +38,10 @@ from published_models import (
 from chns.bundle.bundle import add_metrics, load_bundle
 from chns.bundle.download import HubError
 from chns.bundle.finding import bundle_folder, cache_folder
+from chns.bundle.published import READERS
 from chns.bundle.tensor_file import read_checkpoint
 from chns.cli import main
-from chns.core import ModelFileError
+from chns.core import ConfigError, ModelFileError
 from chns.data.audio import write_audio
 from chns.data.manifest import Manifest
 from chns.encoders import EcapaTdnn, SpeakerEncoder
@@ -352,6 +353,32 @@ def test_code_in_a_published_file_is_not_run(tmp_path, function, place):
         with pytest.raises(ModelFileError, match=r"nothing else|must hold plain tensors by name, got 'callbacks'"):
             load_bundle(folder)
     assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("toolkit", "files", "name"),
+    [
+        ("SpeechBrain", speechbrain_files, "hyperparams.yaml"),
+        ("WeSpeaker", wespeaker_files, "config.yaml"),
+        ("pyannote", pyannote_files, "config.yaml"),
+        ("3D-Speaker", three_d_speaker_files, "configuration.json"),
+    ],
+)
+def test_a_damaged_description_is_read_or_refused_with_an_error_of_ours(tmp_path, rng, toolkit, files, name):
+    content = files()
+    folder = written(tmp_path / "theirs", content)
+    checkpoint = read_checkpoint(folder / next(iter(content)))
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(content[name])
+        for place in rng.integers(len(damaged), size=3):
+            damaged[place] = rng.choice(list(b"!&*<>[]{}:,-#'0a \n\x00\xff"))
+        (folder / name).write_bytes(damaged)
+        try:
+            READERS[toolkit](checkpoint, folder)
+        except (ModelFileError, ConfigError):
+            refused += 1
+    assert refused > 15
 
 
 @pytest.mark.parametrize("kind", ["clustered", "neighbours"])

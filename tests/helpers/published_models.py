@@ -110,7 +110,7 @@ def speechbrain_files(yaml=SPEECHBRAIN_YAML, **settings):
 def wespeaker_files(yaml=WESPEAKER_YAML, **settings):
     """Of a repository with a ResNet34, which also holds a graph."""
     return {
-        "avg_model.pt": saved(dict(wespeaker_resnet_state(channels=4, blocks=(1, 1, 1, 1), **settings))),
+        "avg_model.pt": saved(dict(wespeaker_resnet_state(**{"channels": 4, "blocks": (1, 1, 1, 1), **settings}))),
         "config.yaml": yaml.encode(),
         "voxceleb_resnet34_LM.onnx": b"not asked for",
     }
@@ -139,7 +139,7 @@ def pyannote_files(yaml=PYANNOTE_YAML, **settings):
     sys.modules.update({name: types.ModuleType(name) for name in parts})  # for pickle to write; whoever reads lacks it
     sys.modules[parts[-1]].Specifications = Specifications
     try:
-        state = wespeaker_resnet_state(channels=4, blocks=(1, 1, 1, 1), **settings)
+        state = wespeaker_resnet_state(**{"channels": 4, "blocks": (1, 1, 1, 1), **settings})
         del state["projection.weight"]
         content = {
             "state_dict": OrderedDict((f"resnet.{name}", tensor) for name, tensor in state.items()),

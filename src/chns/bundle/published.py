@@ -68,7 +68,7 @@ def convert(published: Published, folder: Path, out: Path, *, source: str) -> No
     """
     checkpoint = read_checkpoint(folder / published.weights)
     try:
-        weights, foreign = _READERS[published.layout.toolkit](checkpoint, folder)
+        weights, foreign = READERS[published.layout.toolkit](checkpoint, folder)
         model = built(weights, foreign)
     except (ModelFileError, ConfigError) as error:
         raise ModelFileError(f"{error} It was {source}, read as a model of {published.layout.toolkit}.") from error
@@ -431,7 +431,7 @@ def _plain_json(path: Path) -> Any:
         raise ModelFileError(f"file must be JSON, got something else in {path.name} ({in_short(error)}).") from error
 
 
-_READERS: Mapping[str, Callable[[Checkpoint, Path], tuple[Weights, Foreign]]] = {
+READERS: Mapping[str, Callable[[Checkpoint, Path], tuple[Weights, Foreign]]] = {
     "SpeechBrain": _speechbrain,
     "WeSpeaker": _wespeaker,
     "pyannote": _pyannote,
