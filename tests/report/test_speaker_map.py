@@ -1,9 +1,14 @@
 """The map of training speakers and the shapes of their clusters."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from fabricated_findings import fabricated_run
 
-from chns.report.speakers import TrainingSpeakers, cluster_shapes, principal_plane, speaker_map
+from chns.data.manifest import Manifest
+from chns.report.page import map_data
+from chns.report.speakers import TrainingSpeakers, cluster_shapes, principal_plane, speaker_columns, speaker_map
 from chns.sampling import SpeakerClusters
 
 
@@ -75,3 +80,61 @@ def test_sizes_count_all_training_speakers_where_some_are_embedded():
     shapes = cluster_shapes(speakers_of([[1, 0]], places=[2], num_training_speakers=4), clusters)
     assert shapes.sizes.tolist() == [3, 1]
     np.testing.assert_allclose(shapes.tightness, [1, np.nan], atol=1e-6)
+
+
+def manifest_of(tmp_path, **columns):
+    """Two utterances of each of eight speakers, with further columns of one value an utterance."""
+    rows = [
+        {
+            "utterance": f"u{row:02}",
+            "speaker": f"{'ab'[row // 8]}/s{row // 2}",
+            "path": f"{row}.wav",
+            "offset_seconds": 0.0,
+            "duration_seconds": 1.0,
+            "sample_rate_hz": 16_000,
+            **{name: values[row] for name, values in columns.items()},
+        }
+        for row in range(16)
+    ]
+    return Manifest.from_rows(rows, root=tmp_path)
+
+
+def test_columns_that_group_the_speakers_are_kept_and_others_are_not(tmp_path):
+    manifest = manifest_of(
+        tmp_path,
+        gender=["f", "f", "m", "m"] * 4,
+        session=[f"x{row}" for row in range(16)],  # one of each utterance
+        device=["phone"] * 16,  # tells nobody apart
+        word=["yes", "no"] * 8,  # of the utterance, not of the speaker
+    )
+    assert speaker_columns(manifest) == {"gender": ["f", "m"] * 4, "corpus": ["a"] * 4 + ["b"] * 4}
+
+
+def test_the_value_of_a_speaker_is_that_of_most_utterances(tmp_path):
+    language = ["de"] * 8 + ["en"] * 8
+    language[0] = "en"
+    assert speaker_columns(manifest_of(tmp_path, language=language))["language"][1:] == ["de"] * 3 + ["en"] * 4
+
+
+def test_purity_says_how_clusters_and_neighbours_go_with_a_column(tmp_path):
+    manifest = manifest_of(tmp_path, gender=["f", "f", "m", "m"] * 4)
+    rng = np.random.default_rng(0)
+    voices = np.repeat(np.eye(2), 4, axis=0) + 0.01 * rng.normal(size=(8, 2))  # by corpus
+    speakers = replace(speakers_of(voices), names=manifest.speakers, utterances=manifest)
+    clusters = SpeakerClusters(labels=np.repeat([0, 1], 4), centres=np.eye(2, dtype=np.float32), seed=0)
+    by_column = {one.column: one for one in speaker_map(speakers, clusters).purities}
+    assert by_column["corpus"].clusters == 1
+    assert by_column["gender"].clusters == 0.5
+    assert 0.5 <= by_column["corpus"].clusters_by_chance < 0.9
+    assert by_column["corpus"].neighbours_by_chance == pytest.approx(3 / 7)
+    without = speaker_map(speakers, None).purities
+    assert all(np.isnan(one.clusters) for one in without)
+
+
+def test_the_page_has_the_columns_once_for_runs_of_the_same_speakers():
+    run = fabricated_run("chns")
+    columned = replace(run, speaker_map=replace(run.speaker_map, columns={"gender": ["f", "m", "", "f"] * 15}))
+    content = map_data([columned, columned])
+    assert content["speakers"][0]["columns"] == {"gender": {"values": ["", "f", "m"], "codes": [1, 2, 0, 1] * 15}}
+    assert [one["speakers"] for one in content["runs"]] == [0, 0]
+    assert content["num_colours"] == 12

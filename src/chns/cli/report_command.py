@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,13 +50,30 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="what the report calls a run; once for each, in their order (default: the end of its path)",
     )
+    parser.add_argument(
+        "--test-manifest",
+        type=Path,
+        metavar="M.parquet",
+        help="the recordings of the scored trials, for paths, lengths and clips (default: the comparison's)",
+    )
+    parser.add_argument(
+        "--with-audio",
+        action="store_true",
+        help="put clips of the worst errors and of suspected labels into the page, 2.5 MB at most",
+    )
+    parser.add_argument(
+        "--watch", action="store_true", help="show how far RUN is until it is finished, and write nothing"
+    )
     add_model_options(parser)
     parser.add_argument("--json", action="store_true", help="print the summary and the error rates as JSON")
     return parser
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Compute the findings, write the report, and print where it is and its first sentences."""
+    """Compute the findings, write the report, and print where it is and its first sentences; or watch."""
+    if arguments.watch:
+        _watch(arguments.runs)
+        return
     from chns.report.drawing import require_libraries
 
     require_libraries()  # before minutes of embedding
@@ -63,6 +83,7 @@ def run(arguments: argparse.Namespace) -> None:
     comparison, folders = _comparison_and_runs(arguments.runs)
 
     from chns.report.collect import collect_findings
+    from chns.report.heard import find_recordings
     from chns.report.page import write_report
 
     findings = collect_findings(
@@ -73,13 +94,41 @@ def run(arguments: argparse.Namespace) -> None:
         num_workers=arguments.workers,
         trusted_packages=arguments.trust,
     )
-    report = write_report(out, findings, comparison=comparison)
+    recordings = find_recordings(
+        {name for one in findings for name in one.scored},
+        comparison,
+        manifest=arguments.test_manifest,
+        with_clips=arguments.with_audio,
+    )
+    report = write_report(out, findings, comparison=comparison, recordings=recordings)
     if arguments.json:
         print(json.dumps(_summary(report, findings)))
         return
     for paragraph in report.summary:
         print(paragraph)
     print(f"{report.page}: {len(findings)} run{'' if len(findings) == 1 else 's'}, {report.num_figures} figures")
+
+
+_SECONDS_BETWEEN_LOOKS = 2.0
+_CLEAR_SCREEN = "\x1b[H\x1b[2J"
+
+
+def _watch(given: Sequence[Path]) -> None:
+    """On a terminal a screen that is drawn again and again; else a line whenever there is something new."""
+    from chns.report.watch import look_at, trainings_in
+
+    said = ""
+    while True:
+        size = shutil.get_terminal_size()
+        seen = look_at(trainings_in(given), width=size.columns)
+        if sys.stdout.isatty():
+            print(f"{_CLEAR_SCREEN}{seen.screen}", flush=True)
+        elif seen.line != said:
+            print(seen.line, flush=True)
+            said = seen.line
+        if seen.is_finished:
+            return
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
 def _comparison_and_runs(given: Sequence[Path]) -> tuple[ComparedRuns | None, Sequence[Path]]:

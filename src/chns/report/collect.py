@@ -19,7 +19,7 @@ import torch
 from chns.bundle.bundle import Bundle, load_bundle, read_description
 from chns.core import Float64Array, ManifestError, RunFolderError, atomic_path, table_cell
 from chns.evaluation import Embedder, Trials, read_scores, verification_metrics
-from chns.report.run_findings import RunFindings, ScoredTrials, SuspectedDuplicate
+from chns.report.run_findings import OddUtterance, RunFindings, ScoredTrials, SuspectedDuplicate
 from chns.report.speakers import (
     CACHE_NAME,
     TrainingSpeakers,
@@ -28,6 +28,7 @@ from chns.report.speakers import (
     embed_training_speakers,
     speaker_map,
 )
+from chns.sampling.clusters import unit_length
 from chns.sampling.same_person import suspected_pairs
 from chns.training.build import training_manifest
 from chns.training.folder import ClusterSettings, RunFolder, TrainSettings, flat_settings, read_settings, strategy_name
@@ -35,21 +36,70 @@ from chns.training.folder import ClusterSettings, RunFolder, TrainSettings, flat
 _log = logging.getLogger(__name__)
 
 
-def suspected_duplicates(speakers: TrainingSpeakers, *, most: int = 1_000) -> list[SuspectedDuplicate]:
+def suspected_duplicates(speakers: TrainingSpeakers, *, most: int | None = None) -> list[SuspectedDuplicate]:
     """Pairs of speakers who may be one person, most suspicious first.
 
     Args:
         speakers: Whom to compare.
-        most: Most pairs returned.
+        most: Most pairs returned; by default 1,000, or one more than there would be if everybody went by two names.
     """
+    if most is None:
+        most = max(1_000, len(speakers.names) // 2 + 1)
     pairs = suspected_pairs(speakers.embeddings, speakers.labels)
+    unit = unit_length(speakers.embeddings)
+    names = _utterance_names(speakers)
+    rows = np.split(np.argsort(speakers.labels, kind="stable"), np.cumsum(np.bincount(speakers.labels))[:-1])
+
+    def closest(own: int, other: int) -> str:
+        place = int(np.argmax(unit[rows[own]] @ speakers.centroids[other]))
+        return names[int(rows[own][place])]
+
     return [
         SuspectedDuplicate(
             speakers=(speakers.names[first], speakers.names[second]),
             similarity=float(similarity),
             own_similarity=float(own_similarity),
+            utterances=(closest(first, second), closest(second, first)),
         )
         for first, second, similarity, own_similarity in zip(*(array[:most] for array in pairs), strict=True)
+    ]
+
+
+def _utterance_names(speakers: TrainingSpeakers) -> list[str]:
+    """Names of the embedded utterances; empty ones if only embeddings are known."""
+    known = speakers.utterances
+    return [""] * len(speakers.labels) if known is None else known.column("utterance")
+
+
+def odd_utterances(speakers: TrainingSpeakers, *, most: int = 20) -> list[OddUtterance]:
+    """Utterances less like their own speaker than like another: perhaps of somebody else, noise, or two voices.
+
+    Args:
+        speakers: Whose embedded utterances are looked at; of these only the ones least like their speaker.
+        most: Most that are returned, by the difference of the two similarities, largest first.
+    """
+    unit, labels = unit_length(speakers.embeddings).astype(np.float64), speakers.labels
+    sums = np.zeros((len(speakers.names), unit.shape[1]))
+    np.add.at(sums, labels, unit)
+    others = sums[labels] - unit
+    length = np.linalg.norm(others, axis=1)
+    own = np.where(length > 1e-6, (unit * others).sum(axis=1) / np.maximum(length, 1e-6), np.inf)
+    rows = np.argsort(own, kind="stable")[: 10 * most]
+    cosines = unit[rows] @ speakers.centroids.T
+    cosines[np.arange(len(rows)), labels[rows]] = -np.inf
+    nearest = cosines.argmax(axis=1)
+    gaps = cosines.max(axis=1) - own[rows]
+    names = _utterance_names(speakers)
+    return [
+        OddUtterance(
+            names[rows[place]],
+            speakers.names[labels[rows[place]]],
+            float(own[rows[place]]),
+            speakers.names[nearest[place]],
+            float(cosines[place, nearest[place]]),
+        )
+        for place in np.argsort(-gaps, kind="stable")[:most].tolist()
+        if gaps[place] > 0
     ]
 
 
@@ -71,14 +121,13 @@ def write_duplicates(path: Path, duplicates: Sequence[SuspectedDuplicate]) -> No
             writer.writerow((*names, round(duplicate.similarity, 4), round(duplicate.own_similarity, 4)))
 
 
-def scored_trials(run: RunFolder, *, most_errors: int = 20) -> dict[str, ScoredTrials]:
+def scored_trials(run: RunFolder) -> dict[str, ScoredTrials]:
     """What the score files of a run say, by trial list.
 
     A file without labels, or with targets or non-targets only, has no error rates; it is left out and named in the log.
 
     Args:
         run: Its folder ``scores`` holds files as `chns.evaluation.scoring.write_scores` makes them.
-        most_errors: Most false accepts, and most false rejects, that are kept of each file.
 
     Raises:
         TrialError: If a file is not a score file.
@@ -89,35 +138,20 @@ def scored_trials(run: RunFolder, *, most_errors: int = 20) -> dict[str, ScoredT
         if trials.is_target is None or trials.is_target.all() or not trials.is_target.any():
             _log.warning("%s has not both targets and non-targets, so no error rates; it is left out.", path)
             continue
-        found[name] = judged_trials(name, trials, scores, most_errors=most_errors)
+        found[name] = judged_trials(name, trials, scores)
     return found
 
 
-def judged_trials(name: str, trials: Trials, scores: Float64Array, *, most_errors: int = 20) -> ScoredTrials:
-    """Error rates of scored trials, and the worst errors at the threshold where misses and false alarms are equal.
+def judged_trials(name: str, trials: Trials, scores: Float64Array) -> ScoredTrials:
+    """Error rates of scored trials.
 
     Args:
         name: Of the trial list.
         trials: With labels, both targets and non-targets.
         scores: One a trial, shape (trials,).
-        most_errors: Most false accepts, and most false rejects, that are kept.
-
-    Returns:
-        Among its errors, equal scores keep the order of the list.
     """
     assert trials.is_target is not None
-    metrics = verification_metrics(scores, trials.is_target)
-    accepted = scores >= metrics.threshold
-    accepts = np.flatnonzero(accepted & ~trials.is_target)
-    rejects = np.flatnonzero(~accepted & trials.is_target)
-    return ScoredTrials(
-        name=name,
-        trials=trials,
-        scores=scores,
-        metrics=metrics,
-        false_accepts=accepts[np.argsort(-scores[accepts], kind="stable")][:most_errors],
-        false_rejects=rejects[np.argsort(scores[rejects], kind="stable")][:most_errors],
-    )
+    return ScoredTrials(name=name, trials=trials, scores=scores, metrics=verification_metrics(scores, trials.is_target))
 
 
 def collect_findings(
@@ -256,6 +290,8 @@ def _findings(name: str, run: RunFolder, settings: TrainSettings, speakers: Trai
             seed=settings.seed,
         ),
         duplicates=suspected_duplicates(speakers),
+        odd_utterances=odd_utterances(speakers),
+        utterances=speakers.utterances,
         num_training_speakers=speakers.num_training_speakers,
     )
 

@@ -62,7 +62,7 @@ RUN_COLOURS = (
     Colour("--run-5", "#5b5fc7", "#a3a6ff"),
     Colour("--run-6", "#7a6a5c", "#c9b8a6"),
 )
-_CLUSTERS = (
+CATEGORY_COLOURS = (
     Colour("--cluster-0", "#2f77b5", "#5aa9e8"),
     Colour("--cluster-1", "#dd7a1c", "#f7a04b"),
     Colour("--cluster-2", "#2f9158", "#55c283"),
@@ -72,9 +72,12 @@ _CLUSTERS = (
     Colour("--cluster-6", "#c75b9b", "#ee94c8"),
     Colour("--cluster-7", "#2b9aa0", "#5fd0d6"),
     Colour("--cluster-8", "#8b9a1f", "#c3d250"),
-    Colour("--cluster-9", "#697684", "#a9b6c4"),
+    Colour("--cluster-9", "#39338f", "#a39eff"),
+    Colour("--cluster-10", "#8c2f39", "#d9868f"),
+    Colour("--cluster-11", "#5f3a14", "#d8a56a"),
 )
-COLOURS = (PAPER, INK, MUTED, GRID, *RUN_COLOURS, *_CLUSTERS)
+"""Of the most frequent values of a column, most frequent first; the rest is grey."""
+COLOURS = (PAPER, INK, MUTED, GRID, *RUN_COLOURS, *CATEGORY_COLOURS)
 
 _DASHES: tuple[tuple[float, tuple[float, ...]], ...] = (
     (0, ()),
@@ -137,14 +140,6 @@ def run_groups(runs: Sequence[RunFindings]) -> list[Group]:
 def _common_name(names: Sequence[str]) -> str:
     """``chns`` of ``chns/seed-0`` and ``chns/seed-1``; of a single run its whole name."""
     return names[0] if len(names) == 1 else _SEED.sub("", names[0]) or names[0]
-
-
-def cluster_colour(cluster: int) -> Colour:
-    """Colour of a cluster; they come round again after ten."""
-    return _CLUSTERS[cluster % len(_CLUSTERS)]
-
-
-NUM_CLUSTER_COLOURS = len(_CLUSTERS)
 
 
 _SVG = "http://www.w3.org/2000/svg"

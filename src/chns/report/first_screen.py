@@ -363,7 +363,7 @@ def _write_value(axes: Axes, place: int, row: _Row, mean: float, reference: floa
     """The mean, and by how much it differs, right of the row; bold where that is measurable."""
     text, weight = f"{100 * mean:.2f}", "normal"
     if row.difference is not None and reference:
-        text += f"  {100 * row.difference.estimate / reference:+.0f} %".replace("-", _MINUS)
+        text += f", {100 * row.difference.estimate / reference:+.0f} %".replace("-", _MINUS)
         weight = "bold" if row.difference.is_measurable else "normal"
     axes.annotate(
         text,

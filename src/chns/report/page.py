@@ -34,19 +34,12 @@ from chns.report.curve_figures import (
     score_figures,
     training_figures,
 )
-from chns.report.drawing import COLOURS, NUM_CLUSTER_COLOURS, Group, require_libraries, run_groups
+from chns.report.drawing import CATEGORY_COLOURS, COLOURS, Group, require_libraries, run_groups
 from chns.report.first_screen import dot_figures, first_words, what_was_run
+from chns.report.heard import CLIP_SECONDS, Recordings, list_errors, odd_recordings, suspected_pairs, with_recordings
 from chns.report.run_findings import ComparedRuns, RunFindings, SpeakerMap, SuspectedDuplicate
 from chns.report.speaker_figures import cluster_figures, hardness_figures, map_figure
-from chns.report.tables import (
-    cluster_rows,
-    compared_rows,
-    list_errors,
-    list_sizes,
-    run_decisions,
-    run_rows,
-    suspected_pairs,
-)
+from chns.report.tables import cluster_rows, compared_rows, list_sizes, purity_rows, run_decisions, run_rows
 
 _EXTENT = 2_000
 
@@ -55,16 +48,28 @@ def map_data(runs: Sequence[RunFindings]) -> dict[str, Any]:
     """Content of the page's JSON element.
 
     Returns:
-        ``num_colours``; ``speakers``: lists of names; ``runs``: for each run with a map its name, which list its names
-        are, coordinates, their extent, clusters (null if it never clustered) and the share of variance kept.
+        ``num_colours``; ``speakers``: lists of names, each with the columns of the manifest; ``runs``: for each run
+        with a map its name, which list its names are, coordinates, their extent, clusters (null if it never clustered)
+        and the share of variance kept.
     """
-    lists: dict[tuple[str, ...], int] = {}
+    places: dict[tuple[str, ...], int] = {}
+    lists: list[dict[str, Any]] = []
     maps = []
     for run in runs:
         if run.speaker_map is not None:
             names = tuple(run.speaker_map.speakers)
-            maps.append({"name": run.name, "speakers": lists.setdefault(names, len(lists)), **_points(run.speaker_map)})
-    return {"num_colours": NUM_CLUSTER_COLOURS, "speakers": [list(names) for names in lists], "runs": maps}
+            if names not in places:
+                places[names] = len(lists)
+                columns = {name: _coded(values) for name, values in run.speaker_map.columns.items()}
+                lists.append({"names": list(names), "columns": columns})
+            maps.append({"name": run.name, "speakers": places[names], **_points(run.speaker_map)})
+    return {"num_colours": len(CATEGORY_COLOURS), "speakers": lists, "runs": maps}
+
+
+def _coded(values: Sequence[str]) -> dict[str, Any]:
+    """The different values, and the place of each speaker's among them."""
+    different, codes = np.unique(np.asarray(values), return_inverse=True)
+    return {"values": different.tolist(), "codes": codes.tolist()}
 
 
 def _points(speakers: SpeakerMap) -> dict[str, Any]:
@@ -151,8 +156,8 @@ def _part_of_speakers(run: RunFindings, *, shown: int) -> dict[str, str]:
     return dict.fromkeys(("map", "duplicates"), part)
 
 
-_MOST_DUPLICATES = 20
-_MOST_ERRORS = 10
+_MOST_DUPLICATES = 10
+_MOST_ERRORS = 6
 _MOST_DECISIONS = 50
 
 
@@ -173,13 +178,20 @@ class Report:
     num_duplicates: int
 
 
-def write_report(folder: Path | str, runs: Sequence[RunFindings], *, comparison: ComparedRuns | None = None) -> Report:
+def write_report(
+    folder: Path | str,
+    runs: Sequence[RunFindings],
+    *,
+    comparison: ComparedRuns | None = None,
+    recordings: Recordings | None = None,
+) -> Report:
     """Write ``report.html``, ``figures/`` and ``suspected_duplicates.csv``.
 
     Args:
         folder: Where to; made if missing. Files of other names are left alone.
         runs: In the order in which the report has them.
         comparison: What they were trained for; its verdicts come first.
+        recordings: Where the recordings of trial lists are, and whether the page gets clips of them.
 
     Raises:
         ValueError: If there is no run, or two have one name.
@@ -200,6 +212,15 @@ def write_report(folder: Path | str, runs: Sequence[RunFindings], *, comparison:
             for p in pairs
         ],
     )
+    recordings = recordings or Recordings()
+    errors = list_errors(trial_lists, groups, recordings, most=_MOST_ERRORS)
+    weak = [run for run in runs if run.is_too_weak_to_suspect]
+    heard = {
+        "error_lists": errors,
+        "duplicates": [] if weak else with_recordings(pairs[:_MOST_DUPLICATES], runs, recordings),
+        "odd": [] if weak else odd_recordings(runs, recordings, most=_MOST_DUPLICATES),
+        "too_weak": weak,
+    }
     words = first_words(groups, trial_lists, comparison)
     html = _render(
         words=words,
@@ -211,10 +232,12 @@ def write_report(folder: Path | str, runs: Sequence[RunFindings], *, comparison:
         compared=compared_rows(comparison) if comparison else [],
         styles={run.name: group.style for group in groups for run in group.runs},
         map=map_data(runs),
+        purities=purity_rows(groups),
         cluster_rows=cluster_rows(runs),
         decisions=run_decisions(runs, most=_MOST_DECISIONS),
-        error_lists=list_errors(trial_lists, most=_MOST_ERRORS),
-        duplicates=pairs[:_MOST_DUPLICATES],
+        **heard,
+        recordings=recordings,
+        clip_seconds=CLIP_SECONDS,
         num_duplicates=len(pairs),
         num_asked=sum(run.duplicates is not None for run in runs),
         missing=missing_reasons(runs),
@@ -239,7 +262,7 @@ def _navigation(comparison: ComparedRuns | None) -> list[tuple[str, str]]:
         ("clusters", "Clusters"),
         ("training", "Training"),
         ("errors", "Worst errors"),
-        ("duplicates", "Same person?"),
+        ("duplicates", "Wrong labels?"),
     ]
 
 

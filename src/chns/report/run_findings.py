@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from chns.core import Float64Array, IntArray, RunFolderError, bounded_text
+from chns.data import Manifest
 from chns.evaluation import Trials, VerificationMetrics
 
 
@@ -23,16 +24,32 @@ class ScoredTrials:
         trials: With labels.
         scores: Cosine of each trial, shape (trials,).
         metrics: Error rates of these scores.
-        false_accepts: Rows of the non-targets that score highest, worst first.
-        false_rejects: Rows of the targets that score lowest, worst first.
     """
 
     name: str
     trials: Trials
     scores: Float64Array
     metrics: VerificationMetrics
-    false_accepts: IntArray
-    false_rejects: IntArray
+
+
+class ColumnPurity(NamedTuple):
+    """How a column of the manifest goes with what a model hears.
+
+    Attributes:
+        column: Its name.
+        num_values: Different values.
+        neighbours: Share of a speaker's ten nearest speakers, by centroid, who have the same value, the mean.
+        neighbours_by_chance: The same if speakers were neighbours by chance.
+        clusters: Share of the speakers whose value is the most common one of their cluster; NaN without clusters.
+        clusters_by_chance: The same for clusters of these sizes to which speakers are dealt at random.
+    """
+
+    column: str
+    num_values: int
+    neighbours: float
+    neighbours_by_chance: float
+    clusters: float
+    clusters_by_chance: float
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -44,12 +61,16 @@ class SpeakerMap:
         points: Shape (speakers, 2).
         clusters: Cluster of each speaker, shape (speakers,), or None if the run never clustered.
         explained: Share of the variance of the centroids that the two axes keep.
+        columns: What the manifest knows of the speakers, by its column: a value each, empty where it knows none.
+        purities: How clusters and neighbours go with these columns.
     """
 
     speakers: Sequence[str]
     points: Float64Array
     clusters: IntArray | None
     explained: float
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    purities: Sequence[ColumnPurity] = ()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -99,11 +120,31 @@ class SuspectedDuplicate:
         similarity: Mean cosine of the utterances of each with the centroid of the other.
         own_similarity: Mean cosine of the utterances of each with the centroid of their own speaker, each utterance
             left out of the centroid that it is compared with. About the same as ``similarity`` if they are one person.
+        utterances: Of each the one that is most like the other speaker.
     """
 
     speakers: tuple[str, str]
     similarity: float
     own_similarity: float
+    utterances: tuple[str, str] = ("", "")
+
+
+class OddUtterance(NamedTuple):
+    """A training utterance that is less like its own speaker than like another.
+
+    Attributes:
+        utterance: Its name.
+        speaker: Whose it is said to be.
+        own_similarity: Cosine with the mean of that speaker's other utterances.
+        other: The speaker whose centroid it is most like.
+        similarity: Cosine with that.
+    """
+
+    utterance: str
+    speaker: str
+    own_similarity: float
+    other: str
+    similarity: float
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -120,6 +161,8 @@ class RunFindings:
         cluster_shapes: None if it never clustered, or the speakers were not embedded.
         batch_hardness: None if the training speakers were not embedded.
         duplicates: Most suspicious first; None if the training speakers were not embedded.
+        odd_utterances: Most suspicious first; empty if the training speakers were not embedded.
+        utterances: Those of the training speakers that were embedded; None if they were not.
         batches: What kind of batches the run was to train on.
         decisions: What it decided about them while it trained, in words.
         num_training_speakers: How many there are; if ``speaker_map`` has fewer, then it, ``batch_hardness``,
@@ -139,6 +182,8 @@ class RunFindings:
     cluster_shapes: ClusterShapes | None
     batch_hardness: BatchHardness | None
     duplicates: Sequence[SuspectedDuplicate] | None
+    odd_utterances: Sequence[OddUtterance] = ()
+    utterances: Manifest | None = None
     batches: str = "random"
     decisions: Sequence[str] = ()
     num_training_speakers: int | None = None
@@ -151,6 +196,12 @@ class RunFindings:
     def has_hard_phase(self) -> bool:
         """Whether it has trained on hard batches."""
         return bool(np.any(self.log.get("hard_ratio", np.zeros(0)) > 0))
+
+    @property
+    def is_too_weak_to_suspect(self) -> bool:
+        """Whether it suspects more pairs than if everybody went by two names: then it tells nobody apart."""
+        embedded = 0 if self.speaker_map is None else len(self.speaker_map.speakers)
+        return self.duplicates is not None and 2 * len(self.duplicates) > embedded
 
 
 FILE_NAME = "comparison.json"
@@ -203,13 +254,20 @@ class ComparedStrategy(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedList:
-    """The table of one trial list."""
+    """The table of one trial list.
+
+    Attributes:
+        manifest: Where its utterances are, as the comparison's settings name it; empty if not known.
+        root: Where their audio is, if not where the manifest says.
+    """
 
     name: str
     speakers: int
     targets: int
     nontargets: int
     strategies: Sequence[ComparedStrategy]
+    manifest: str = ""
+    root: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,6 +361,8 @@ def _compared_list(name: str, content: Mapping[str, Any]) -> ComparedList:
             ComparedStrategy(strategy, {metric: _value(metrics[metric]) for metric in _METRICS})
             for strategy, metrics in content["results"].items()
         ],
+        manifest=str(content.get("manifest") or ""),
+        root=None if content.get("root") is None else str(content["root"]),
     )
 
 

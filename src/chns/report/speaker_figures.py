@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chns.report.curve_figures import ROW_INCHES, name_row, plot_hill
-from chns.report.drawing import MUTED, WIDTH_INCHES, Figure, Group, LegendEntry, cluster_colour, draw, label_of
+from chns.report.drawing import CATEGORY_COLOURS, MUTED, WIDTH_INCHES, Figure, Group, LegendEntry, draw, label_of
 from chns.report.run_findings import BatchHardness, ClusterShapes, SpeakerMap
 
 if TYPE_CHECKING:
@@ -186,11 +186,13 @@ def map_figure(folder: Path, name: str, run: str, speakers: SpeakerMap) -> Figur
 
     def plot(axes: Axes) -> Sequence[LegendEntry]:
         clusters = speakers.clusters if speakers.clusters is not None else np.zeros(len(speakers.points), np.int64)
+        ranks = np.argsort(np.argsort(-np.bincount(clusters), kind="stable"), kind="stable")[clusters]
+        colours = [*(colour.light for colour in CATEGORY_COLOURS), MUTED.light]
         axes.scatter(
             speakers.points[:, 0],
             speakers.points[:, 1],
             s=float(np.clip(9_000 / len(speakers.points), 3, 22)),
-            c=[cluster_colour(cluster).light for cluster in clusters.tolist()],
+            c=[colours[rank] for rank in np.minimum(ranks, len(CATEGORY_COLOURS)).tolist()],
             alpha=0.75,
             linewidths=0,
             rasterized=True,

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,9 +28,10 @@ from safetensors.numpy import save_file
 
 from chns.bundle.bundle import Bundle
 from chns.core import Float32Array, Float64Array, IntArray, ManifestError, atomic_path
-from chns.data import Manifest
+from chns.data import Manifest, corpora_of
+from chns.data.manifest_file import REQUIRED_COLUMNS
 from chns.evaluation import Embedder, cosine_scores
-from chns.report.run_findings import BatchHardness, ClusterShapes, SpeakerMap
+from chns.report.run_findings import BatchHardness, ClusterShapes, ColumnPurity, SpeakerMap
 from chns.sampling.batches import ClusterSpeakerBatches, NeighbourSpeakerBatches, RandomSpeakerBatches
 from chns.sampling.clusters import (
     SpeakerClusters,
@@ -59,6 +60,7 @@ class TrainingSpeakers:
         num_training_speakers: How many training speakers there are; more than ``names`` if some were drawn.
         labels: Speaker of each embedding, as an index into ``names``, shape (utterances,).
         embeddings: Shape (utterances, dim), not normalised.
+        utterances: Where these are, and what is known of them; None if only the embeddings are known.
     """
 
     names: list[str]
@@ -66,6 +68,7 @@ class TrainingSpeakers:
     num_training_speakers: int
     labels: IntArray
     embeddings: Float32Array
+    utterances: Manifest | None = None
 
     @cached_property
     def centroids(self) -> Float32Array:
@@ -129,6 +132,7 @@ def embed_training_speakers(
         num_training_speakers=len(manifest.speakers),
         labels=chosen.speaker_labels,
         embeddings=embeddings,
+        utterances=chosen,
     )
 
 
@@ -182,12 +186,82 @@ def speaker_map(speakers: TrainingSpeakers, clusters: SpeakerClusters | None) ->
         clusters: Of all training speakers; None if there are none.
     """
     points, explained = principal_plane(speakers.centroids.astype(np.float64))
+    labels = None if clusters is None else clusters.labels[speakers.places]
+    columns = {} if speakers.utterances is None else speaker_columns(speakers.utterances)
     return SpeakerMap(
         speakers=speakers.names,
         points=points,
-        clusters=None if clusters is None else clusters.labels[speakers.places],
+        clusters=labels,
         explained=explained,
+        columns=columns,
+        purities=_purities(columns, speakers.centroids, labels),
     )
+
+
+_OF_SPEAKERS = 0.9
+_MOST_VALUES_SHARE = 0.5
+
+
+def speaker_columns(utterances: Manifest) -> dict[str, list[str]]:
+    """What a manifest's further columns, or prefixes of names, say of its speakers.
+
+    Args:
+        utterances: Some of each speaker.
+
+    Returns:
+        By column the most common value of each speaker. Only columns that tell speakers apart into groups: nine in ten
+        utterances have their speaker's value, and there are two values at least and half as many as speakers at most.
+        ``corpus`` is the prefix that ``chns merge --prefix`` gives to names, if no column has that name.
+    """
+    labels, num_speakers = utterances.speaker_labels, len(utterances.speakers)
+    found: dict[str, list[str]] = {}
+    further = [one.name for one in utterances.table.schema if str(one.type) == "string"]
+    for column in (name for name in further if name not in REQUIRED_COLUMNS):
+        values, codes = np.unique(np.array(utterances.column(column), object).astype(str), return_inverse=True)
+        if not 2 <= len(values) <= max(2, _MOST_VALUES_SHARE * num_speakers):
+            continue
+        order = np.lexsort((codes, labels))
+        pairs, counts = np.unique(np.stack((labels[order], codes[order])), axis=1, return_counts=True)
+        most = np.lexsort((counts, pairs[0]))
+        last = most[np.append(np.diff(pairs[0][most]) > 0, [True])]
+        if counts[last].sum() >= _OF_SPEAKERS * len(labels) and len(np.unique(pairs[1][last])) > 1:
+            found[column] = values[pairs[1][last]].tolist()
+    corpora = corpora_of(utterances.speakers)
+    if corpora is not None and "corpus" not in found:
+        found["corpus"] = corpora
+    return found
+
+
+_NUM_NEAREST = 10
+_NUM_SHUFFLES = 20
+
+
+def _purities(
+    columns: Mapping[str, Sequence[str]], centroids: Float32Array, clusters: IntArray | None
+) -> list[ColumnPurity]:
+    if not columns or len(centroids) <= 2:
+        return []
+    nearest = find_neighbours(centroids, num_neighbours=min(_NUM_NEAREST, len(centroids) - 1), seed=0).indices
+    rng = np.random.default_rng(0)
+    found = []
+    for column, values in columns.items():
+        codes = np.unique(np.asarray(values), return_inverse=True)[1]
+        counts = np.bincount(codes)
+        by_chance = float((counts * (counts - 1)).sum() / (len(codes) * (len(codes) - 1)))
+        own = shuffled = math.nan
+        if clusters is not None:
+            own = _cluster_purity(codes, clusters)
+            shuffled = float(np.mean([_cluster_purity(rng.permutation(codes), clusters) for _ in range(_NUM_SHUFFLES)]))
+        agreeing = float(np.mean((codes[nearest] == codes[:, np.newaxis])[nearest >= 0]))
+        found.append(ColumnPurity(column, len(counts), agreeing, by_chance, own, shuffled))
+    return found
+
+
+def _cluster_purity(codes: IntArray, clusters: IntArray) -> float:
+    """Share of the members whose code is the most common one of their cluster."""
+    together = np.zeros((int(clusters.max()) + 1, int(codes.max()) + 1), np.int64)
+    np.add.at(together, (clusters, codes), 1)
+    return float(together.max(axis=1).sum() / len(codes))
 
 
 def principal_plane(vectors: Float64Array) -> tuple[Float64Array, float]:

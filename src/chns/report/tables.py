@@ -1,4 +1,4 @@
-"""Tables of the page: error rates of the runs, clusters, worst errors, suspected duplicates."""
+"""Tables of the page: error rates of the runs and of strategies, clusters, purities, decisions."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from chns.core import IntArray
 from chns.report.curve_figures import RunScores
-from chns.report.drawing import printable
+from chns.report.drawing import Group, printable
 from chns.report.first_screen import metric_name, rate_text
-from chns.report.run_findings import ComparedRuns, ComparedValue, RunFindings, ScoredTrials, SuspectedDuplicate
+from chns.report.run_findings import ComparedRuns, ComparedValue, RunFindings, ScoredTrials
 
 _COLUMNS_OF_A_LIST = 3
 _LONGEST_DECISION = 200
@@ -57,40 +56,6 @@ class RunDecisions(NamedTuple):
     run: str
     shown: Sequence[str]
     left_out: int
-
-
-class ErrorTrial(NamedTuple):
-    """A trial that a run got wrong."""
-
-    score: float
-    enrolment: str
-    test: str
-
-
-class RunErrors(NamedTuple):
-    """The worst errors of a run on one trial list."""
-
-    run: str
-    threshold: float
-    false_accepts: Sequence[ErrorTrial]
-    false_rejects: Sequence[ErrorTrial]
-
-
-class ListErrors(NamedTuple):
-    """The worst errors of all runs on one trial list."""
-
-    trial_list: str
-    runs: Sequence[RunErrors]
-
-
-class SuspectedPair(NamedTuple):
-    """A pair of speakers as the run suspects it that is most sure of it, and how many runs do."""
-
-    speakers: tuple[str, str]
-    similarity: float
-    own_similarity: float
-    suspected_by: int
-    asked: int
 
 
 def run_rows(runs: Sequence[RunFindings], trial_lists: Sequence[str]) -> list[RunRow]:
@@ -183,6 +148,32 @@ def cluster_rows(runs: Sequence[RunFindings]) -> list[ClusterRow]:
     ]
 
 
+class PurityRow(NamedTuple):
+    """A column of the manifest under the models of a strategy: shares in per cent, beside those by chance."""
+
+    column: str
+    num_values: int
+    strategy: str
+    neighbours: str
+    clusters: str
+
+
+def purity_rows(groups: Sequence[Group]) -> list[PurityRow]:
+    """How columns of the manifest go with neighbours and clusters, means over the runs of each strategy."""
+    rows = []
+    for group in groups:
+        maps = [run.speaker_map for run in group.runs if run.speaker_map is not None]
+        for column in dict.fromkeys(one.column for found in maps for one in found.purities):
+            of_runs = [one for found in maps for one in found.purities if one.column == column]
+            shares = 100 * np.mean([one[2:] for one in of_runs], axis=0)
+            neighbours, clusters = (
+                "\N{EN DASH}" if np.isnan(own) else f"{own:.0f}\N{NO-BREAK SPACE}% ({by_chance:.0f})"
+                for own, by_chance in shares.reshape(2, 2).tolist()
+            )
+            rows.append(PurityRow(column, of_runs[0].num_values, group.label, neighbours, clusters))
+    return sorted(rows, key=lambda row: row.column)
+
+
 def run_decisions(runs: Sequence[RunFindings], *, most: int) -> list[RunDecisions]:
     """The decisions of each run that made any, in their order.
 
@@ -201,50 +192,3 @@ def run_decisions(runs: Sequence[RunFindings], *, most: int) -> list[RunDecision
         for run in runs
         if run.decisions
     ]
-
-
-def list_errors(trial_lists: dict[str, list[RunScores]], *, most: int) -> list[ListErrors]:
-    """The worst errors by trial list and run.
-
-    Args:
-        trial_lists: Scores of the runs by trial list.
-        most: Most false accepts, and most false rejects, of each run and list.
-    """
-    return [
-        ListErrors(
-            name,
-            [
-                RunErrors(
-                    run.name,
-                    scored.metrics.threshold,
-                    _errors(scored, scored.false_accepts[:most]),
-                    _errors(scored, scored.false_rejects[:most]),
-                )
-                for run, scored in runs
-            ],
-        )
-        for name, runs in trial_lists.items()
-    ]
-
-
-def _errors(scored: ScoredTrials, rows: IntArray) -> list[ErrorTrial]:
-    trials = scored.trials
-    return [ErrorTrial(float(scored.scores[row]), trials.enrolment[row], trials.test[row]) for row in rows.tolist()]
-
-
-def suspected_pairs(runs: Sequence[RunFindings]) -> list[SuspectedPair]:
-    """The pairs that any run suspects: those of most runs first, among these the most suspicious first."""
-    asked = [run.duplicates for run in runs if run.duplicates is not None]
-    found: dict[tuple[str, ...], list[SuspectedDuplicate]] = {}
-    for duplicates in asked:
-        for duplicate in duplicates:
-            found.setdefault(tuple(sorted(duplicate.speakers)), []).append(duplicate)
-    surest = [(max(same, key=_suspicion), len(same)) for same in found.values()]
-    surest.sort(key=lambda pair: (-pair[1], -_suspicion(pair[0])))
-    return [
-        SuspectedPair(one.speakers, one.similarity, one.own_similarity, number, len(asked)) for one, number in surest
-    ]
-
-
-def _suspicion(duplicate: SuspectedDuplicate) -> float:
-    return duplicate.similarity / duplicate.own_similarity
