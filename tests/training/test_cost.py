@@ -1,6 +1,9 @@
 """What a step costs: counted against arithmetic by hand, and against batches of other sizes; and chunks that follow."""
 
 import logging
+import os
+import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ from chns.cli import main
 from chns.encoders import EcapaTdnn, SpeakerEncoder, ecapa_tdnn_mobile
 from chns.features import LogMel
 from chns.losses import SupConLoss
-from chns.training.cost import ACCELERATORS, Accelerator, count_encoder, count_step
+from chns.training.cost import ACCELERATORS, Accelerator, count_encoder, count_step, loader_workers
 
 FRAMES, MELS, DIM = 98, 80, 32
 
@@ -91,3 +94,22 @@ def test_a_batch_that_does_not_fit_is_trained_in_chunks(tmp_path, configs, hum_m
     assert "chunk_size: null" not in kept
     assert main([*map(str, words), "--train.chunk_size", "12", "--out", str(tmp_path / "whole")]) == 0
     assert "chunk_size: 12" in (tmp_path / "whole" / "config.yaml").read_text()
+
+
+def test_workers_are_as_many_as_have_cores_and_room_in_shared_memory(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
+    free = 64 * 2**20
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    monkeypatch.setattr("chns.training.cost._SHARED_MEMORY", Path("/"))
+    small, large = free / 3 / 20, free / 3 / 2.5
+    assert loader_workers(None, num_processes=1, batch_bytes=small) == (8, "8, for 12 cores")
+    assert loader_workers(None, num_processes=2, batch_bytes=small) == (5, "5, for 12 cores")
+    workers, why = loader_workers(None, num_processes=1, batch_bytes=large)
+    assert workers == 2
+    assert why == "2, as / has room for no more: make it larger (docker run --shm-size)"
+    assert loader_workers(None, num_processes=1, batch_bytes=2 * free)[0] == 0
+    assert loader_workers(2, num_processes=1, batch_bytes=large) == (2, None)
+    workers, why = loader_workers(6, num_processes=1, batch_bytes=large)
+    assert workers == 6
+    assert why is not None
+    assert "has room for the batches of 2" in why

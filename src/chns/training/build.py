@@ -24,6 +24,7 @@ from chns.sampling.hard_batches import ClusterGroups, NeighbourGroups
 from chns.sampling.schedule import Schedule, StartAt, StartWhenEasy
 from chns.sampling.speaker_batches import BatchShape
 from chns.training.augmenting import with_new_speakers
+from chns.training.cost import loader_workers
 from chns.training.folder import first_hard_epoch
 from chns.training.log import MetricsLogger, Validation
 from chns.training.loop import Rhythm
@@ -37,7 +38,6 @@ _PASSES_PER_TRAINED_SEGMENT = 3
 
 _PAPER_RATE = 0.01
 _VALIDATION_SEED = 0  # every run is validated on the same speakers and trials
-_MOST_WORKERS = 8
 
 
 def fitted(settings: TrainSettings, manifest: Manifest) -> tuple[TrainSettings, dict[str, str]]:
@@ -82,11 +82,13 @@ def fitted(settings: TrainSettings, manifest: Manifest) -> tuple[TrainSettings, 
         number = derived_num_clusters(len(manifest.speakers), batches.wanted_speakers)
         clusters = replace(clusters, num_clusters=number)
         told["clusters.num_clusters"] = f"{number}, of which a batch holds about {CLUSTERS_PER_BATCH} as in the paper"
-    if data.num_workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = max(0, min(_MOST_WORKERS, cores // world(settings)[0] - 1))
+    num_processes = world(settings)[0]
+    samples = data.crop_seconds * settings.features.get("sample_rate_hz", 16_000)
+    batch_bytes = 4 * num_segments * samples / num_processes
+    workers, why = loader_workers(data.num_workers, num_processes=num_processes, batch_bytes=batch_bytes)
+    if why is not None:
         data = replace(data, num_workers=workers)
-        told["data.num_workers"] = f"{workers}, for {cores} core{'' if cores == 1 else 's'}"
+        told["data.num_workers"] = why
     return replace(settings, batches=batches, data=data, clusters=clusters, optimizer=optimizer), told
 
 

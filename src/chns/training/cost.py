@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ _FEW, _MORE = 2, 4  # segments that are counted
 _BYTES_OF_A_PARAMETER = 16  # itself, its gradient and two moments of Adam, in float32
 _BYTES_OF_AN_UPDATE = 28  # Adam reads all four, and writes three
 _PEAK_OVER_KEPT = 1.25  # 4.55 GB where 3.66 were counted, see docs/performance.md
+_MOST_WORKERS = 8
+_BATCHES_OF_A_WORKER = 3  # two that wait to be fetched, and one on its way
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 _GPU_SHARE, _CPU_SHARE = 0.85, 0.6  # of the memory, for the batch
 
 
@@ -286,3 +290,34 @@ def usable_memory_bytes(device: torch.device | str) -> float:
     with suppress(OSError, ValueError):  # "max" where a container has no limit
         sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
     return _CPU_SHARE * min(sizes)
+
+
+def loader_workers(given: int | None, *, num_processes: int, batch_bytes: float) -> tuple[int, str | None]:
+    """How many processes decode, and in words why, where there is something to say.
+
+    Args:
+        given: As set by the user, which stays; None for as many as there are cores, and room for what they hand over.
+        num_processes: Training processes on this machine, each of which has so many.
+        batch_bytes: Of one process's slice of a batch. Workers hand batches over in shared memory, which a container
+            may have little of; where it is full, the system ends a worker without a word.
+    """
+    room = _room_for_workers(batch_bytes * num_processes)
+    if given is not None:
+        if room is None or given <= room:
+            return given, None
+        return given, (
+            f"{given} as set, though {_SHARED_MEMORY} has room for the batches of {room}: make it larger (docker run "
+            f"--shm-size), or set {room}"
+        )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = max(0, min(_MOST_WORKERS, cores // num_processes - 1))
+    if room is not None and room < workers:
+        return room, f"{room}, as {_SHARED_MEMORY} has room for no more: make it larger (docker run --shm-size)"
+    return workers, f"{workers}, for {cores} core{'' if cores == 1 else 's'}"
+
+
+def _room_for_workers(batch_bytes: float) -> int | None:
+    """Workers whose batches fit into shared memory; None where the system has no such limit."""
+    if not _SHARED_MEMORY.is_dir():
+        return None
+    return int(shutil.disk_usage(_SHARED_MEMORY).free // (_BATCHES_OF_A_WORKER * max(1.0, batch_bytes)))
