@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest

@@ -85,10 +85,10 @@ def fitted(settings: TrainSettings, manifest: Manifest) -> tuple[TrainSettings, 
     num_processes = world(settings)[0]
     samples = data.crop_seconds * settings.features.get("sample_rate_hz", 16_000)
     batch_bytes = 4 * num_segments * samples / num_processes
-    workers, why = loader_workers(data.num_workers, num_processes=num_processes, batch_bytes=batch_bytes)
-    if why is not None:
-        data = replace(data, num_workers=workers)
-        told["data.num_workers"] = why
+    workers, of_workers = loader_workers(data.num_workers, num_processes=num_processes, batch_bytes=batch_bytes)
+    data = replace(data, num_workers=workers)
+    if of_workers is not None:
+        told["data.num_workers"] = of_workers
     return replace(settings, batches=batches, data=data, clusters=clusters, optimizer=optimizer), told
 
 
