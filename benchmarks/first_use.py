@@ -11,7 +11,8 @@ from two sessions, and one of another, are compared:
    published but with random weights, from a local stand-in of the Hub. The first use converts, the second finds the
    conversion; it is compared with the package's own model in the same environment.
 
-Every row is a process of its own: seconds of the whole command by the clock, and its largest resident set.
+Every row is a process of its own: processor seconds of the whole command, seconds by the clock, and its largest
+resident set. Where other programs run too, only the first and the last mean anything.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 
 _MEASURED = """
-import re, sys
+import re, sys, time
 from chns.cli import main
 code = main(sys.argv[1:])
 held = re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())
-print(f"code {code} megabytes {int(held[1]) // 1024}")
+print(f"code {code} {time.process_time():.2f} {int(held[1]) // 1024}")
 """
 
 
@@ -53,7 +54,8 @@ def run(python: Path | str, words: list[str], environment: Mapping[str, str]) ->
     lines = done.stdout.strip().splitlines()
     if not lines or not lines[-1].startswith(("code 0", "code 1")):
         raise SystemExit(f"chns {' '.join(words)} failed:\n{done.stdout}{done.stderr}")
-    return f"{lines[0]:<60} {seconds:6.2f} s {lines[-1].split()[-1]:>6} MB"
+    _, _, busy, megabytes = lines[-1].split()
+    return f"{lines[0]:<55} {busy:>6} s of processor {seconds:6.2f} s {megabytes:>6} MB"
 
 
 def fresh_environment(scratch: Path) -> Path:

@@ -130,6 +130,24 @@ def test_a_folder_of_theirs_is_used_as_it_is(tmp_path, recordings, toolkit):
     assert load_bundle(folder).digest != bundle.digest
 
 
+def test_commands_and_trainings_take_the_name_of_a_published_model(hub, recordings, hum_manifest, tmp_path, capsys):
+    hub.repository("they/voice").commit(speechbrain_files())
+    store, run = str(tmp_path / "people.store"), str(tmp_path / "run")
+    short = "--data.num_workers 0 --data.crop_seconds 0.5 --batches.speakers_per_batch 4 --batches.steps_per_epoch 1"
+    for words in (
+        ["enrol", "hf://they/voice", store, "anna", recordings[0]],
+        ["identify", "hf://they/voice", store, recordings[0], "--threshold", "0.5"],
+        ["embed", "hf://they/voice", str(hum_manifest), "--out", str(tmp_path / "e.parquet"), "--workers", "0"],
+        ["train", "--data.train", str(hum_manifest), "--out", run, "--train.start_from", "hf://they/voice",
+         "--train.epochs", "1", "--train.device", "cpu", "--optimizer.learning_rate", "1e-12", *short.split()],
+    ):  # fmt: skip
+        assert main(words) == 0, capsys.readouterr().err
+    trained, published = load_bundle(f"{run}/model"), load_bundle("hf://they/voice")
+    assert trained.architecture == published.architecture
+    for own, theirs in zip(trained.model.parameters(), published.model.parameters(), strict=True):
+        torch.testing.assert_close(own, theirs, atol=1e-6, rtol=0)
+
+
 def test_what_was_converted_works_without_a_network(hub, out_of_reach):
     commit = hub.repository("they/voice").commit(speechbrain_files())
     digests = [load_bundle(address).digest for address in ("hf://they/voice", f"hf://they/voice@{commit}")]
