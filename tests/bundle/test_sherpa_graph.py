@@ -125,6 +125,12 @@ def test_what_is_not_known_is_refused(speaker_onnx, settings, message):
         load_graph_bundle(speaker_onnx(**settings))
 
 
+def test_an_embedding_of_another_size_than_is_stated_is_refused(speaker_onnx):
+    bundle = load_graph_bundle(speaker_onnx(output_dim="192"))
+    with pytest.raises(ModelFileError, match="output_dim must be 16, got '192' in the metadata of"):
+        bundle.run(SPEECH)
+
+
 def test_a_graph_of_other_inputs_is_refused(tmp_path):
     model = onnx.load_from_string(graph_bytes())
     model.graph.input[0].type.tensor_type.shape.dim.pop()

@@ -55,7 +55,9 @@ def read_sherpa_graph(path: Path) -> GraphBundle:
     scale = _FULL_SCALE if stated.get("normalize_samples") == "1" else np.float32(1)
 
     def run(waveforms: Float32Array) -> Float32Array:
-        return np.concatenate([graph.run(frames[None]) for frames in features(waveforms / scale)])  # some take only one
+        made = np.concatenate([graph.run(frames[None]) for frames in features(waveforms / scale)])  # some take only one
+        _require(stated, "output_dim", (str(made.shape[1]),), path)
+        return made
 
     return GraphBundle(run, rate_hz, features.frame_samples, hashlib.sha256(content).hexdigest(), {})
 
