@@ -29,6 +29,7 @@ TINY = {
     "loader": ["--recordings", 8, "--speakers", 2, "--steps", 2, "--workers", 0],
     "memory": ["--segments", 4, "--chunk", 2, "--seconds", 0.1],
     "scaling": ["--segments", 8, "--seconds", 0.1, "--steps", 1],
+    "start_up": [],
 }
 OURS_ALONE = {
     "shards": "flac: seconds a crop, shards / files",

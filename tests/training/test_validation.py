@@ -46,6 +46,14 @@ def test_of_several_corpora_each_has_its_own_error_rate(manifest):
         assert together.eer_by_corpus[name] == pytest.approx(alone.metrics.eer, abs=0.1)
 
 
+@pytest.mark.parametrize(("num_speakers", "held_out"), [(9, None), (10, 2), (19, 2), (20, 2)])
+def test_as_many_are_held_out_as_a_validation_needs_or_none(manifest, tmp_path, num_speakers, held_out):
+    manifest.take(range(5 * num_speakers)).write(tmp_path / "m.parquet")
+    training, validation = read_data(TrainSettings(data=DataSettings(train=str(tmp_path / "m.parquet"))))
+    assert len(training.speakers) == num_speakers - (held_out or 0)
+    assert (None if validation is None else len(validation.speakers)) == held_out
+
+
 def test_whatever_the_seed_the_same_speakers_are_held_out(hum_manifest):
     data = DataSettings(train=str(hum_manifest), held_out_speakers=4)
     held_out = [read_data(TrainSettings(data=data, seed=seed))[1].speakers for seed in (0, 1, 2)]

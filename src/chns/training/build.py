@@ -296,7 +296,8 @@ def _split(settings: TrainSettings) -> tuple[Manifest, Manifest | None]:
     manifest = Manifest.read(data.train, root=data.root)
     num_held_out = data.held_out_speakers
     if num_held_out is None:
-        num_held_out = min(100, len(manifest.speakers) // 10)
+        num_speakers = len(manifest.speakers)
+        num_held_out = min(100, max(2, num_speakers // 10)) if num_speakers >= 10 else 0
     held_out = None
     if data.validation is None and num_held_out:
         manifest, held_out = manifest.split_speakers(num_held_out, seed=_VALIDATION_SEED)

@@ -188,7 +188,7 @@ class DataSettings:
         root: Folder of the audio, or URL of packed shards, if not the folder that the manifest names.
         validation: Manifest of other speakers to validate on. By default training speakers are held out for it.
         held_out_speakers: How many, if validation is not given. By default 100, or a tenth of the speakers if there
-            are fewer than 1,000; 0 trains without validation.
+            are fewer than 1,000, though never one alone, and none of fewer than ten; 0 trains without validation.
         crop_seconds: Length of a training crop.
         num_workers: Processes that decode. By default one for each core of this machine but one, at most 8.
     """
