@@ -232,12 +232,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--det", type=Path, metavar="OUT.csv", help="write points of the DET curve, for drawing")
     add_interval_options(parser)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="OUT.json",
+        help="write the metrics as JSON too; `chns report` draws groups and spoofs of RUN/scores/*.json",
+    )
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON; the EER as a fraction")
     return parser
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Read the scores, print the metrics, and write the DET curve if wished."""
+    """Read the scores, print the metrics, and write them and the DET curve if wished."""
     from chns.evaluation import read_labelled_scores
 
     if arguments.spoofing:
@@ -249,8 +255,14 @@ def run(arguments: argparse.Namespace) -> None:
             raise ValueError(f"--countermeasure must come with --spoofing, got {arguments.countermeasure} alone.")
         scores, is_target = read_labelled_scores(arguments.scores)
         sections = [*_sections(arguments, scores, is_target), *interval_sections(arguments)]
+    content = {key: value for section in sections for key, value in section.to_json().items()}
+    if arguments.out:
+        from chns.core import atomic_path
+
+        with atomic_path(arguments.out) as temporary:
+            temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
     if arguments.json:
-        print(json.dumps({key: value for section in sections for key, value in section.to_json().items()}))
+        print(json.dumps(content))
     else:
         print(*sections, sep="\n")
     if arguments.det:

@@ -241,7 +241,7 @@ _OUTPUT_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "enrol": ("store", "report"),
     "evaluate": ("scores",),
     "identify": ("store", "out"),
-    "metrics": ("det",),
+    "metrics": ("det", "out"),
     "prepare": ("out", "converted", "recordings"),
     "push": ("dry_run",),
     "serve": ("store",),

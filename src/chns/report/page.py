@@ -37,6 +37,7 @@ from chns.report.curve_figures import (
 from chns.report.drawing import CATEGORY_COLOURS, COLOURS, Group, require_libraries, run_groups
 from chns.report.first_screen import dot_figures, first_words, what_was_run
 from chns.report.heard import CLIP_SECONDS, Recordings, list_errors, odd_recordings, suspected_pairs, with_recordings
+from chns.report.review import review_figures
 from chns.report.run_findings import ComparedRuns, RunFindings, SpeakerMap, SuspectedDuplicate
 from chns.report.speaker_figures import cluster_figures, hardness_figures, map_figure
 from chns.report.tables import cluster_rows, compared_rows, list_sizes, purity_rows, run_decisions, run_rows
@@ -241,7 +242,7 @@ def write_report(
         num_duplicates=len(pairs),
         num_asked=sum(run.duplicates is not None for run in runs),
         missing=missing_reasons(runs),
-        navigation=_navigation(comparison),
+        navigation=_navigation(comparison, with_review=bool(sections["review"])),
         **sections,
     )
     page = folder / "report.html"
@@ -251,12 +252,13 @@ def write_report(
     return Report(page=page, summary=summary, num_figures=num_figures, num_duplicates=len(pairs))
 
 
-def _navigation(comparison: ComparedRuns | None) -> list[tuple[str, str]]:
+def _navigation(comparison: ComparedRuns | None, *, with_review: bool) -> list[tuple[str, str]]:
     return [
         *([("comparison", "Comparison")] if comparison else []),
         ("runs", "Runs"),
         ("det", "DET curves"),
         ("scores", "Scores"),
+        *([("review", "Closer looks")] if with_review else []),
         ("hardness", "Harder batches"),
         ("map", "Speaker map"),
         ("clusters", "Clusters"),
@@ -278,6 +280,7 @@ def _figures(
         ("dots", lambda: dot_figures(folder, groups, trial_lists, comparison)),
         ("det", lambda: det_figures(folder, trial_lists, groups)),
         ("scores", lambda: score_figures(folder, trial_lists, groups)),
+        ("review", lambda: review_figures(folder, groups)),
         ("hardness", lambda: hardness_figures(folder, groups)),
         ("clusters", lambda: cluster_figures(folder, groups)),
         ("training", lambda: [training_figures(folder, quantity, groups) for quantity in QUANTITIES]),
