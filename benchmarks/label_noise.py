@@ -154,7 +154,7 @@ def trained(
         soft = np.nan_to_num(fit.reliability, nan=1.0)
         of_label = torch.from_numpy(np.where(fit.suspected, 0.0, 1.0) if reliability == "ignored" else soft).float()
     of_pair = pair_reliability(embeddings, labels) if reliability == "repelled" else None
-    batches = RandomSpeakerBatches(labels, BatchShape(_SPEAKERS, _UTTERANCES, steps_per_epoch=steps, seed=seed))
+    batches = RandomSpeakerBatches(labels, _shape(labels, steps_per_epoch=steps, seed=seed))
     for rows in batches:
         some = torch.tensor(rows)
         reliable, masked = None, None
@@ -177,12 +177,18 @@ def trained(
     return network.eval()
 
 
+def _shape(labels: np.ndarray, *, seed: int, steps_per_epoch: int | None = None) -> BatchShape:
+    """Batches of 32 speakers, or of all who have enough utterances."""
+    enough = int((np.bincount(labels) >= _UTTERANCES).sum())
+    return BatchShape(min(_SPEAKERS, enough), _UTTERANCES, steps_per_epoch=steps_per_epoch, seed=seed)
+
+
 def early_losses(network: nn.Module, embeddings: np.ndarray, labels: np.ndarray, *, seed: int) -> np.ndarray:
     """Mean loss of each utterance as an anchor, over three epochs of batches without training."""
     with torch.inference_mode():
         output = F.normalize(network(torch.from_numpy(embeddings).float()))
     sums, counts = np.zeros(len(labels)), np.zeros(len(labels))
-    batches = RandomSpeakerBatches(labels, BatchShape(_SPEAKERS, _UTTERANCES, seed=seed + 1))
+    batches = RandomSpeakerBatches(labels, _shape(labels, seed=seed + 1))
     for epoch in range(3):
         batches.set_epoch(epoch)
         for rows in batches:
@@ -217,7 +223,7 @@ def network_by(
     elif way == "repelled":
         options = {"reliability": way}
     elif way == "early loss":
-        first = trained(embeddings, labels, steps=steps // 4, seed=seed)
+        first = trained(embeddings, labels, steps=max(1, steps // 4), seed=seed)
         rows = with_enough(labels, ~(higher_component(early_losses(first, embeddings, labels, seed=seed)) >= 0.5))
     dense = np.unique(labels[rows], return_inverse=True)[1]
     return trained(embeddings[rows], dense, steps=steps, seed=seed, **options)
