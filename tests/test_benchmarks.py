@@ -30,6 +30,7 @@ TINY = {
     "memory": ["--segments", 4, "--chunk", 2, "--seconds", 0.1],
     "scaling": ["--segments", 8, "--seconds", 0.1, "--steps", 1],
     "start_up": [],
+    "service_load": ["--rate", 4, "--seconds", 1, "--routes", "embed"],
 }
 OURS_ALONE = {
     "shards": "flac: seconds a crop, shards / files",
@@ -43,6 +44,7 @@ OURS_ALONE = {
     "loader": "waiting share of a step, FLAC",
     "memory": "memory, chunks / whole",
     "scaling": "2 processes / 1, segments a second",
+    "service_load": "MB held at most",
 }
 
 
