@@ -78,7 +78,13 @@ def test_schemathesis_finds_nothing(start_service, tmp_path):
     """Hundreds of requests, right and wrong, single and in sequences, against the service as it is run."""
     address = start_service("--store", tmp_path / "people.store", keys=KEY).address
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{address}/openapi.json"]
-    options = {"header": f"Authorization: Bearer {KEY}", "max-examples": 15, "seed": 1, "workers": 1}
+    options = {
+        "header": f"Authorization: Bearer {KEY}",
+        "max-examples": 15,
+        "seed": 1,
+        "workers": 1,
+        "suppress-health-check": "too_slow",
+    }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     (tmp_path / "schemathesis.toml").write_text(CONFIG)
     environment = {**os.environ, "SCHEMATHESIS_HOOKS": "recordings_for_schemathesis", "PYTHONPATH": str(HELPERS)}
