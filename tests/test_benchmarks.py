@@ -38,7 +38,7 @@ OURS_ALONE = {
     "loss": "chns HSCLLoss / chns SupConLoss",
     "matmul": "bfloat16 / float32, largest size",
     "metrics": "seconds, chns",
-    "report_page": "one run: seconds",
+    "report_page": "one run: seconds of a core",
     "scoring": "seconds, chns",
     "sampler": "random pooling: 1,400 / 700 speakers",
     "loader": "waiting share of a step, FLAC",

@@ -92,8 +92,9 @@ def test_the_first_screen_has_verdict_figure_and_sentence(browser, address):
 
 def test_the_map_is_coloured_by_any_column_and_a_value_is_seen_alone(browser, address):
     page = opened(browser, address)
-    assert page.locator("#map-colour option").all_inner_texts() == ["gender", "city", "cluster"]
+    assert page.locator("#map-colour option").all_inner_texts() == ["city", "gender", "cluster"]
     legend = page.locator("#map-legend button")
+    page.select_option("#map-colour", "gender")
     assert sorted(legend.all_inner_texts()) == sorted([f"{HOSTILE} (20)", "f (20)", "m (20)"])
     page.select_option("#map-colour", "city")
     assert legend.count() == 12

@@ -152,7 +152,7 @@ def test_without_training_data_the_rest_is_reported(run, caplog):
     without_manifest(run)
     with caplog.at_level(logging.WARNING):
         (found,) = collect_findings([run])
-    assert "run is reported without its training speakers: manifest must be a file" in caplog.text
+    assert "run: reported without training speakers: manifest must be a file" in caplog.text
     assert found.scored.keys() == {"hard"}
     assert sorted(set(found.log["step"])) == [2, 4, 6, 8, 10, 12]
     parts = (found.speaker_map, found.cluster_shapes, found.batch_hardness, found.duplicates)

@@ -195,6 +195,7 @@ def collect_findings(
     names = _checked_names([Path(folder) for folder in run_folders], names)
     runs = [RunFolder.open(folder) for folder in run_folders]
     findings = []
+    problems: dict[str, list[str]] = {}
     for name, run in zip(names, runs, strict=True):
         _log.info("%s: computing", name)
         settings = read_settings(run)
@@ -216,9 +217,11 @@ def collect_findings(
             if manifest is not None:
                 raise
             problem = str(error)
-            _log.warning("%s is reported without its training speakers: %s", name, problem)
+            problems.setdefault(problem, []).append(name)
         found = replace(_findings(name, run, settings, speakers), why_not_embedded=problem)
         findings.append(found if bundle is None else replace(found, **_told(run, bundle)))
+    for problem, without in problems.items():
+        _log.warning("%s: reported without training speakers: %s", ", ".join(without), problem)
     return findings
 
 

@@ -297,7 +297,7 @@ QUANTITIES = (
     LoggedQuantity(
         "negative_similarity_mean",
         "Within-batch negative similarity",
-        "Mean cosine, evaluation mode",
+        "Mean cosine",
         "How hard the batches are for the encoder as it is at that step, in evaluation mode. Clustered batches should "
         "lie above random ones from the step on at which the hard ratio rises; those of neighbours need not, since "
         "their groups are strangers to each other.",
@@ -305,7 +305,7 @@ QUANTITIES = (
     LoggedQuantity(
         "negative_similarity_p95",
         "Hardest twentieth of the negatives",
-        "95th percentile, evaluation mode",
+        "95th percentile of the cosine",
         "The same for the most similar pairs of a batch, which a contrastive loss looks at most. Near 1 are voices "
         "that the encoder cannot tell apart.",
     ),

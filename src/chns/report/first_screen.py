@@ -348,7 +348,7 @@ def _plot_dots(
         )
         axes.plot(100 * mean, place, "D", color=colour, markersize=7.5, markeredgecolor=PAPER.light, zorder=4)
         _write_value(axes, place, row, mean, reference)
-    labels = [label_of(row.group.label, longest=12) for row in rows]
+    labels = [label_of(row.group.label, longest=14) for row in rows]
     axes.set_yticks(range(len(rows)), labels, color=INK.light)
     axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel="EER (%)")
     axes.tick_params(axis="y", length=0)
