@@ -318,7 +318,7 @@ def put_graph(folder: Path, write: Callable[[Path], Mapping[str, Any]], *, diges
 def load_model(model: Path | str, *, trusted_packages: Collection[str] = ()) -> SpeakerEncoder:
     """The model of a bundle, in evaluation mode. See `load_bundle`.
 
-    Example:
+    Examples:
         >>> from chns import load_model
         >>> load_model("runs/chns/model").sample_rate_hz
         16000

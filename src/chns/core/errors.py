@@ -89,7 +89,7 @@ def suggestion(word: str, names: Iterable[str]) -> str:
 class ChnsError(Exception):
     """Base of all errors that this package raises about files and settings.
 
-    Example:
+    Examples:
         >>> from chns import ChnsError, Verifier
         >>> try:
         ...     Verifier.load().embed("notes.txt")

@@ -90,7 +90,7 @@ class Manifest:
             positive finite number, a place in a shard is none, or a recording below a URL is not in a shard. Names the
             source and the row.
 
-    Example:
+    Examples:
         >>> from chns import Manifest
         >>> manifest = Manifest.read("own.parquet")
         >>> len(manifest), manifest.column("speaker")[0]

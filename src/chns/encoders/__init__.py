@@ -59,7 +59,7 @@ class SpeakerEncoder(nn.Module):
         masking: Features to features, such as `chns.training.augmenting.SpecAugment`; while training only, and no
             part of what is saved or exported.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from chns import SpeakerEncoder
         >>> from chns.encoders import ecapa_tdnn_mobile

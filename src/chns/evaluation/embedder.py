@@ -72,7 +72,7 @@ class Embedder:
         FileNotFoundError: If a recording is gone.
         AudioError: If a recording cannot be decoded, or, whole, is too short.
 
-    Example:
+    Examples:
         >>> from chns import Embedder, Manifest, load_model
         >>> embedder = Embedder(model=load_model("runs/chns/model"))
         >>> embedder.utterances(Manifest.read("test.parquet")).shape

@@ -290,7 +290,7 @@ def verification_metrics(
     Raises:
         ValueError: As `error_rates`, or if a prior is not between 0 and 1.
 
-    Example:
+    Examples:
         >>> from chns import verification_metrics
         >>> metrics = verification_metrics([0.9, 0.7, 0.4, 0.5, 0.2, 0.1], [1, 1, 1, 0, 0, 0])
         >>> round(metrics.eer, 3), round(metrics.min_dcf[0.05], 3)

@@ -41,7 +41,7 @@ class Publication:
         intended_use: What it is for; by default what any speaker model is for.
         language: Code of the language it was trained on, such as ``en``.
 
-    Example:
+    Examples:
         >>> from chns import Publication
         >>> Publication(licence="apache-2.0", training_data="VoxCeleb2 dev, for research").language is None
         True
@@ -299,7 +299,7 @@ def push_to_hub(
     Returns:
         Address of the commit.
 
-    Example:
+    Examples:
         >>> from chns import Publication, push_to_hub
         >>> publication = Publication(licence="apache-2.0", training_data="VoxCeleb2 dev, for research")
         >>> address = push_to_hub("runs/chns/model", "me/voices", publication, private=True)

@@ -40,7 +40,7 @@ class StreamingVerifier:
     Raises:
         ValueError: If the voiceprint has another shape or is zero or not finite, or a number is out of its range.
 
-    Example:
+    Examples:
         >>> import soundfile
         >>> from chns import StreamingVerifier, Verifier
         >>> verifier = Verifier.load()

@@ -111,7 +111,7 @@ class Verifier:
         ValueError: If there is no such device, or the threshold is not a cosine.
         ModelFileError: If the bundle's threshold or calibration is not one.
 
-    Example:
+    Examples:
         >>> from chns import Verifier
         >>> verifier = Verifier.load()  # the package's own model; or a folder, or hf://owner/name
         >>> decision = verifier.verify("a.wav", "b.wav")

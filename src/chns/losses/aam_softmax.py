@@ -38,7 +38,7 @@ class AAMSoftmaxLoss(nn.Module):
     Source:
         Deng et al., "ArcFace", CVPR 2019, eq. 3; sampling as in An et al., "Partial FC", ICCV workshops 2021.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from chns import AAMSoftmaxLoss
         >>> loss = AAMSoftmaxLoss(num_speakers=1000, embedding_dim=192)

@@ -166,7 +166,7 @@ class SupConLoss(nn.Module):
     Source:
         Khosla et al., "Supervised contrastive learning", NeurIPS 2020, eq. 2 (L_out).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from chns import SupConLoss
         >>> loss = SupConLoss()
@@ -249,7 +249,7 @@ class HSCLLoss(nn.Module):
         Robinson et al., "Contrastive learning with hard negative samples", ICLR 2021, in the form that Masztalski et
         al., Interspeech 2025, train with, where |N(i)| = N - 2 for two utterances a speaker.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from chns import HSCLLoss
         >>> loss = HSCLLoss(beta_start=0.0, beta=1.0)

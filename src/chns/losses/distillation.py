@@ -36,7 +36,7 @@ class DistillationLoss(nn.Module):
         probabilities; the second term after Tian, Krishnan, Isola, "Contrastive representation distillation", ICLR
         2020.
 
-    Example:
+    Examples:
         >>> loss = DistillationLoss(embedding_dim=256, teacher_dim=192)(student(crops), teacher(crops))
     """
 

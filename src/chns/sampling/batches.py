@@ -54,7 +54,7 @@ class RandomSpeakerBatches(SpeakerBatches):
     Raises:
         ValueError: If labels are not a non-empty vector of non-negative integers, or a setting is out of range.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from chns import BatchShape, RandomSpeakerBatches
         >>> labels = np.arange(100).repeat(5)
@@ -120,7 +120,7 @@ class ClusterSpeakerBatches(HardSpeakerBatches):
         ValueError: If labels are not a non-empty vector of non-negative integers, a label has no cluster, or a setting
             is out of range.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from chns import BatchShape, ClusterSpeakerBatches, cluster_speakers
         >>> labels = np.arange(100).repeat(5)
@@ -241,7 +241,7 @@ class NeighbourSpeakerBatches(HardSpeakerBatches):
         The idea of batches of hard groups: Masztalski et al., Interspeech 2025, with clusters. Growing them from
         nearest neighbours: Harwood et al., "Smart mining for deep metric learning", ICCV 2017.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from chns import BatchShape, NeighbourSpeakerBatches, find_neighbours
         >>> labels = np.arange(100).repeat(5)

@@ -123,7 +123,7 @@ def cluster_speakers(
         Masztalski et al., Interspeech 2025, which uses k-means on normalised means; spherical k-means keeps the
         centres on the sphere too.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from chns import cluster_speakers
         >>> low, high = np.array([[1, 0, 0.1], [1, 0.1, 0]]), np.array([[0, 1, 0.1], [0.1, 1, 0]])

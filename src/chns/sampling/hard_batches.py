@@ -60,7 +60,7 @@ class ClusterGroups:
             `chns.sampling.clusters.derived_num_clusters`.
         pooling: See `ClusterSpeakerBatches`.
 
-    Example:
+    Examples:
         >>> from chns import BatchShape, ClusterGroups
         >>> import numpy as np
         >>> centroids = np.random.default_rng(0).normal(size=(200, 16)).astype(np.float32)
@@ -101,7 +101,7 @@ class NeighbourGroups:
         group_size: See `NeighbourSpeakerBatches`.
         band: See there; it is cut where there are fewer speakers.
 
-    Example:
+    Examples:
         >>> from chns import BatchShape, NeighbourGroups
         >>> import numpy as np
         >>> centroids = np.random.default_rng(0).normal(size=(200, 16)).astype(np.float32)
@@ -179,7 +179,7 @@ class HardBatches:
     Source:
         Masztalski et al., Interspeech 2025, where the hard phase starts at epoch 2 with 10 utterances a centroid.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from chns import BatchShape, ClusterGroups, HardBatches, StartAt
         >>> rng = np.random.default_rng(0)

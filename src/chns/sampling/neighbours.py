@@ -96,7 +96,7 @@ def find_neighbours(
     Raises:
         ValueError: If num_neighbours is out of range, or a centroid is zero or not finite.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from chns import find_neighbours
         >>> centroids = np.array([[1, 0, 0], [0.9, 0.1, 0], [0, 1, 0.1]], np.float32)

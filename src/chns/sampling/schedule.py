@@ -60,7 +60,7 @@ class StartAt:
     Raises:
         ValueError: If a number is negative or the ratio is not between 0 and 1.
 
-    Example:
+    Examples:
         >>> from chns import StartAt
         >>> schedule = StartAt(epoch=2, ramp_epochs=1)
         >>> [schedule.hard_ratio_at(epoch) for epoch in range(5)]

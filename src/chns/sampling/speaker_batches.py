@@ -87,7 +87,7 @@ class BatchShape:
     Raises:
         ValueError: If a number is out of range.
 
-    Example:
+    Examples:
         >>> from chns import BatchShape
         >>> whole = BatchShape(speakers_per_batch=650, utterances_per_speaker=2)
         >>> slice_of_the_second_of_two_processes = BatchShape(650, 2, rank=1, world_size=2)

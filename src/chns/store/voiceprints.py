@@ -137,7 +137,7 @@ class VoiceprintStore:
         dim: Their dimensions.
         is_encrypted: Whether it has a key.
 
-    Example:
+    Examples:
         >>> from chns import Verifier, VoiceprintStore
         >>> verifier = Verifier.load()
         >>> with VoiceprintStore.open("people.store", model_digest=verifier.model_digest, dim=verifier.dim) as store:
