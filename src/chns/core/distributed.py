@@ -9,6 +9,7 @@ their whole gradient in every process and must not be scaled, which is why the f
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -17,6 +18,8 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from chns.core.errors import ConfigError
 
 Result = TypeVar("Result")
 Number = TypeVar("Number", bound=np.generic)
@@ -158,3 +161,44 @@ def gather_batch(
         return embeddings, speaker_labels
     gathered: Tensor = _Gather.apply(embeddings, lengths)  # type: ignore[no-untyped-call]
     return gathered, torch.cat(gather_rows(speaker_labels, lengths))
+
+
+def require_device(name: str, precision: str) -> None:
+    """Make sure that this machine has the device of ``train.device``, and that this computes in ``train.precision``.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    there = ["auto", "cpu"]
+    if torch.cuda.is_available():
+        there += ["cuda", "gpu"]
+    if torch.backends.mps.is_available():
+        there.append("mps")
+    if name not in there:
+        raise ConfigError(
+            f"train.device must be one that this machine has ({', '.join(there)}), got {name!r}. With auto, the best "
+            "is taken."
+        )
+    if precision == "16-mixed" and (name == "cpu" or len(there) == 2):  # Fabric would take bf16 without an error
+        raise ConfigError(
+            "train.precision must be 32-true or bf16-mixed on a CPU, got '16-mixed'. Take bf16-mixed, or a GPU."
+        )
+
+
+def launched_world(devices: int | None, num_nodes: int | None) -> tuple[int, int]:
+    """Processes on this machine, and machines: as set in ``train``, or as torchrun has started them.
+
+    Raises:
+        ConfigError: If torchrun has started others than are set.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return devices or 1, num_nodes or 1
+    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    nodes = int(os.environ["WORLD_SIZE"]) // local
+    for name, wanted, started in (("devices", devices, local), ("num_nodes", num_nodes, nodes)):
+        if wanted is not None and wanted != started:
+            raise ConfigError(
+                f"train.{name} must be the {started} that torchrun has started, got {wanted}. "
+                "Leave it out with torchrun."
+            )
+    return local, nodes

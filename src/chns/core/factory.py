@@ -10,16 +10,25 @@ A user's own encoder or loss is named in a configuration like any of ours, witho
    a closed list of ours, or what the person named for this command: a complete import path, or a package below which
    the name lies *and* in which what it leads to is defined (`require_trusted`, ``--trust``).
 3. ``chns`` is never such a package, and no file that came with a model can name one: this package also holds commands.
+
+**Where names are found.** Where Python finds packages; and what such a person names, if no package of that name is
+installed, in the current folder. A file there is never imported in place of an installed package.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import logging
+import sys
 from collections.abc import Collection, Mapping
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from chns.core.errors import ConfigError, ModelFileError, quoted
+
+_log = logging.getLogger(__name__)
 
 _OWN_PACKAGE = "chns"
 
@@ -115,6 +124,7 @@ def _accepted(function: Any) -> set[str]:
 def _imported(factory: str) -> Any:
     module_name, _, name = factory.rpartition(".")
     try:
+        _look_in_current_folder(module_name.partition(".")[0])
         function = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
@@ -123,3 +133,14 @@ def _imported(factory: str) -> Any:
     if not callable(function):
         raise ConfigError(f"factory must be the import path of a class or function, got {factory!r}.")
     return function
+
+
+def _look_in_current_folder(package: str) -> None:
+    """If a package is not installed and lies in the current folder, let Python look there, after all else."""
+    if package in sys.modules or find_spec(package) is not None:
+        return
+    here = Path.cwd()
+    if (here / f"{package}.py").is_file() or (here / package).is_dir():
+        _log.info("%s is taken from the current folder, %s", package, here)
+        sys.path.append(str(here))
+        importlib.invalidate_caches()

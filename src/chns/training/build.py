@@ -14,7 +14,7 @@ from torch import nn
 
 from chns.bundle.bundle import OUR_FACTORIES, Architecture, load_bundle
 from chns.core import ConfigError
-from chns.core.distributed import rank, world_size
+from chns.core.distributed import launched_world, rank, world_size
 from chns.core.factory import make
 from chns.data import Manifest
 from chns.encoders import SpeakerEncoder
@@ -28,6 +28,7 @@ from chns.training.cost import loader_workers
 from chns.training.folder import first_hard_epoch
 from chns.training.log import MetricsLogger, Validation
 from chns.training.loop import Rhythm
+from chns.training.own_parts import OwnBatches, try_encoder, try_loss
 from chns.training.plan import BatchPlan, CentroidCrops, GroupingModel, embedding_model
 from chns.training.rates import freeze_and_rate, parameter_groups
 from chns.training.settings import PAPER_SEGMENTS, ClusterSettings, OptimizerSettings, TrainSettings
@@ -102,12 +103,13 @@ def make_plan(settings: TrainSettings, manifest: Manifest, *, folder: Path | Non
 
     Raises:
         ConfigError: If a hard phase would never begin, there are fewer speakers than clusters, or groups of
-            ``clusters.model`` are to be made anew.
+            ``clusters.model`` are to be made anew; also as `_own_batches`.
         ModelFileError, FileNotFoundError: If ``clusters.model`` is damaged, not trusted or missing.
         ValueError: If a setting is out of range.
     """
     settings, _ = fitted(settings, manifest)
     batches = settings.batches
+    own = _own_batches(settings, manifest)
     clusters = settings.clusters if batches.kind != "auto" else _auto(settings, manifest)
     first_epoch = first_hard_epoch(clusters)
     if batches.kind in ("clustered", "neighbours") and first_epoch >= settings.train.epochs:
@@ -125,7 +127,7 @@ def make_plan(settings: TrainSettings, manifest: Manifest, *, folder: Path | Non
         shape=BatchShape(
             batches.wanted_speakers,
             batches.utterances_per_speaker,
-            steps_per_epoch=batches.steps_per_epoch,
+            steps_per_epoch=batches.steps_per_epoch if own is None else own.steps_per_epoch,
             seed=settings.seed,
             rank=rank(),
             world_size=world_size(),
@@ -139,6 +141,37 @@ def make_plan(settings: TrainSettings, manifest: Manifest, *, folder: Path | Non
             num_workers=settings.data.num_workers or 0,
             model=None if batches.kind == "random" else _grouping_model(settings, folder),
         ),
+        own=own,
+    )
+
+
+def _own_batches(settings: TrainSettings, manifest: Manifest) -> OwnBatches | None:
+    """``batches.factory``, which is told the shape of a batch, the seed and the speakers if it takes them.
+
+    Raises:
+        ConfigError: If it is to have a hard phase too, or is not what `OwnBatches` takes.
+    """
+    batches = settings.batches
+    if batches.factory is None:
+        return None
+    if batches.kind != "random":
+        raise ConfigError(f"batches.kind must be left out with batches.factory, got {batches.kind!r}.")
+    shape = {"speakers_per_batch": batches.wanted_speakers, "utterances_per_speaker": batches.utterances_per_speaker}
+    sampler = make(
+        batches.factory,
+        batches.settings,
+        speaker_labels=manifest.speaker_labels,
+        steps_per_epoch=batches.steps_per_epoch,
+        seed=settings.seed,
+        **shape,
+    )
+    return OwnBatches(
+        sampler,
+        batches.factory,
+        manifest.speaker_labels,
+        segments=batches.wanted_speakers * batches.utterances_per_speaker,
+        rank=rank(),
+        world_size=world_size(),
     )
 
 
@@ -307,7 +340,11 @@ def _split(settings: TrainSettings) -> tuple[Manifest, Manifest | None]:
 def make_loss(settings: TrainSettings, model: SpeakerEncoder, manifest: Manifest) -> nn.Module:
     """The loss; one that classifies is told how many speakers there are and how large an embedding is.
 
-    Both also under the names that losses of pytorch-metric-learning have for them; and the order of the batches.
+    Both also under the names that losses of pytorch-metric-learning have for them; and the order of the batches. An
+    encoder or a loss of the user's own is tried on a batch.
+
+    Raises:
+        ConfigError: As `try_encoder` and `try_loss`; further ones as `_taught`.
     """
     derived = {"num_speakers": len(manifest.speakers), "num_classes": len(manifest.speakers)}
     derived["utterances_per_speaker"] = settings.batches.utterances_per_speaker
@@ -315,6 +352,10 @@ def make_loss(settings: TrainSettings, model: SpeakerEncoder, manifest: Manifest
     if embedding_dim is not None:
         derived |= {"embedding_dim": embedding_dim, "embedding_size": embedding_dim}
     loss: nn.Module = make(settings.loss.factory, settings.loss.settings, **derived)
+    own_encoder = settings.encoder.factory not in OUR_FACTORIES["encoder"] and settings.train.start_from is None
+    if own_encoder or not settings.loss.factory.startswith("chns."):
+        tried_dim = try_encoder(model, settings.encoder.factory)
+        try_loss(loss, settings.loss.factory, embedding_dim=tried_dim, num_speakers=len(manifest.speakers))
     return loss if settings.train.teacher is None else _taught(settings, loss, model)
 
 
@@ -406,45 +447,3 @@ def make_logger(settings: TrainSettings) -> MetricsLogger | None:
     if not callable(getattr(logger, "log_metrics", None)):
         raise ConfigError(f"train.logger must have a method log_metrics(metrics, step), got {chosen.factory}.")
     return logger
-
-
-def require_device(name: str, precision: str) -> None:
-    """Make sure that this machine has the device of ``train.device``, and that this computes in ``train.precision``.
-
-    Raises:
-        ConfigError: If it does not.
-    """
-    there = ["auto", "cpu"]
-    if torch.cuda.is_available():
-        there += ["cuda", "gpu"]
-    if torch.backends.mps.is_available():
-        there.append("mps")
-    if name not in there:
-        raise ConfigError(
-            f"train.device must be one that this machine has ({', '.join(there)}), got {name!r}. With auto, the best "
-            "is taken."
-        )
-    if precision == "16-mixed" and (name == "cpu" or len(there) == 2):  # Fabric would take bf16 without an error
-        raise ConfigError(
-            "train.precision must be 32-true or bf16-mixed on a CPU, got '16-mixed'. Take bf16-mixed, or a GPU."
-        )
-
-
-def world(settings: TrainSettings) -> tuple[int, int]:
-    """Processes on this machine, and machines: as set, or as torchrun has started them.
-
-    Raises:
-        ConfigError: If torchrun has started others than are set.
-    """
-    devices, num_nodes = settings.train.devices, settings.train.num_nodes
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return devices or 1, num_nodes or 1
-    local = int(os.environ["LOCAL_WORLD_SIZE"])
-    nodes = int(os.environ["WORLD_SIZE"]) // local
-    for name, wanted, started in (("devices", devices, local), ("num_nodes", num_nodes, nodes)):
-        if wanted is not None and wanted != started:
-            raise ConfigError(
-                f"train.{name} must be the {started} that torchrun has started, got {wanted}. "
-                "Leave it out with torchrun."
-            )
-    return local, nodes

@@ -381,7 +381,8 @@ def strategy_name(settings: TrainSettings) -> str:
     loss, clusters = _loss_name(settings.loss), settings.clusters
     match settings.batches.kind:
         case "random":
-            words = ["random batches"]
+            own = settings.batches.factory
+            words = ["random batches"] if own is None else [f"batches of {own.rpartition('.')[2]}"]
         case "clustered":
             words = ["clustered batches", f"hard ratio {clusters.hard_ratio}", *_of_clusters(clusters)]
             words += _of_hard_phase(clusters, anew="clustered anew")

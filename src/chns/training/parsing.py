@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,7 +33,11 @@ def settings_of(parser: SettingsParser, arguments: Namespace) -> TrainSettings:
 
 def _configuration(given: str) -> str:
     """What ``--config`` means: settings written out, as in ``{seed: 1}``, or a file."""
-    return given if given[:1] in ("{", "-") or ": " in given else str(config_path(given))
+    return given if _is_written_out(given) else str(config_path(given))
+
+
+def _is_written_out(given: str) -> bool:
+    return given[:1] in ("{", "-") or ": " in given
 
 
 def _load_small(text: str) -> Any:
@@ -41,6 +45,70 @@ def _load_small(text: str) -> Any:
     return get_loader("yaml")(text)
 
 
+def _with_settings_of_one_factory(words: Sequence[str]) -> list[str]:
+    """The words of a command, with ``--SECTION.settings={}`` before what names another factory for a section.
+
+    Configurations count one after the other; options between two of them together, in whatever order they come.
+    """
+    factories: dict[str, str | None] = {name: getattr(TrainSettings(), name).factory for name in _OF_FACTORIES}
+    result: list[str] = []
+    for group in _groups(words):
+        named = _named_in(group)
+        changed = [section for section, factory in named.items() if factory != factories[section]]
+        result += [f"--{section}.settings={{}}" for section in changed] + group
+        factories |= named
+    return result
+
+
+def _groups(words: Sequence[str]) -> Iterator[list[str]]:
+    """Each ``--config`` with its value, and the words between two of them."""
+    group: list[str] = []
+    for word in words:
+        if word.startswith("--config=") or word == "--config":
+            yield group
+            group = []
+        group.append(word)
+        if group[0].startswith("--config=") or (group[0] == "--config" and len(group) == 2):
+            yield group
+            group = []
+    yield group
+
+
+def _named_in(group: Sequence[str]) -> dict[str, str]:
+    """Factories that a configuration or options name; what is wrong with them, the parser says later."""
+    if group and group[0].startswith("--config"):
+        content = _loaded(group[-1].removeprefix("--config="))
+        return _factories_of({name: content.get(name) for name in _OF_FACTORIES})
+    named: dict[str, str] = {}
+    for word, following in zip(group, [*group[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        value = value if equals else following
+        for section in _OF_FACTORIES:
+            if name == f"--{section}.factory":
+                named[section] = value
+            elif name == f"--{section}":
+                named |= _factories_of({section: _loaded(value)})
+    return named
+
+
+def _factories_of(sections: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: section["factory"]
+        for name, section in sections.items()
+        if isinstance(section, Mapping) and isinstance(section.get("factory"), str)
+    }
+
+
+def _loaded(given: str) -> Mapping[str, Any]:
+    """Settings that are written out, or the content of a file of settings; nothing if they are none."""
+    try:
+        content = _load_small(given if _is_written_out(given) else bounded_text(Path(given)))
+    except (ConfigError, YAMLError, OSError):
+        return {}
+    return content if isinstance(content, Mapping) else {}
+
+
+_OF_FACTORIES = ("encoder", "loss", "batches")
 _MODE = "yaml of bounded size"
 set_loader(_MODE, _load_small, (ConfigError, YAMLError))
 
@@ -55,14 +123,17 @@ class SettingsParser(ArgumentParser):
         super().__init__(*args, parser_mode=parser_mode, allow_abbrev=False, **options)
 
     def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Namespace:  # type: ignore[override]
-        """As jsonargparse does, with names of presets after ``--config``, and options also with hyphens."""
+        """As jsonargparse does, with names of presets after ``--config``, and options also with hyphens.
+
+        An encoder, a loss or a batch sampler does not get the settings of the one that it replaces.
+        """
         words = [self._as_declared(word) for word in (sys.argv[1:] if args is None else args)]
         for place, word in enumerate(words):
             if word.startswith("--config="):
                 words[place] = f"--config={_configuration(word.partition('=')[2])}"
             elif place and words[place - 1] == "--config":
                 words[place] = _configuration(word)
-        return super().parse_args(words, *more, **options)
+        return super().parse_args(_with_settings_of_one_factory(words), *more, **options)
 
     def parse_string(self, content: str, *args: Any, **options: Any) -> Any:
         """As jsonargparse does, if the content holds settings at all."""

@@ -29,6 +29,7 @@ from chns.sampling.neighbours import SpeakerNeighbours
 from chns.sampling.same_person import suspected_pairs
 from chns.sampling.schedule import EpochSignals, Schedule, StartWhenEasy
 from chns.sampling.speaker_batches import BatchShape, HardSpeakerBatches
+from chns.training.own_parts import OwnBatches
 
 _log = logging.getLogger(__name__)
 
@@ -95,6 +96,7 @@ class BatchPlan:
         schedule: How hard each epoch is; None for random batches throughout.
         separate_same_person: Keep speakers who may be one person out of each other's batches.
         crops: What centroids are made of.
+        own: A sampler of the user's own, in place of all others.
 
     Attributes:
         slice_sizes: Utterances of each process's slice of every batch.
@@ -114,8 +116,10 @@ class BatchPlan:
         schedule: Schedule | None,
         separate_same_person: bool,
         crops: CentroidCrops,
+        own: OwnBatches | None = None,
     ) -> None:
         self._manifest = manifest
+        self._own = own
         self._crops = crops
         self._schedule = schedule
         self._seed = shape.seed
@@ -165,8 +169,11 @@ class BatchPlan:
         self._now = None
         return made
 
-    def batches(self, epoch: int) -> RandomSpeakerBatches | HardSpeakerBatches:
+    def batches(self, epoch: int) -> RandomSpeakerBatches | HardSpeakerBatches | OwnBatches:
         """The batch sampler of an epoch, at its first step."""
+        if self._own is not None:
+            self._own.go_to(epoch)
+            return self._own
         return self._batches.sampler_at(epoch)
 
     def end_epoch(self, epoch: int, signals: EpochSignals) -> None:

@@ -212,9 +212,13 @@ class BatchSettings:
             utterances each, or all that have enough utterances, if the corpus has fewer.
         utterances_per_speaker: Utterances of each of them.
         steps_per_epoch: Batches of an epoch. By default as many as use each utterance once on average.
+        factory: Import path of a batch sampler of your own, in place of kind.
+        settings: Its keyword arguments.
     """
 
     kind: BatchKind = "random"
+    factory: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
     speakers_per_batch: int | None = None
     utterances_per_speaker: int = 2
     steps_per_epoch: int | None = None
