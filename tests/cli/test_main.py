@@ -78,6 +78,11 @@ def test_every_command_has_help_with_examples(command, capsys):
         ("evaluate m v.parquet --trial t --out s", "got --trial. Did you mean --trials?"),
         ("evaluate m v.parquet --out s", "required: --trials. `chns evaluate --help` explains."),
         ("trials t.parquet --out x --format kadli", "--format must be one of .*, got 'kadli'. Did you mean kaldi?"),
+        ("train --encoder.settings.embedding-dim 3 --train.epoch 3", "got --train.epoch. Did you mean --train.epochs?"),
+        (
+            "enroll m s --manfest M.parquet",
+            "option must be one of `chns enrol --help`, got --manfest. Did you mean --man",
+        ),
         ("verify m a.wav b.wav --treshold 1", "got --treshold. Did you mean --threshold?"),
         ("verify m a.wav b.wav --jso", "got --jso. Did you mean --json?"),
         ("prepare foldr x --out y", "must be one of .*, got 'foldr'. Did you mean folder?"),
@@ -96,14 +101,18 @@ def test_a_typo_is_one_line_with_what_was_meant(words, message, capsys):
 def test_options_of_settings_are_taken_with_hyphens_too():
     from chns.cli.train_command import build_parser
 
-    words = ["--train.start-from=a-b", "--batches.speakers-per-batch", "7"]
+    words = ["--train.start-from=a-b", "--batches.speakers-per-batch", "7", "--encoder.settings.embedding-dim", "3"]
     made = build_parser().parse_args(words)
     assert (made.train.start_from, made.batches.speakers_per_batch) == ("a-b", 7)
+    assert dict(made.encoder.settings) == {"embedding_dim": 3}
 
 
 def test_enroll_is_enrol(capsys):
     assert main(["enroll", "no-model", "people.store", "anna", "a.wav"]) == 2
     assert "no-model" in capsys.readouterr().err
+    words = ["evaluate", "no-model", "m.parquet", "--trials", "t", "--out", "s", "--enrollment-map", "map.txt"]
+    assert main(words) == 2
+    assert "enrollment" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -26,7 +26,7 @@ def test_text_gives_the_eer_in_percent_and_each_min_dcf_with_its_prior(tmp_path,
     assert main(["metrics", str(tmp_path / "scores.txt")]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "3 target and 2 non-target trials",
-        "EER                     33.333%, at the threshold 3.0000",
+        "EER                     33.333 %, at the threshold 3.0000",
         "minDCF (p_target 0.01)  0.3333",
         "minDCF (p_target 0.05)  0.3333",
     ]
@@ -71,8 +71,8 @@ def test_all_adds_what_other_toolkits_report(tmp_path, capsys):
     (tmp_path / "scores.txt").write_text(SCORES)
     assert main(["metrics", str(tmp_path / "scores.txt"), "--all"]) == 0
     assert capsys.readouterr().out.splitlines()[4:] == [
-        "EER, convex hull        20.000%",
-        "EER, nearest threshold  50.000%",
+        "EER, convex hull        20.000 %",
+        "EER, nearest threshold  50.000 %",
         "minCllr                 0.4046",
     ]
     assert main(["metrics", str(tmp_path / "scores.txt"), "--all", "--json"]) == 0

@@ -68,8 +68,8 @@ def test_text_gives_each_number_with_its_range(folder, capsys):
     number = r"-?\d+\.\d+"
     assert title == "95 % intervals, 12 speakers"
     assert difference_title == f"{folder / 'better.txt'} minus {folder / 'worse.txt'}"
-    for line in (eer, difference_eer):
-        assert re.fullmatch(rf"EER +{number}% \[{number}%, {number}%\]", line)
+    assert re.fullmatch(rf"EER +{number} % \[{number} %, {number} %\]", eer)
+    assert re.fullmatch(rf"EER +[-+]?{number} \[[-+]?{number}, [-+]?{number}\] points", difference_eer)
     for line in (cost, difference_cost):
         assert re.fullmatch(rf"minDCF \(p_target 0\.1\) +{number} \[{number}, {number}\]", line)
 

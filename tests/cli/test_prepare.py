@@ -208,7 +208,7 @@ def test_equal_speakers_are_refused_until_the_user_says_what_they_are(tmp_path, 
     assert Manifest.read(out).speakers == ["l/a", "r/a"]
     run("merge", left, right, "--prefix", "x", "y", "--out", out)
     assert Manifest.read(out).speakers == ["x/a", "y/a"]
-    assert run("merge", left, right, "--same-speakers", "--out", out) == f"{out}: 1 speakers, 2 utterances\n"
+    assert run("merge", left, right, "--same-speakers", "--out", out) == f"{out}: 1 speaker, 2 utterances\n"
 
 
 def test_as_many_prefixes_as_manifests(tmp_path, refused):

@@ -150,7 +150,7 @@ def test_people_read_how_complete_the_corpus_and_the_lists_are(tmp_path, capsys)
     assert capsys.readouterr().out.splitlines()[-3:] == [
         "VoxCeleb1 test: partial: 2 of 40 speakers, 3 of 4,874 utterances",
         "all.txt: no official list of VoxCeleb1, all 1 trials can be scored",
-        "some.txt: no official list of VoxCeleb1, 0 of 1 trials remain, 1 utterances are missing: see "
+        "some.txt: no official list of VoxCeleb1, 0 of 1 trials remain, 1 utterance is missing: see "
         f"{tmp_path / 'm.some.missing.txt'}",
     ]
 

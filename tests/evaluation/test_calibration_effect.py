@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from chns.core import percent
 from chns.evaluation.calibration import fit_calibration
 from chns.evaluation.calibration_metrics import actual_dcf, calibration_effect, cllr, min_cllr
 from chns.evaluation.metrics import equal_error_rate, min_dcf
@@ -50,6 +51,12 @@ def test_the_table_has_a_line_for_each_metric(effect):
     assert lines[0] == "2,000 target and 2,000 non-target trials"
     assert lines[1].split() == ["scores", "calibrated"]
     assert len(lines) == 2 + len(effect[-1].rows) + 1
-    assert lines[2].split() == ["EER", *(f"{value:.3%}" for value in effect[-1].rows["EER"])]
+    assert lines[2].split() == [
+        "EER",
+        *(part for value in effect[-1].rows["EER"] for part in (f"{100 * value:.3f}", "%")),
+    ]
     assert lines[3].split() == ["Cllr", *(f"{value:.4f}" for value in effect[-1].rows["Cllr"])]
-    assert lines[-1] == f"at the threshold {effect[-1].miss:.2%} misses and {effect[-1].false_alarm:.2%} false alarms"
+    assert (
+        lines[-1]
+        == f"at the threshold {percent(effect[-1].miss)} misses and {percent(effect[-1].false_alarm)} false alarms"
+    )

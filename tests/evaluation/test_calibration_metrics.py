@@ -175,8 +175,8 @@ def test_other_conventions_are_those_of_the_same_rates():
         "min_cllr": min_cllr(scores, is_target),
     }
     assert str(conventions).splitlines() == [
-        "EER, convex hull        20.000%",
-        "EER, nearest threshold  50.000%",
+        "EER, convex hull        20.000 %",
+        "EER, nearest threshold  50.000 %",
         f"minCllr                 {conventions.min_cllr:.4f}",
     ]
 

@@ -122,7 +122,7 @@ def test_one_speaker_gives_a_rate_without_an_interval():
     rated = by_hand(scores, [True, False, False, *TARGET], one, other, groups)
     assert rated.groups[2].rates["eer"].estimate == 0
     assert np.isnan(rated.groups[2].rates["eer"].low)
-    assert "0.000%, one speaker" in str(rated)
+    assert "0.000 %, one speaker" in str(rated)
     assert rated.groups[2].to_json()["rates"]["eer"] == {"estimate": 0, "low": None, "high": None, "level": 0.95}
 
 

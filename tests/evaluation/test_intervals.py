@@ -214,7 +214,8 @@ def test_an_interval_stays_within_the_resampled_values(values, estimate, level):
 def test_an_interval_formats_like_a_number():
     found = Interval(0.0203, 0.0195, 0.02114)
     assert str(found) == "0.0203 [0.0195, 0.0211]"
-    assert f"{found:.2%}" == "2.03% [1.95%, 2.11%]"
+    assert f"{found:.2%}" == "2.03 % [1.95 %, 2.11 %]"
+    assert Interval(-0.0035, -0.006, -0.001).in_points() == "-0.35 [-0.60, -0.10] points"
     assert found.to_json() == {"estimate": 0.0203, "low": 0.0195, "high": 0.02114, "level": 0.95}
     assert found.excludes_zero
     assert not Interval(0.1, 0.0, 0.2).excludes_zero

@@ -279,7 +279,7 @@ def test_reported_metrics_name_their_p_target():
         "nontarget_trials": 2,
     }
     text = str(metrics)
-    assert "EER                     33.333%" in text
+    assert "EER                     33.333 %" in text
     assert "p_target 0.01)  0.3333" in text
     assert "p_target 0.05)  0.3333" in text
 

@@ -212,7 +212,7 @@ LOOKALIKES = ["Zo\u00eb", "Zoe\u0308", "anna", "anna ", "lena"]
 def test_prepare_says_which_spellings_it_takes_for_one(here, capsys):
     content = "path,speaker\n" + "".join(f"u{n}.wav,{name}\n" for n, name in enumerate(LOOKALIKES))
     table(here, content)
-    line = "warning: 1 speakers are written in several ways that look the same, such as 'Zoe\\u0308' and 'Zo\\xeb'"
+    line = "warning: 1 speaker is written in several ways that look the same, such as 'Zoe\\u0308' and 'Zo\\xeb'"
     assert line in capsys.readouterr().out
 
 

@@ -239,7 +239,7 @@ def test_prepare_warns_of_different_channels_unless_one_is_chosen(tmp_path, caps
     out = str(tmp_path / "m.parquet")
     main(["prepare", "folder", str(tmp_path / "f"), "--out", out])
     assert (
-        "warning: 1 utterances are the mean of channels that hold different sounds, such as a/1"
+        "warning: 1 utterance is the mean of channels that hold different sounds, such as a/1"
         in capsys.readouterr().out
     )
     assert Manifest.read(out).channels == [None, None]

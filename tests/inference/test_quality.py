@@ -43,7 +43,7 @@ def test_a_loud_clean_recording_has_no_warnings_and_the_level_of_its_sine():
         (tone(1.5), "1.5 s of sound; less than 2 s is unreliable"),
         (np.concatenate([tone(1), np.zeros(5 * RATE, np.float32)]), "1.0 s of sound; less than 2 s is unreliable"),
         (tone(3, peak=0.002), "nearly silent, -57 dBFS"),
-        (np.clip(tone(3, peak=1.5), -1, 1), "clipped, 53.8% of the samples are at full scale"),
+        (np.clip(tone(3, peak=1.5), -1, 1), "clipped, 53.8 % of the samples are at full scale"),
     ],
 )
 def test_each_defect_is_said_in_words_and_alone(waveform, warning):

@@ -99,6 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[_log_on_screen()])
     if words[:1] == ["enroll"]:  # as others spell it
         words[0] = "enrol"
+    words = [word.replace("--enrollment", "--enrolment", 1) if word.startswith("--enroll") else word for word in words]
     top = _top_parser()
     if not words:
         top.print_help()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chns.cli import command_parser
+from chns.core import counted
 
 if TYPE_CHECKING:
     from chns.data import Manifest
@@ -211,11 +212,12 @@ def _print(
         print(f"{'':41}{KINDS[line.kind].advice}")
     if not check.needs_fixing:
         print("\nnothing to drop or correct")
-    print(f"\n{report}: {len(check.findings):,} findings")
+    print(f"\n{report}: {counted(len(check.findings), 'finding')}")
     if fixed is not None:
         print(f"{arguments.fix}: {_in_words(fixed)}")
 
 
 def _in_words(manifest: Manifest) -> str:
     size = _size(manifest)
-    return f"{size['utterances']:,} utterances of {size['speakers']:,} speakers, {size['hours']:,.1f} h"
+    speakers = counted(size["speakers"], "speaker")
+    return f"{counted(size['utterances'], 'utterance')} of {speakers}, {size['hours']:,.1f} h"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from chns.cli import command_parser
 from chns.cli.options import add_model_options, add_root_option, load_on_device
+from chns.core import counted
 
 if TYPE_CHECKING:
     from chns.core import Float32Array
@@ -65,7 +66,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps({"clusters": str(arguments.out), **summary}))
     else:
-        print(f"{arguments.out}: {len(manifest.speakers):,} speakers in {clusters.num_clusters} clusters")
+        grouped = f"{counted(len(manifest.speakers), 'speaker')} in {counted(clusters.num_clusters, 'cluster')}"
+        print(f"{arguments.out}: {grouped}")
         _print_summary(summary)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chns.cli import command_parser
+from chns.core import counted
 
 if TYPE_CHECKING:
     from chns.data import Manifest
@@ -52,7 +53,8 @@ def run(arguments: argparse.Namespace) -> None:
             )
         )
     else:
-        print(f"{arguments.out}: {len(manifest.speakers):,} speakers, {len(manifest):,} utterances as {arguments.to}")
+        written = f"{counted(len(manifest.speakers), 'speaker')}, {counted(len(manifest), 'utterance')}"
+        print(f"{arguments.out}: {written} as {arguments.to}")
 
 
 def _writer(form: str) -> Callable[[Manifest, Path], None]:

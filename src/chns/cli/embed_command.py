@@ -8,6 +8,7 @@ from pathlib import Path
 
 from chns.cli import command_parser
 from chns.cli.options import add_model_options, add_root_option, load_on_device
+from chns.core import counted
 
 _EXAMPLES = """  chns embed runs/chns/model test.parquet --out embeddings.parquet
 
@@ -39,4 +40,4 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps({"embeddings": str(arguments.out), "utterances": count, "dim": dim}))
     else:
-        print(f"{arguments.out}: {count:,} embeddings of {dim} dimensions")
+        print(f"{arguments.out}: {counted(count, 'embedding')} of {counted(dim, 'dimension')}")

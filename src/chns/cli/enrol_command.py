@@ -17,11 +17,11 @@ from chns.cli.options import (
     add_store_argument,
     add_verifier_options,
     as_channel,
-    counted,
     embed_recordings,
     load_verifier,
     told_outcomes,
 )
+from chns.core import counted
 
 if TYPE_CHECKING:
     from chns.inference.bulk import Opens

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from chns.cli import command_parser
 from chns.cli.options import add_model_options, add_root_option, load_on_device, sweep_path
+from chns.core import counted
 
 if TYPE_CHECKING:
     from chns.core import Float32Array, IntArray
@@ -192,7 +193,7 @@ def run(arguments: argparse.Namespace) -> None:
         content: dict[str, object] = {**summary, **settings, **(metrics.to_json() if metrics else {})}
         print(json.dumps({**content, **(sweep.to_json() if sweep else {})}))
         return
-    print(f"{arguments.scores}: {len(trials):,} scores")
+    print(f"{arguments.scores}: {counted(len(trials), 'score')}")
     for line in _settings_lines(arguments, rows, normalisation):
         print(line)
     print(metrics or "The trial list has no labels, so there are no error rates.")

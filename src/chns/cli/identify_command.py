@@ -16,10 +16,10 @@ from chns.cli.options import (
     add_store_argument,
     add_verifier_options,
     as_channel,
-    counted,
     embed_recordings,
     load_verifier,
 )
+from chns.core import counted
 
 if TYPE_CHECKING:
     from chns.inference.bulk import Opens

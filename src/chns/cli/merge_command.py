@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from chns.cli import command_parser
+from chns.core import counted
 
 _EXAMPLES = """  chns merge vox.parquet commands.parquet --out all.parquet
   chns merge vox.parquet commands.parquet --prefix --out all.parquet         # speakers become vox/..., commands/...
@@ -47,4 +48,4 @@ def run(arguments: argparse.Namespace) -> None:
         summary = {"manifest": str(arguments.out), "speakers": len(merged.speakers), "utterances": len(merged)}
         print(json.dumps(summary))
     else:
-        print(f"{arguments.out}: {len(merged.speakers):,} speakers, {len(merged):,} utterances")
+        print(f"{arguments.out}: {counted(len(merged.speakers), 'speaker')}, {counted(len(merged), 'utterance')}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from chns.cli import command_parser
-from chns.core import BoolArray, Float64Array
+from chns.core import BoolArray, Float64Array, counted
 
 if TYPE_CHECKING:
     from chns.evaluation import Interval, Trials
@@ -64,7 +64,7 @@ class IntervalSection:
         from chns.evaluation import metric_line
 
         lines = [
-            metric_line("EER", f"{interval:.3%}")
+            metric_line("EER", interval.in_points() if self.key == "difference" else f"{interval:.3%}")
             if name == "eer"
             else metric_line(f"minDCF (p_target {name.removeprefix('min_dcf_')})", f"{interval:.4f}")
             for name, interval in self.intervals.items()
@@ -126,7 +126,7 @@ def interval_sections(arguments: argparse.Namespace) -> Iterator[IntervalSection
     num_speakers = len({*enrolment.tolist(), *test.tolist()})
     yield IntervalSection(
         "intervals",
-        f"95 % intervals, {num_speakers:,} speakers",
+        f"95 % intervals, {counted(num_speakers, 'speaker')}",
         speaker_intervals(scores, is_target, enrolment, test, p_targets=p_targets),
     )
     if arguments.against is not None:

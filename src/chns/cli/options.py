@@ -74,6 +74,7 @@ def add_report_option(parser: argparse.ArgumentParser) -> None:
 
 def told_outcomes(arguments: argparse.Namespace, outcomes: Sequence[Outcome]) -> tuple[dict[str, Any], str]:
     """Write the report, if one is wished; the summary for JSON, and in a line."""
+    from chns.core import counted
     from chns.inference.bulk import Outcome, counts_of, write_table
 
     if arguments.report is not None:
@@ -89,11 +90,6 @@ def told_outcomes(arguments: argparse.Namespace, outcomes: Sequence[Outcome]) ->
         first = next(one for one in outcomes if one.outcome == "rejected")
         text += f": {arguments.report or f'{first.reason} --report R.csv lists all.'}"
     return {**counts, "report": None if arguments.report is None else str(arguments.report)}, text
-
-
-def counted(number: int, one: str, several: str | None = None) -> str:
-    """A number and what it counts: ``1 recording``, ``1,200 recordings``."""
-    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
 
 
 def _add_workers_option(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from chns.cli import command_parser
 from chns.cli.options import as_channel
+from chns.core import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -245,7 +246,8 @@ def check_trials(lists: list[Trials], manifest: Manifest, out: Path) -> tuple[li
         line = f"{name.name}: {coverage.official_name or 'no official list of VoxCeleb1'}, "
         if coverage.missing:
             line += f"{len(coverage.remaining):,} of {coverage.num_trials:,} trials remain, "
-            line += f"{len(coverage.missing):,} utterances are missing: see {', '.join(map(str, files))}"
+            missing = counted(len(coverage.missing), "utterance is", "utterances are")
+            line += f"{missing} missing: see {', '.join(map(str, files))}"
         else:
             line += f"all {coverage.num_trials:,} trials can be scored"
         lines.append(line)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from chns.cli import command_parser
 from chns.cli.options import add_model_options, resolve_device
+from chns.core import counted
 
 if TYPE_CHECKING:
     from chns.report.page import Report
@@ -106,7 +107,7 @@ def run(arguments: argparse.Namespace) -> None:
         return
     for paragraph in report.summary:
         print(paragraph)
-    print(f"{report.page}: {len(findings)} run{'' if len(findings) == 1 else 's'}, {report.num_figures} figures")
+    print(f"{report.page}: {counted(len(findings), 'run')}, {counted(report.num_figures, 'figure')}")
 
 
 _SECONDS_BETWEEN_LOOKS = 2.0

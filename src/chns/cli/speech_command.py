@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chns.cli import command_parser
+from chns.core import counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps({"manifest": str(arguments.out), **summary}))
     else:
-        print(f"{arguments.out}: {summary['utterances']:,} utterances, {summary['hours']:,} h")
+        print(f"{arguments.out}: {counted(summary['utterances'], 'utterance')}, {summary['hours']:,} h")
         print(f"speech {summary['speech_hours']:,} h of {summary['hours_before']:,} h")
         print(f"without speech {summary['without_speech']:,}, unreadable {summary['unreadable']:,}")
 

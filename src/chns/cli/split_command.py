@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from chns.cli import command_parser
+from chns.core import counted
 
 _EXAMPLES = """  chns split vox2.parquet --held-out 100 --seed 0 --out train.parquet held_out.parquet
 
@@ -46,4 +47,5 @@ def run(arguments: argparse.Namespace) -> None:
         print(json.dumps(summaries))
         return
     for summary in summaries.values():
-        print(f"{summary['manifest']}: {summary['speakers']:,} speakers, {summary['utterances']:,} utterances")
+        part = f"{counted(summary['speakers'], 'speaker')}, {counted(summary['utterances'], 'utterance')}"
+        print(f"{summary['manifest']}: {part}")

@@ -17,10 +17,10 @@ from chns.cli.options import (
     add_store_argument,
     add_verifier_options,
     as_channel,
-    counted,
     load_verifier,
     told_outcomes,
 )
+from chns.core import counted
 
 if TYPE_CHECKING:
     from chns.store.voiceprints import VoiceprintStore

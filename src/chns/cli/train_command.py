@@ -9,6 +9,7 @@ from shlex import quote
 
 from jsonargparse import DefaultHelpFormatter, Namespace
 
+from chns.core import counted
 from chns.training.parsing import SettingsParser, add_settings, settings_of
 
 _EXAMPLES = """examples:
@@ -55,7 +56,7 @@ def run(arguments: Namespace) -> None:
     if arguments.json:
         print(json.dumps(summary))
         return
-    print(f"trained {summary['steps']:,} steps: {summary['model']}")
+    print(f"trained {counted(summary['steps'], 'step')}: {summary['model']}")
     if "validation" in summary:
         last, best = summary["validation"], summary["best_validation"]
         print(f"validation EER {100 * last['eer']:.2f} %, best {100 * best['eer']:.2f} %: {summary['best_model']}")

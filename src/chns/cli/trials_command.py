@@ -8,6 +8,7 @@ from pathlib import Path
 
 from chns.cli import command_parser
 from chns.cli.options import add_model_options, load_on_device
+from chns.core import counted
 
 _EXAMPLES = """  chns trials test.parquet --out trials.txt
   chns trials test.parquet --out trials.txt --targets 20 --nontargets 10000
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
         summary = {"trials": str(arguments.out), "target_trials": num_targets, "nontarget_trials": num_nontargets}
         print(json.dumps(summary))
     else:
-        print(f"{arguments.out}: {num_targets:,} target and {num_nontargets:,} non-target trials")
+        print(f"{arguments.out}: {num_targets:,} target and {counted(num_nontargets, 'non-target trial')}")
 
 
 def _all_or_number(text: str) -> int | None:

@@ -8,7 +8,7 @@ __getattr__, __all__ = lazily(
         "chns.core.arrays": "BoolArray Float32Array Float64Array IntArray",
         "chns.core.errors": (
             "AudioError ChnsError ConfigError FolderInUseError ManifestError ModelFileError NonFiniteError "
-            "RunFolderError TrialError in_short quoted shown suggestion usage_message"
+            "RunFolderError TrialError counted in_short percent quoted shown suggestion usage_message"
         ),
         "chns.core.files": (
             "FORMULA LARGEST_YAML_BYTES atomic_folder atomic_path bounded_text config_path locked_folder "

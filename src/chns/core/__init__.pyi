@@ -11,7 +11,9 @@ from chns.core.errors import ModelFileError as ModelFileError
 from chns.core.errors import NonFiniteError as NonFiniteError
 from chns.core.errors import RunFolderError as RunFolderError
 from chns.core.errors import TrialError as TrialError
+from chns.core.errors import counted as counted
 from chns.core.errors import in_short as in_short
+from chns.core.errors import percent as percent
 from chns.core.errors import quoted as quoted
 from chns.core.errors import shown as shown
 from chns.core.errors import suggestion as suggestion

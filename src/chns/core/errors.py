@@ -43,6 +43,16 @@ def in_short(text: object) -> str:
     return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}..."
 
 
+def percent(share: float, digits: int = 2) -> str:
+    """A share as it is printed: ``10.70 %``."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """A number and what it counts: ``1 recording``, ``1,200 recordings``."""
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+
+
 _CHOICE = re.compile(r"argument (.+?): invalid choice: '(.*)' \(choose from (.*)\)", re.DOTALL)
 _TYPED = re.compile(r'Parser key "([^"]*)": Expected a (.+?)\. Got value: (.*)', re.DOTALL)
 _NO_OPTION = re.compile(r"(?:Group '([^']*)' does not accept option|Option) '([^']*)'")

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
-from chns.core import Float32Array
+from chns.core import Float32Array, percent
 
 _SOUND_POWER = 1e-6
 _SAME_CORRELATION = 0.8
@@ -69,7 +69,9 @@ class Quality:
         if self.level_dbfs < QUIET_DBFS:
             found.append(f"nearly silent, {self.level_dbfs:.0f} dBFS; noise may drown the voice")
         if self.clipped_share > CLIPPED_SHARE:
-            found.append(f"clipped, {self.clipped_share:.1%} of the samples are at full scale; the voice is distorted")
+            found.append(
+                f"clipped, {percent(self.clipped_share, 1)} of the samples are at full scale; the voice is distorted"
+            )
         if self.channels_differ:
             found.append(
                 "its channels hold different sounds and were averaged; if they are two people, choose a channel"

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from chns.core import counted, percent
 from chns.evaluation.metrics import (
     REPORTED_P_TARGETS,
     VerificationMetrics,
@@ -159,8 +160,8 @@ class OtherConventions:
     def __str__(self) -> str:
         return "\n".join(
             (
-                metric_line("EER, convex hull", f"{self.rocch_eer:.3%}"),
-                metric_line("EER, nearest threshold", f"{self.nearest_eer:.3%}"),
+                metric_line("EER, convex hull", percent(self.rocch_eer, 3)),
+                metric_line("EER, nearest threshold", percent(self.nearest_eer, 3)),
                 metric_line("minCllr", f"{self.min_cllr:.4f}"),
             )
         )
@@ -216,15 +217,15 @@ class CalibrationEffect:
     def __str__(self) -> str:
         trials = self.error_rates[0]
         pairs = {
-            name: " ".join(f"{value:10.3%}" if name == "EER" else f"{value:10.4f}" for value in pair)
+            name: " ".join(f"{percent(value, 3):>10}" if name == "EER" else f"{value:10.4f}" for value in pair)
             for name, pair in self.rows.items()
         }
         return "\n".join(
             (
-                f"{trials.target_trials:,} target and {trials.nontarget_trials:,} non-target trials",
+                f"{trials.target_trials:,} target and {counted(trials.nontarget_trials, 'non-target trial')}",
                 metric_line("", f"{'scores':>10} {'calibrated':>10}"),
                 *(metric_line(name, pair) for name, pair in pairs.items()),
-                f"at the threshold {self.miss:.2%} misses and {self.false_alarm:.2%} false alarms",
+                f"at the threshold {percent(self.miss)} misses and {percent(self.false_alarm)} false alarms",
             )
         )
 

@@ -188,7 +188,7 @@ class Sweep:
         yield f"{'condition':<{width}}  {'EER':<26}{titles}  EER minus that {AS_RECORDED}"
         for one in self.conditions:
             values = "".join(f"  {one.rates[cost].estimate:<12.4f}" for cost in costs)
-            difference = f"{one.difference['eer']:+.2%}" if one.axis else "-"
+            difference = one.difference["eer"].in_points() if one.axis else "-"
             short = f", {one.unchanged:,} shorter and whole" if one.unchanged else ""
             yield f"{one.name:<{width}}  {format(one.rates['eer'], '.2%'):<26}{values}  {difference}{short}"
         if any(one.axis == "snr" for one in self.conditions):

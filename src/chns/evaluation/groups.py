@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from chns.core import BoolArray, Float64Array
+from chns.core import BoolArray, Float64Array, counted, percent
 from chns.evaluation.intervals import Interval, interval
 from chns.evaluation.metrics import REPORTED_P_TARGETS, error_rates, metric_line
 from chns.evaluation.speaker_bootstrap import bootstrap_groups
@@ -121,10 +121,10 @@ class GroupedRates:
         yield "    " + _shares(self.cross)
         yield f"  miss and false alarm: at one threshold for all, {self.threshold:.4f}, that of the EER of all trials"
         if self.without_group:
-            yield f"  left out: {self.without_group:,} trials of utterances without {self.column}"
+            yield f"  left out: {counted(self.without_group, 'trial')} of utterances without {self.column}"
         if self.extremes is not None:
             worst, best, difference = self.extremes
-            yield f"  worst: {worst}; best: {best}; difference of the EER {difference:.3%}"
+            yield f"  worst: {worst}; best: {best}; difference of the EER {difference.in_points()}"
 
 
 def group_rates(
@@ -245,18 +245,21 @@ def _interval(estimate: float, resampled: Float64Array) -> Interval:
 
 def _counted(group: GroupRates) -> str:
     return (
-        f"{group.speakers:,} speakers, {group.target_trials:,} target and {group.nontarget_trials:,} non-target trials"
+        f"{counted(group.speakers, 'speaker')}, {group.target_trials:,} target and "
+        f"{counted(group.nontarget_trials, 'non-target trial')}"
     )
 
 
 def _shares(group: GroupRates) -> str:
-    shares = [f"{share:.3%}" if np.isfinite(share) else "-" for share in (group.miss, group.false_alarm)]
+    shares = [percent(share, 3) if np.isfinite(share) else "-" for share in (group.miss, group.false_alarm)]
     return metric_line("miss / false alarm", " / ".join(shares))
 
 
 def _rate_line(name: str, value: Interval) -> str:
     number_format = ".3%" if name == "eer" else ".4f"
-    text = format(value, number_format) if np.isfinite(value.low) else f"{value.estimate:{number_format}}, one speaker"
+    text = format(value, number_format)
+    if not np.isfinite(value.low):
+        text = f"{text.partition(' [')[0]}, one speaker"
     titles = {"eer": "EER", "min_cllr": "minCllr", "cllr": "Cllr"}
     return metric_line(titles.get(name, f"minDCF (p_target {name.removeprefix('min_dcf_')})"), text)
 

@@ -33,7 +33,7 @@ __all__ = [
 class Interval:
     """An estimate and where the truth is with a confidence of `level`.
 
-    Formats like a number: ``f"{eer:.2%}"`` gives ``2.03% [1.95%, 2.11%]``.
+    Formats like a number: ``f"{eer:.2%}"`` gives ``2.03 % [1.95 %, 2.11 %]``.
     """
 
     estimate: float
@@ -51,8 +51,14 @@ class Interval:
         return {"estimate": self.estimate, "low": self.low, "high": self.high, "level": self.level}
 
     def __format__(self, number_format: str) -> str:
-        estimate, low, high = (format(number, number_format) for number in (self.estimate, self.low, self.high))
+        numbers = (self.estimate, self.low, self.high)
+        estimate, low, high = (format(number, number_format).replace("%", " %") for number in numbers)
         return f"{estimate} [{low}, {high}]"
+
+    def in_points(self) -> str:
+        """A difference of shares in percentage points: ``-0.35 [-0.60, -0.10] points``."""
+        scaled = Interval(100 * self.estimate, 100 * self.low, 100 * self.high, self.level)
+        return f"{scaled:+.2f} points"
 
     def __str__(self) -> str:
         return format(self, ".4f")

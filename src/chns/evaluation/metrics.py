@@ -30,7 +30,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from chns.core import BoolArray, Float64Array, atomic_path
+from chns.core import BoolArray, Float64Array, atomic_path, counted, percent
 
 
 def detection_cost(
@@ -223,8 +223,8 @@ class VerificationMetrics:
     def __str__(self) -> str:
         return "\n".join(
             (
-                f"{self.target_trials:,} target and {self.nontarget_trials:,} non-target trials",
-                metric_line("EER", f"{self.eer:.3%}, at the threshold {self.threshold:.4f}"),
+                f"{self.target_trials:,} target and {counted(self.nontarget_trials, 'non-target trial')}",
+                metric_line("EER", f"{percent(self.eer, 3)}, at the threshold {self.threshold:.4f}"),
                 *(metric_line(f"minDCF (p_target {p})", f"{cost:.4f}") for p, cost in self.min_dcf.items()),
             )
         )

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from chns.core import BoolArray, Float64Array, IntArray, TrialError, number
+from chns.core import BoolArray, Float64Array, IntArray, TrialError, counted, number
 from chns.evaluation.intervals import Interval, interval
 from chns.evaluation.metrics import ErrorRates, metric_line
 from chns.evaluation.trials import FieldLines, Trials
@@ -297,10 +297,12 @@ class SpoofMetrics:
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        yield f"with {self.counts['spoof']:,} spoof trials"
+        yield f"with {counted(self.counts['spoof'], 'spoof trial')}"
         for name, one in self.rates.items():
             number_format = ".4f" if name == "min_a_dcf" else ".3%"
-            text = format(one, number_format) if np.isfinite(one.low) else format(one.estimate, number_format)
+            text = format(one, number_format)
+            if not np.isfinite(one.low):
+                text = text.partition(" [")[0]
             if np.isnan(one.estimate):
                 text = "none: the three errors are nowhere equally frequent"
             yield metric_line(_TITLES[name], text)

@@ -52,7 +52,7 @@ def _with_settings_of_one_factory(words: Sequence[str]) -> list[str]:
     """
     factories: dict[str, str | None] = {name: getattr(TrainSettings(), name).factory for name in _OF_FACTORIES}
     result: list[str] = []
-    for group in _groups(words):
+    for group in filter(None, _groups(words)):
         named = _named_in(group)
         changed = [section for section, factory in named.items() if factory != factories[section]]
         result += [f"--{section}.settings={{}}" for section in changed] + group
@@ -161,8 +161,9 @@ class SettingsParser(ArgumentParser):
         self.exit(2, f"chns: error: {message}\n")
 
     def _as_declared(self, word: str) -> str:
-        """An option as it is declared: ``--train.start_from`` for ``--train.start-from``."""
+        """An option as it is declared: ``--train.start_from`` for ``--train.start-from``, also below ``settings``."""
         name, equals, value = word.partition("=")
         declared = f"--{name[2:].replace('-', '_')}"
         known = self._option_string_actions
-        return f"{declared}{equals}{value}" if name[:2] == "--" and name not in known and declared in known else word
+        is_declared = declared in known or declared.rpartition(".")[0] in known
+        return f"{declared}{equals}{value}" if name[:2] == "--" and name not in known and is_declared else word

@@ -235,7 +235,7 @@ def _beyond_thresholds(manifest: Manifest, measures: pa.Table, limits: Limits) -
     for kind, is_beyond, values, words in judged:
         for row in np.flatnonzero(is_beyond).tolist():
             value = float(values[row])
-            yield Finding(kind, _speaker(manifest, row), row, value, words.format(value))
+            yield Finding(kind, _speaker(manifest, row), row, value, words.format(value).replace("%", " %"))
 
 
 def _wrong_in_manifest(manifest: Manifest, measures: pa.Table, whole_files: bool) -> Iterator[Finding]:

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from chns.core import AudioError, ManifestError, atomic_path, table_cell
+from chns.core import AudioError, ManifestError, atomic_path, counted, table_cell
 from chns.core.parallel import mapped
 from chns.data.audio import (
     EXTENSIONS,
@@ -151,14 +151,15 @@ class ScanResult:
         lines = [] if self.doubt is None else [f"warning: {self.doubt}"]
         if self.differing:
             lines.append(
-                f"warning: {len(self.differing):,} utterances are the mean of channels that hold different sounds, "
-                f"such as {min(self.differing)}. If those are different people, choose one with --channel."
+                f"warning: {counted(len(self.differing), 'utterance is', 'utterances are')} the mean of channels that "
+                f"hold different sounds, such as {min(self.differing)}. If those are different people, choose one "
+                "with --channel."
             )
         if self.spellings:
             example = " and ".join(map(ascii, self.spellings[0]))
             lines.append(
-                f"warning: {len(self.spellings):,} speakers are written in several ways that look the same, such as "
-                f"{example}; each is taken for one person"
+                f"warning: {counted(len(self.spellings), 'speaker is', 'speakers are')} written in several ways that "
+                f"look the same, such as {example}; each is taken for one person"
             )
         if self.passed_over:
             kinds = sorted(self.passed_over.items(), key=lambda item: (-item[1], item[0]))
