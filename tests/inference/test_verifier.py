@@ -299,6 +299,8 @@ def test_enrolled_speakers_are_identified(verifier, hums, tmp_path):
             ("s01", 4, "said yes"),
             ("s02", 2, "said yes"),
         ]
+        files = [str(file) for file in by_speaker["s01"][2:4]]
+        assert [person.sources for person in store.voiceprints()] == [(None,) * 2, (None, None, *files), (None,) * 2]
         matches = verifier.identify(store, by_speaker["s01"][3], top=2)
         assert matches == store.identify(verifier.embed(by_speaker["s01"][3]).vector, top=2)
         assert len(matches) == 2

@@ -28,10 +28,17 @@ from chns.bundle.bundle_graph import PACKAGED_MODEL, GraphBundle, load_graph_bun
 from chns.core import AudioError, Float32Array, IntArray, ModelFileError
 from chns.data import Channel, channel_number, channels_differ, file_channels_differ
 from chns.inference.decision_rule import DecisionRule
-from chns.inference.listening import MIN_SECONDS, Quality, array_windows, file_windows, joint_quality, measured_windows
+from chns.inference.listening import (
+    MIN_SECONDS,
+    Quality,
+    array_windows,
+    file_windows,
+    joint_quality,
+    measured_windows,
+    source_name,
+)
 
 if TYPE_CHECKING:
-    from chns.bundle.graph import Graph
     from chns.store.voiceprints import Match, VoiceprintStore
 
 AudioPath = str | os.PathLike[str]
@@ -125,7 +132,6 @@ class Verifier:
         if threshold is not None and not -1 <= threshold <= 1:
             raise ValueError(f"threshold must be a cosine, between -1 and 1, got {threshold}.")
         self._rule = DecisionRule.of_bundle(bundle.metrics, threshold=threshold)
-        self._run: Graph
         self._run_padded: Callable[[Float32Array, IntArray], Float32Array] | None = None
         if isinstance(bundle, GraphBundle):
             if device != "cpu":
@@ -333,13 +339,17 @@ class Verifier:
     ) -> list[Embedding]:
         """Store a speaker's voiceprint, made of all utterances; see `VoiceprintStore.enrol` for arguments and errors.
 
-        ``channel`` is that of the files, as in `embed`.
+        ``channel`` is that of the files, as in `embed`. Where all utterances are files, the store keeps their paths.
 
         Returns:
             What was enrolled; the quality of each utterance is worth a look.
         """
         embeddings = [self._embedded(utterance, channel) for utterance in utterances]
-        store.enrol(name, np.stack([embedding.vector for embedding in embeddings]), note=note, add=add)
+        vectors = np.stack([embedding.vector for embedding in embeddings])
+        files = [Path(one) for one in utterances if not isinstance(one, Embedding)]
+        named = [source_name(file, None, channel_number(channel)) for file in files]
+        sources = named if len(named) == len(vectors) else None
+        store.enrol(name, vectors, note=note, add=add, sources=sources)
         return embeddings
 
     def identify(
