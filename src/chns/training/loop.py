@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from chns.core import NonFiniteError, atomic_path
+from chns.core import NonFiniteError, atomic_path, percent
 from chns.core.distributed import average_buffers, world_size
 from chns.data import CropBatches, SpeakerCrops, plain_worker_errors
 from chns.encoders import SpeakerEncoder
@@ -294,7 +294,7 @@ class Training:
             epoch=epoch,
             loss=f"{values['loss']:.3f}",
             hard=f"{values['hard_ratio']:g}",
-            easy=f"{values['easy_anchor_share']:.0%}",
+            easy=percent(values["easy_anchor_share"], 0),
             negatives=f"{values['negative_similarity_mean']:.2f}",
         )
         if progress.disable:
