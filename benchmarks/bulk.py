@@ -22,7 +22,8 @@ from report import Ratio, parser, publish, take_turns
 from chns.bundle.bundle import Architecture, load_bundle, save_bundle
 from chns.data import Manifest, write_audio
 from chns.evaluation import Embedder
-from chns.inference.bulk import enrol_many, identify_many, wanted_of
+from chns.inference.bulk import enrol_many, identify_many
+from chns.inference.hearing import wanted_of
 from chns.inference.verifier import Verifier
 from chns.store.voiceprints import VoiceprintStore
 

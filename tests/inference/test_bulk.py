@@ -17,7 +17,7 @@ import torch
 from chns.bundle.bundle import Architecture, save_bundle
 from chns.cli import main
 from chns.data import Manifest, read_audio, write_audio
-from chns.inference import bulk
+from chns.inference import bulk, hearing
 from chns.inference.verifier import Verifier
 from chns.store.voiceprints import VoiceprintStore
 
@@ -138,7 +138,7 @@ def test_a_manifest_is_enrolled_as_one_would_enrol_its_people_one_by_one(model, 
 def test_a_model_without_weights_enrols_a_manifest_too(people, tmp_path):
     """The packaged model is a graph, which takes one recording at a time."""
     folder = Verifier.load()
-    wanted = bulk.wanted_of(Manifest.read(people).take([0, 1, 2, 3]))
+    wanted = hearing.wanted_of(Manifest.read(people).take([0, 1, 2, 3]))
     path = tmp_path / "p.store"
 
     def open_store():
@@ -151,7 +151,7 @@ def test_a_model_without_weights_enrols_a_manifest_too(people, tmp_path):
 
 
 def test_long_recordings_are_heard_in_windows_as_a_single_one_is(model, people, tmp_path, monkeypatch):
-    monkeypatch.setattr(bulk, "_LONG_SECONDS", 1.0)
+    monkeypatch.setattr(hearing, "_LONG_SECONDS", 1.0)
     enrol(model, tmp_path / "p.store", people)
     for name, person in enrolled_in(tmp_path / "p.store").items():
         heard = [Verifier.load(model).embed(people.parent / name / f"{number}.flac").vector for number in range(2)]
@@ -319,7 +319,7 @@ def test_recordings_that_are_enrolled_themselves_say_nothing_about_recall(model,
 
 
 def test_identifying_goes_on_after_a_kill_with_what_was_done(model, store, calls, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bulk, "_BATCH_SECONDS", 3.0)
+    monkeypatch.setattr(hearing, "_BATCH_SECONDS", 3.0)
     whole = tmp_path / "whole.csv"
     assert run(*identify(model, store, calls, whole)) == 1
     out, part = tmp_path / "who.csv", tmp_path / "who.csv.part"

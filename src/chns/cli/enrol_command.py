@@ -116,7 +116,8 @@ def _require_one_way(arguments: argparse.Namespace) -> None:
 
 def _enrol_manifest(arguments: argparse.Namespace, verifier: Verifier, open_store: Opens) -> int:
     from chns.data import Manifest, channel_number
-    from chns.inference.bulk import Known, enrol_many, wanted_of
+    from chns.inference.bulk import Known, enrol_many
+    from chns.inference.hearing import wanted_of
 
     manifest = Manifest.read(arguments.manifest, root=arguments.root)
     wanted = wanted_of(manifest, channel=channel_number(as_channel(arguments.channel)))

@@ -128,7 +128,8 @@ def _export(store: VoiceprintStore, arguments: argparse.Namespace) -> tuple[dict
 
 def _re_embed(store: VoiceprintStore, arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from chns.data import Manifest, channel_number
-    from chns.inference.bulk import re_embed, wanted_of
+    from chns.inference.bulk import re_embed
+    from chns.inference.hearing import wanted_of
     from chns.store.encryption import read_key
     from chns.store.voiceprints import VoiceprintStore
 

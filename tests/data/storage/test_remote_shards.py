@@ -41,6 +41,7 @@ from chns.data.storage.remote import RemoteRecording, RemoteRoot
 from chns.encoders import EcapaTdnn, SpeakerEncoder
 from chns.evaluation.embedder import Embedder
 from chns.features import LogMel
+from chns.inference.hearing import Sounds, wanted_of
 from chns.sampling import BatchShape, RandomSpeakerBatches
 
 BRIEF = Patience(timeout_seconds=0.3, attempts=2, backoff_seconds=0.01)  # for servers that never come to an end
@@ -263,6 +264,17 @@ def test_embeddings_and_whole_utterances_are_those_of_local_shards(server, packe
     ):
         assert torch.equal(near, other)
     assert pad_waveforms(WholeUtterances(far, **whole).__getitems__([0]))[1].tolist() == [2 * RATE]
+
+
+def test_a_manifest_that_is_enrolled_or_identified_is_heard_from_a_url_as_from_local_shards(server, packed):
+    def heard(manifest):
+        return Sounds(wanted_of(manifest), sample_rate_hz=RATE, min_samples=400).__getitems__(range(len(manifest)))
+
+    for near, far in zip(heard(packed), heard(remote(server, packed)), strict=True):
+        assert (near.row, near.refused, near.quality) == (far.row, None, far.quality)
+        assert len(near.windows) == len(far.windows) > 0
+        for one, other in zip(near.windows, far.windows, strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def trained(manifest, configs, out, *more):
