@@ -46,6 +46,5 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(summaries))
         return
-    for summary in summaries.values():
-        part = f"{counted(summary['speakers'], 'speaker')}, {counted(summary['utterances'], 'utterance')}"
-        print(f"{summary['manifest']}: {part}")
+    for part, path in zip(parts, arguments.out, strict=True):
+        print(f"{path}: {counted(len(part.speakers), 'speaker')}, {counted(len(part), 'utterance')}")

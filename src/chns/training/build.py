@@ -447,3 +447,8 @@ def make_logger(settings: TrainSettings) -> MetricsLogger | None:
     if not callable(getattr(logger, "log_metrics", None)):
         raise ConfigError(f"train.logger must have a method log_metrics(metrics, step), got {chosen.factory}.")
     return logger
+
+
+def world(settings: TrainSettings) -> tuple[int, int]:
+    """Processes on this machine, and machines; see `launched_world`."""
+    return launched_world(settings.train.devices, settings.train.num_nodes)

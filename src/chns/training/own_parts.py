@@ -44,7 +44,7 @@ def try_encoder(model: SpeakerEncoder, factory: str) -> int:
             tried = [_tried(model.encoder, features, lengths, factory) for lengths in (None, frames)]
     finally:
         model.train(was_training)
-    wanted = getattr(model.encoder, "embedding_dim", tried[0].shape[-1] if tried[0].ndim else 0)
+    wanted = getattr(model.encoder, "embedding_dim", tried[0].shape[1] if tried[0].ndim == 2 else "dim")
     for embeddings in tried:
         if embeddings.shape != (_UTTERANCES, wanted):
             raise ConfigError(

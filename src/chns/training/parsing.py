@@ -165,5 +165,6 @@ class SettingsParser(ArgumentParser):
         name, equals, value = word.partition("=")
         declared = f"--{name[2:].replace('-', '_')}"
         known = self._option_string_actions
-        is_declared = declared in known or declared.rpartition(".")[0] in known
+        parent = declared.rpartition(".")[0]
+        is_declared = declared in known or (parent.endswith(".settings") and parent in known)
         return f"{declared}{equals}{value}" if name[:2] == "--" and name not in known and is_declared else word

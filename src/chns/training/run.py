@@ -21,7 +21,7 @@ from torch import nn
 from chns.bundle.bundle import Architecture, load_bundle, require_own_bundle, save_bundle
 from chns.bundle.bundle_graph import add_graph_if_possible
 from chns.core import ConfigError, atomic_path, in_short, locked_folder
-from chns.core.distributed import from_first_process, launched_world, rank, require_device
+from chns.core.distributed import from_first_process, rank, require_device
 from chns.data import Manifest
 from chns.encoders import SpeakerEncoder
 from chns.losses import TaughtLoss
@@ -37,6 +37,7 @@ from chns.training.build import (
     optimizer_maker,
     read_data,
     starting_model,
+    world,
 )
 from chns.training.cost import count_encoder, count_step, usable_memory_bytes
 from chns.training.folder import RunFolder, config_text, longer
@@ -273,7 +274,7 @@ class _Progress:
 def _launched(settings: TrainSettings) -> Fabric:
     """Start the other processes, if there are to be any, and join them."""
     require_device(settings.train.device, settings.train.precision)
-    devices, num_nodes = launched_world(settings.train.devices, settings.train.num_nodes)
+    devices, num_nodes = world(settings)
     fabric = Fabric(
         accelerator=settings.train.device,
         strategy=settings.train.strategy,
