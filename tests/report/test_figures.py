@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fabricated_findings import STRATEGIES, fabricated_run, fabricated_runs
 
-from chns.core import ChnsError
+from chns.core import ChnsError, percent
 from chns.report import curve_figures, drawing
 from chns.report.curve_figures import QUANTITIES, by_trial_list, det_figures, measured, score_figures, training_figures
 from chns.report.drawing import (
@@ -58,7 +58,7 @@ def test_a_det_figure_has_labelled_axes_every_run_and_the_operating_points(det, 
     for text in ("False-alarm rate (%)", "Miss rate (%)", "EER", "minDCF 0.01", "minDCF 0.05", *STRATEGIES):
         assert text in drawn
     for run in runs:
-        assert f"{run.name} EER {run.scored['hard'].metrics.eer:.2%}" in det[1].alt
+        assert f"{run.name} EER {percent(run.scored['hard'].metrics.eer)}" in det[1].alt
 
 
 def test_det_figures_of_all_lists_have_the_same_axes_with_every_marker_inside(tmp_path, monkeypatch):
@@ -102,7 +102,7 @@ def test_a_det_figure_shows_a_system_without_errors(tmp_path):
     assert run.scored["easy"].metrics.eer == 0
     (figure,) = det_figures(tmp_path, by_trial_list([run]), run_groups([run]))
     assert "NaN" not in figure.svg
-    assert "EER 0.00%" in figure.alt
+    assert "EER 0.00 %" in figure.alt
 
 
 def test_inside_the_page_a_figure_has_the_page_s_colours_and_fonts_and_none_of_its_own(det, runs):

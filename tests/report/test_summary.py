@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from fabricated_findings import STRATEGIES, fabricated_run, fabricated_runs
 
+from chns.core import percent
 from chns.report.curve_figures import by_trial_list
 from chns.report.drawing import run_groups
 from chns.report.first_screen import differing_settings, dot_figures, first_words, what_was_run
@@ -94,11 +95,11 @@ def test_without_a_comparison_the_best_strategy_is_the_title():
     runs = fabricated_runs(trial_lists=("a",))
     words = first_words(run_groups(runs), by_trial_list(runs), None)
     ordered = sorted(runs, key=lambda run: run.scored["a"].metrics.eer)
-    assert words.title == f"Lowest EER on a trials: {ordered[0].scored['a'].metrics.eer:.2%}, by {ordered[0].name}"
+    assert words.title == f"Lowest EER on a trials: {percent(ordered[0].scored['a'].metrics.eer)}, by {ordered[0].name}"
     assert f"of {ordered[0].name} (" in words.quote
     assert f"of {ordered[-1].name}." in words.quote
     alone = first_words(run_groups(runs[:1]), by_trial_list(runs[:1]), None)
-    assert alone.title == f"EER {runs[0].scored['a'].metrics.eer:.2%} on a trials"
+    assert alone.title == f"EER {percent(runs[0].scored['a'].metrics.eer)} on a trials"
 
 
 def test_what_was_run_is_told_with_the_settings_that_differ():

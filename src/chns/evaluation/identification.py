@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from chns.core import BoolArray, Float32Array, Float64Array, IntArray
+from chns.core import BoolArray, Float32Array, Float64Array, IntArray, percent
 from chns.evaluation.intervals import Interval, interval
 from chns.evaluation.pairs import unit_embeddings
 
@@ -87,7 +87,7 @@ class Identification:
             f"{'gallery':>8}  {'FNIR':<26}  {'another nearest':>15}  {'threshold':>9}  {'mated':>7}  {'strangers':>9}"
         )
         rows = [
-            f"{one.size:>8,}  {format(one.fnir, '.2%'):<26}  {one.confused:>15.2%}  {one.threshold:>9.4f}  "
+            f"{one.size:>8,}  {format(one.fnir, '.2%'):<26}  {percent(one.confused):>15}  {one.threshold:>9.4f}  "
             f"{one.mated:>7,.0f}  {one.nonmated:>9,.0f}"
             for one in self.galleries
         ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from chns.core import BoolArray, Float64Array
+from chns.core import BoolArray, Float64Array, percent
 from chns.evaluation import REPORTED_P_TARGETS, det_curve, detection_cost, error_rates
 from chns.report.drawing import (
     INK,
@@ -122,7 +122,7 @@ def _det_limits(points: Float64Array) -> Float64Array:
 
 
 def _det_figure(folder: Path, name: str, trial_list: str, lists: Sequence[_Det], limits: Float64Array) -> Figure:
-    said = "; ".join(f"{label_of(one.group.label)} EER {_mean_eer(one, trial_list):.2%}" for one in lists)
+    said = "; ".join(f"{label_of(one.group.label)} EER {percent(_mean_eer(one, trial_list))}" for one in lists)
     return draw(
         folder,
         name,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from chns import __version__
-from chns.core import in_short
+from chns.core import in_short, percent
 from chns.report.curve_figures import RunScores
 from chns.report.drawing import INK, MUTED, PAPER, Figure, Group, LegendEntry, draw, label_of
 from chns.report.run_findings import ComparedChange, ComparedList, ComparedRuns, ComparedValue, Difference, VerdictWords
@@ -154,11 +154,13 @@ def _of_lists(groups: Sequence[Group], trial_lists: Mapping[str, Sequence[RunSco
     best = min(means, key=means.__getitem__)
     sentences = [_sentence(other, one) for other, one in trial_lists.items()]
     if len(means) == 1:
-        return FirstWords(f"EER {means[best]:.2%} on {_list_name(name)}", " ".join(sentences), ())
+        return FirstWords(f"EER {percent(means[best])} on {_list_name(name)}", " ".join(sentences), ())
     alone = all(len(group.runs) == 1 for group in groups)
     note = "Single trainings: a small difference may be chance. `chns compare` trains each strategy several times."
     return FirstWords(
-        f"Lowest EER on {_list_name(name)}: {means[best]:.2%}, by {best}", " ".join(sentences), (note,) if alone else ()
+        f"Lowest EER on {_list_name(name)}: {percent(means[best])}, by {best}",
+        " ".join(sentences),
+        (note,) if alone else (),
     )
 
 
@@ -168,11 +170,11 @@ def _sentence(name: str, scored: Sequence[RunScores]) -> str:
     size = f"{metrics.target_trials:,} targets, {metrics.nontarget_trials:,} non-targets"
     costs = f"minDCF {metrics.min_dcf[0.05]:.3f} (0.05) and {metrics.min_dcf[0.01]:.3f} (0.01)"
     if len(ordered) == 1:
-        return f"On {_list_name(name)} ({size}): EER {metrics.eer:.2%}, {costs}."
+        return f"On {_list_name(name)} ({size}): EER {percent(metrics.eer)}, {costs}."
     highest = ordered[-1]
     return (
-        f"On {_list_name(name)} ({size}): EER {metrics.eer:.2%} of {lowest.run.name} ({lowest.run.strategy}) to "
-        f"{highest.scored.metrics.eer:.2%} of {highest.run.name}."
+        f"On {_list_name(name)} ({size}): EER {percent(metrics.eer)} of {lowest.run.name} ({lowest.run.strategy}) to "
+        f"{percent(highest.scored.metrics.eer)} of {highest.run.name}."
     )
 
 
@@ -315,7 +317,7 @@ def _rows(groups: Sequence[Group], scored: Sequence[RunScores], table: ComparedL
 
 def _dot_figure(folder: Path, name: str, trial_list: str, rows: Sequence[_Row], baseline: str | None) -> Figure:
     means = {row.group.label: float(np.mean(row.values)) for row in rows}
-    said = "; ".join(f"{label} {mean:.2%}" for label, mean in means.items())
+    said = "; ".join(f"{label} {percent(mean)}" for label, mean in means.items())
     return draw(
         folder,
         name,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from chns.core import percent
 from chns.report.curve_figures import ROW_INCHES, name_row, plot_hill
 from chns.report.drawing import CATEGORY_COLOURS, MUTED, WIDTH_INCHES, Figure, Group, LegendEntry, draw, label_of
 from chns.report.run_findings import BatchHardness, ClusterShapes, SpeakerMap
@@ -80,8 +81,9 @@ def _in_words(measured: Sequence[BatchHardness]) -> str:
         axis=0,
     )
     return (
-        f"mean {random:.3f} in random batches, {hard:.3f} in {measured[0].hard_batches}; of these {share:.0%} are above"
-        f" the hardest 5% of random pairs; with the closest other speaker {random_closest:.3f} and {hard_closest:.3f}."
+        f"mean {random:.3f} in random batches, {hard:.3f} in {measured[0].hard_batches}; of these "
+        f"{percent(share, 0)} are above the hardest 5 % of random pairs; with the closest other speaker "
+        f"{random_closest:.3f} and {hard_closest:.3f}."
     )
 
 
