@@ -76,7 +76,7 @@ def test_every_command_has_help_with_examples(command, capsys):
         ("train stray", "arguments must be those of `chns train --help`, got 'stray' besides."),
         ("train --out", "argument --out: expected one argument. `chns train --help` explains."),
         ("evaluate m v.parquet --trial t --out s", "got --trial. Did you mean --trials?"),
-        ("evaluate m v.parquet --out s", "required: --trials. `chns evaluate --help` explains."),
+        ("evaluate m v.parquet --out s", "--trials --gallery is required. `chns evaluate --help` explains."),
         ("trials t.parquet --out x --format kadli", "--format must be one of .*, got 'kadli'. Did you mean kaldi?"),
         ("train --encoder.settings.embedding-dim 3 --train.epoch 3", "got --train.epoch. Did you mean --train.epochs?"),
         (

@@ -190,7 +190,9 @@ class CommandParser(argparse.ArgumentParser):
         options = [name for parser in parsers for name in parser._option_string_actions]
         names = [word.partition("=")[0] for word in self._words if word.startswith("--")]
         unknown = [name for name in names if name not in (*options, "--")]
-        if unknown and "arguments are required" in message:  # what is missing is there, mistyped
+        if unknown and (
+            "arguments are required" in message or message.endswith("is required")
+        ):  # what is missing is there, mistyped
             message = f"unrecognized arguments: {unknown[0]}"
         message = usage_message(message, prog=self.prog, options=options)
         self.exit(2, f"chns: error: {message}\n")

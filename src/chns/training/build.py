@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -341,10 +340,7 @@ def make_loss(settings: TrainSettings, model: SpeakerEncoder, manifest: Manifest
     """The loss; one that classifies is told how many speakers there are and how large an embedding is.
 
     Both also under the names that losses of pytorch-metric-learning have for them; and the order of the batches. An
-    encoder or a loss of the user's own is tried on a batch.
-
-    Raises:
-        ConfigError: As `try_encoder` and `try_loss`; further ones as `_taught`.
+    encoder or a loss of the user's own is tried on a batch; errors as `try_encoder`, `try_loss` and `_taught`.
     """
     derived = {"num_speakers": len(manifest.speakers), "num_classes": len(manifest.speakers)}
     derived["utterances_per_speaker"] = settings.batches.utterances_per_speaker
