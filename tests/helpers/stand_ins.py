@@ -182,7 +182,6 @@ def models() -> None:
     ):
         torch.save(dict(state), name)
     run("import", "speechbrain", "embedding_model.ckpt", "--out", "ecapa")
-    shutil.copytree("ecapa", "models/ecapa")
     Path("compare.yaml").write_text(COMPARISON)
     Path("small.yaml").write_text(SMALL)
     run("compare", "compare.yaml", "--out", "runs/comparison")
@@ -190,7 +189,8 @@ def models() -> None:
         shutil.copytree(f"runs/comparison/{strategy}/seed-0", f"runs/{name}")
     shutil.copyfile("runs/chns/clusters/epoch-0001.safetensors", "runs/chns/clusters/epoch-0002.safetensors")
     run("calibrate", "runs/chns/model", "dev.parquet", "--trials", "dev.txt", "--false-alarm", 0.1)
-    shutil.copytree("runs/chns/model", "MODEL")
+    for name in ("MODEL", "models/ecapa"):
+        shutil.copytree("runs/chns/model", name)
     run("evaluate", "runs/chns/model", "vox1.parquet", "--trials", "veri_test2.txt", "--out", "scores.txt")
     for name in ("new", "old", "other", "calibrated"):
         shutil.copyfile("scores.txt", f"{name}.txt")
