@@ -43,6 +43,8 @@ SHORTER = {
     "chns compare ablation": "--dry-run",
     "chns compare compare_synthetic": "--dry-run",
     "chns check": "--workers 1",
+    "chns evaluate MODEL test.parquet --gallery": "--gallery 5,10",
+    "chns evaluate runs/chns/model test.parquet --gallery": "--gallery 5,10",
     "chns evaluate runs/chns/model vox1.parquet --trials veri_test2.txt --out as.txt": "--top-k 20",
     "chns evaluate MODEL vox1.parquet --trials veri_test2.txt --out s.txt --as-norm": "--top-k 20",
     "chns speech": "--workers 1",
