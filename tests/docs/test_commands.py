@@ -181,7 +181,7 @@ def test_every_command_runs_from_a_wheel_in_a_folder_of_its_own(wheel, tmp_path)
     driver = [sys.executable, "-c", DRIVER, str(wheel)]
     done = subprocess.run(driver, cwd=tmp_path, check=False, input="\n".join(below), **options)
     results = [json.loads(line) for line in done.stdout.splitlines()]
-    answers = dict.fromkeys(("verify", "identify", "check"), {0, 1})  # two speakers; nobody; something to look at
-    failed = [result for result in results if result[1] not in answers.get(result[0].split()[1], {0})]
+    answers = dict.fromkeys(("verify", "identify", "check"), (0, 1))  # two speakers; nobody; something to look at
+    failed = [result for result in results if result[1] not in answers.get(result[0].split()[1], (0,))]
     assert not failed, "\n\n".join(f"{line}\nexit code {code}\n{said}" for line, code, said in failed)
     assert len(results) == len(below), done.stderr[-2000:]
