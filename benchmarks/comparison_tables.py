@@ -37,14 +37,16 @@ def mean_curve(paths: list[Path]) -> list[dict[str, Any]]:
 
 def of_list(runs: dict[str, dict[int, Path]], sides: tuple[np.ndarray, np.ndarray], title: str, baseline: str) -> Any:
     """Rows of a trial list; each strategy is compared on the seeds that it shares with the baseline."""
-    rows = {}
+    common: dict[tuple[int, ...], list[str]] = defaultdict(list)
     for name, of_seed in runs.items():
-        seeds = sorted(set(of_seed) & set(runs[baseline]))
-        if not seeds:
-            continue
-        wanted = {baseline: runs[baseline]} | {name: of_seed}
-        scores = {n: np.stack([np.load(p[s].with_suffix(".npz"))[title] for s in seeds]) for n, p in wanted.items()}
-        rows[name] = compare(sides, scores, baseline=baseline)[name]
+        common[tuple(sorted(set(of_seed) & set(runs[baseline])))].append(name)
+    rows = {}
+    for seeds, names in common.items():
+        if seeds:
+            wanted = dict.fromkeys([baseline, *names])
+            scores = {n: np.stack([np.load(runs[n][s].with_suffix(".npz"))[title] for s in seeds]) for n in wanted}
+            found = compare(sides, scores, baseline=baseline)
+            rows |= {name: found[name] for name in names}
     return rows
 
 

@@ -6,7 +6,7 @@
 A speaker is a point of 48 dimensions whose variances fall, so that a few directions tell most speakers apart and many
 tell the rest. An utterance is the speaker, a shift within the same dimensions, and what is said (one of 30 contents).
 They are mixed by a random network into the 64 numbers that are seen. A small perceptron learns to embed them with the
-real samplers and the real loss, by random batches and by hard ones that begin after a quarter of the steps; 500 other
+real samplers and the real loss, by random batches and by hard ones that begin after a quarter of the steps; 250 other
 speakers test it. What is drawn at random for each point: speakers, P, utterances a speaker, noise, steps, hard share,
 group size and band. The gain is 1 less the ratio of the error rates.
 """
@@ -27,7 +27,7 @@ from vector_training import Plan, Strategy, make_trials, rates, train
 from chns.sampling import NeighbourGroups, StartAt
 
 _DIM, _SEEN, _CONTENTS = 48, 64, 30
-_TEST_SPEAKERS, _TEST_UTTERANCES = 500, 8
+_TEST_SPEAKERS, _TEST_UTTERANCES = 250, 6
 
 
 class Voices:
@@ -54,20 +54,20 @@ class Voices:
 
 def drawn_point(rng: np.random.Generator) -> dict[str, Any]:
     """One combination of what is swept."""
-    speakers = round(10 ** rng.uniform(3, 4.5))
+    speakers = round(10 ** rng.uniform(3, 4.3))
     point = {
         "speakers": speakers,
-        "P": int(2 ** rng.integers(3, 8)),
+        "P": int(2 ** rng.integers(2, 8)),
         "utterances": int(rng.choice([4, 6, 10, 20] if speakers < 10_000 else [4, 6, 10])),
         "noise": float(rng.uniform(0.3, 1.0)),
-        "steps": int(2 ** rng.integers(9, 13)),
+        "steps": int(2 ** rng.integers(8, 12)),
         "hard_ratio": float(rng.choice([0.5, 1.0])),
         "group_size": int(rng.choice([4, 8, 16])),
         "skipped": int(rng.choice([0, 0, 8])),
-        "width": int(rng.choice([128, 512])),
+        "width": int(rng.choice([64, 256])),
     }
     point["group_size"] = min(point["group_size"], max(2, int(point["hard_ratio"] * point["P"])))
-    while point["steps"] * point["P"] > 65_536:  # what a core does in seconds
+    while point["steps"] * point["P"] > 20_000:  # what a core does in seconds
         point["steps"] //= 2
     return point
 
@@ -81,8 +81,8 @@ def measured(point: Mapping[str, Any], seed: int) -> dict[str, Any]:
     scale = vectors.mean(0), vectors.std(0)
     vectors, tested = (vectors - scale[0]) / scale[1], (tested - scale[0]) / scale[1]
     lists = {
-        "random": make_trials(test_labels, nontargets=60000, seed=seed),
-        "hard": make_trials(test_labels, judge=who[test_labels], nontargets=60000, seed=seed),
+        "random": make_trials(test_labels, nontargets=40000, seed=seed),
+        "hard": make_trials(test_labels, judge=who[test_labels], nontargets=40000, seed=seed),
     }
     plan = Plan(
         [_SEEN, point["width"], 48],
