@@ -35,7 +35,18 @@ def mean_curve(paths: list[Path]) -> list[dict[str, Any]]:
     return rows
 
 
-def of_list(runs: dict[str, dict[int, Path]], sides: tuple[np.ndarray, np.ndarray], title: str, baseline: str) -> Any:
+def sides(names: Any, title: str) -> tuple[np.ndarray, np.ndarray]:
+    """Speakers on either side of the trials of a list."""
+    return names[f"{title} first"], names[f"{title} second"]
+
+
+def of_list(
+    runs: dict[str, dict[int, Path]],
+    speakers: tuple[np.ndarray, np.ndarray],
+    title: str,
+    baseline: str,
+    num_resamples: int,
+) -> Any:
     """Rows of a trial list; each strategy is compared on the seeds that it shares with the baseline."""
     common: dict[tuple[int, ...], list[str]] = defaultdict(list)
     for name, of_seed in runs.items():
@@ -45,19 +56,20 @@ def of_list(runs: dict[str, dict[int, Path]], sides: tuple[np.ndarray, np.ndarra
         if seeds:
             wanted = dict.fromkeys([baseline, *names])
             scores = {n: np.stack([np.load(runs[n][s].with_suffix(".npz"))[title] for s in seeds]) for n in wanted}
-            found = compare(sides, scores, baseline=baseline)
+            found = compare(speakers, scores, baseline=baseline, num_resamples=num_resamples)
             rows |= {name: found[name] for name in names}
     return rows
 
 
 def printed(row: dict[str, Any]) -> str:
-    """EER, minDCF and the relative difference, bold where the interval leaves out zero."""
-    text = f"{100 * row['eer']:.2f} % / {row['min_dcf']:.3f}"
-    if "eer_relative" not in row:
-        return text
-    mean, low, high = (100 * v for v in row["eer_relative"])
-    change = f"{mean:+.1f} [{low:+.1f}, {high:+.1f}] %"
-    return f"{text}; {f'**{change}**' if low > 0 or high < 0 else change}"
+    """EER and minDCF, each with its relative difference, bold where the interval leaves out zero."""
+    cells = []
+    for text, key in ((f"{100 * row['eer']:.2f} %", "eer_relative"), (f"{row['min_dcf']:.3f}", "min_dcf_relative")):
+        mean, low, high = (100 * v for v in row.get(key, (0, 0, 0)))
+        change = f"{mean:+.0f} [{low:+.0f}, {high:+.0f}] %"
+        bold = f"**{change}**" if low > 0 or high < 0 else change
+        cells.append(f"{text} {bold}" if key in row else text)
+    return "; ".join(cells)
 
 
 def main() -> None:
@@ -65,11 +77,12 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("runs", type=Path), p.add_argument("out", type=Path)
     p.add_argument("--baseline", default="random")
+    p.add_argument("--resamples", type=int, default=400)
     a = p.parse_args()
     runs = read(a.runs)
     names = np.load(a.runs / "trials.npz")
     titles = sorted({key.rsplit(" ", 1)[0] for key in names.files})
-    lists = {t: of_list(runs, (names[f"{t} first"], names[f"{t} second"]), t, a.baseline) for t in titles}
+    lists = {t: of_list(runs, sides(names, t), t, a.baseline, a.resamples) for t in titles}
     curves = {name: mean_curve(list(of_seed.values())) for name, of_seed in runs.items()}
     first = json.loads(next(iter(runs[a.baseline].values())).read_text())
     written = {"arguments": first.get("arguments"), "baseline": a.baseline, "lists": lists, "curves": curves}

@@ -55,6 +55,7 @@ STRATEGIES = {
     "neighbours_fresh": _hard(NeighbourGroups(), regroup=3),
     "neighbours_hscl": _hard(NeighbourGroups(), loss="hscl"),
     "auto": _auto(),
+    "auto_pairs": _auto(NeighbourGroups(group_size=2, band=(0, 32))),
     # One suspect each
     "guard": _hard(NeighbourGroups(), guard=True),
     "band": _hard(NeighbourGroups(band=(8, 48))),
