@@ -49,6 +49,16 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         'for name, value in (("beta", beta), ("beta_start", beta_start or 1.0)):': "only the sign of the value is used",
         "per_anchor = torch.bincount(anchors, )": "the length only adds zeros at the end, which no anchor looks up",
     },
+    "sampling/same_person.py": {
+        'near = near[np.argsort(own_of_pair[near] - similarity[near], kind="STABLE")]': "numpy ignores case",
+        "labels, one = speaker_labels[some], embeddings[some].astype(None)": "None is float64",
+        "np.add.at(sums, speaker_labels[some], _unit(embeddings[some].astype(None)))": "None is float64",
+        'cosines[some] = np.einsum("UD,UD->U", _unit(one), _unit(sums[labels] - one))': "names of axes",
+        'similarity[some] = np.einsum("PD,PD->P", directions[a], centroids[b])': "names of axes",
+        'similarity[some] += np.einsum("PD,PD->P", directions[b], centroids[a])': "names of axes",
+        'squares = np.einsum("UD,UD->U", embeddings, embeddings)': "names of axes",
+        "cosines[counts[speaker_labels] == 1] = None": "None becomes NaN in an array of numbers",
+    },
     "sampling/schedule.py": {
         "if self._best_eer is None or eer <= self._best_eer:": "an equal number takes the place of itself"
     },

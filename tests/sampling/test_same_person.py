@@ -147,9 +147,60 @@ def test_a_speaker_of_one_utterance_is_judged_by_the_other_and_two_of_them_never
     assert not len(suspected_pairs(embeddings[:2], np.array([0, 1])).first)
 
 
+def test_a_speaker_of_one_utterance_may_come_first():
+    embeddings = np.array([[1, 0], [1, 0.1], [1, -0.1], [0, 1]], np.float32)
+    pairs = suspected_pairs(embeddings, np.array([0, 1, 1, 2]))
+    assert (pairs.first.tolist(), pairs.second.tolist()) == ([0], [1])
+    assert pairs.own_similarity.tolist() == pytest.approx([own_similarities(embeddings, np.array([0, 1, 1, 2]))[1]])
+
+
 def test_a_single_speaker_is_one_person():
     pairs = suspected_pairs(np.ones((3, 4), np.float32), np.zeros(3, np.int64))
     assert persons_of(1, pairs).tolist() == [0]
+    assert [column.shape for column in pairs] == [(0,)] * 4
+    assert pairs.first.dtype == pairs.second.dtype == np.int64
+
+
+def test_ten_neighbours_are_compared_if_there_are_so_many(monkeypatch):
+    asked_for = []
+
+    def noting(centroids, *, num_neighbours):
+        asked_for.append(num_neighbours)
+        return neighbours.find_neighbours(centroids, num_neighbours=num_neighbours)
+
+    monkeypatch.setattr(same_person, "find_neighbours", noting)
+    for num_people in (30, 4):
+        embeddings, labels, _ = corpus_with_split_people(noise=0.3, num_split=0, num_people=num_people, family=1)
+        suspected_pairs(embeddings, labels)
+    assert asked_for == [10, 3]
+
+
+def test_a_pair_is_found_from_either_side_alone(monkeypatch):
+    """Speaker 0 stands in the list of 1 only."""
+    found = neighbours.SpeakerNeighbours(indices=np.array([[2], [0], [1]], np.int32))
+    monkeypatch.setattr(same_person, "find_neighbours", lambda *_, **__: found)
+    embeddings, labels = np.ones((6, 4), np.float32), np.repeat(np.arange(3), 2)
+    pairs = suspected_pairs(embeddings, labels, num_neighbours=1, threshold=1.0)
+    assert list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)) == [(0, 1), (0, 2), (1, 2)]
+
+
+def test_a_typical_neighbour_is_the_median_of_those_that_are_known():
+    rng = np.random.default_rng(0)
+    known = np.arange(12) < np.arange(1, 12)[:, None]
+    values = np.where(known, rng.permuted(np.arange(132.0).reshape(11, 12) ** 2, axis=1), np.nan)
+    medians = same_person._typical_similarities(np.zeros(known.shape, np.int64), known, values[known])
+    np.testing.assert_array_equal(medians, np.nanmedian(values, axis=1))
+
+
+def test_rows_some_at_a_time_give_what_all_at_once_do(monkeypatch):
+    embeddings, labels, _ = corpus_with_split_people(noise=0.3, num_people=40, num_split=5)
+    at_once = suspected_pairs(embeddings, labels)
+    monkeypatch.setattr(same_person, "_ROWS_AT_ONCE", 7)
+    for one, other in zip(suspected_pairs(embeddings, labels), at_once, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    assert len(at_once.first) >= 5
+    for vectors in (same_person._centroids(embeddings, labels), same_person._mean_directions(embeddings, labels)):
+        assert vectors.dtype == np.float32  # a vector a speaker, of which there may be millions
 
 
 def test_copies_of_one_voice_are_suspected_of_others_than_themselves():
@@ -157,6 +208,8 @@ def test_copies_of_one_voice_are_suspected_of_others_than_themselves():
     pairs = suspected_pairs(embeddings, labels, num_neighbours=3)
     assert len(pairs.first) >= 30
     assert (pairs.first < pairs.second).all()
+    found = list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
+    assert found == sorted(found)  # all are equally suspicious
 
 
 def test_a_chain_of_similar_voices_is_cut_into_pairs():
@@ -223,3 +276,8 @@ def test_unusable_arguments_are_refused(change, message):
 def test_a_pair_of_unknown_speakers_is_refused(pair):
     with pytest.raises(ValueError, match="pairs must hold labels from 0 to 2, got"):
         persons_of(3, pairs_of((0, 1), pair))
+
+
+def test_pairs_have_two_speakers_each():
+    with pytest.raises(ValueError, match="shorter"):
+        persons_of(3, pairs_of((0, 1), (1, 2))._replace(second=np.array([1])))

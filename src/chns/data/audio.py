@@ -31,7 +31,7 @@ import soxr
 
 from chns.core import AudioError, Float32Array, atomic_path
 from chns.data.aac import AAC_EXTENSIONS, AacStream, Mixed, one_channel, open_aac
-from chns.data.container import claim_of, with_data_size
+from chns.data.container import claim_of, with_length
 from chns.data.quality import channels_differ
 from chns.data.storage.packed import Recording
 from chns.data.storage.remote import FilePart
@@ -55,6 +55,7 @@ Channel = int | Literal["left", "right", "mix"]
 OPUS_RATES_HZ = (8_000, 12_000, 16_000, 24_000, 48_000)
 MIN_RATE_HZ, MAX_RATE_HZ = 4_000, 384_000
 _MAX_HOURS = 100
+_UNKNOWN_FRAMES = 2**62
 _BLOCK_SAMPLES = 2**26
 _MP3_PREROLL_FRAMES = 4_608
 _MP3_UNCOUNTED_FRAMES = 6
@@ -273,7 +274,7 @@ def _opened(path: Recording) -> Iterator[soundfile.SoundFile | AacStream]:
         return
     opened = nullcontext(os.fsencode(path)) if isinstance(path, Path) else path.open()
     with opened as source, _sound_file(source, path) as file:
-        if file.frames or file.format not in ("WAV", "WAVEX") or (header := with_data_size(path)) is None:
+        if 0 < file.frames < _UNKNOWN_FRAMES or (header := with_length(path)) is None:
             yield file
             return
     with path.open("rb") as content, _sound_file(_with_header(content, header), path) as file:
@@ -341,7 +342,7 @@ def _proven(file: soundfile.SoundFile | AacStream, info: AudioInfo, path: Record
         last = min(num_frames, 1_024)
         file.read(num_frames - last, last)
         return info
-    claim = claim_of(path, container=file.format)
+    claim = claim_of(path, container=file.format, seconds=info.duration_seconds)
     surplus = claim.surplus
     if claim.mp3_frames is not None:
         uncounted = _MP3_UNCOUNTED_FRAMES * (1_152 if rate_hz >= 32_000 else 576)

@@ -1,9 +1,9 @@
 """What a file's container says of its length, held against the bytes that are there.
 
 libsndfile believes what it finds first: it shortens a cut WAV to what is there and says nothing, takes the last page of
-a cut Ogg for its end, stops behind the first part of joined WAV, FLAC and Ogg files, and guesses the length of an MP3
-without a Xing, Info or VBRI header from its first frame. All of this is told here from the frames, pages and chunks,
-without decoding.
+a cut Ogg for its end, stops behind the first part of joined WAV, FLAC and Ogg files and where a header of WAV, AIFF,
+AU, CAF or FLAC says so, and guesses the length of an MP3 without a Xing, Info or VBRI header from its first frame. All
+of this is told here from the frames, pages and chunks, without decoding.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import struct
 from typing import BinaryIO, NamedTuple
 
+from chns.data.flac_frames import FLAC_START, flac_end, flac_info, id3_bytes
 from chns.data.storage.packed import Recording
 
 _STREAMED_FROM = 0x7FFF0000
@@ -22,10 +23,28 @@ _OGG_TAIL_BYTES = 2**17  # a page has at most 65,307
 _OGG_FIRST_PAGE, _OGG_LAST_PAGE = 2, 4
 _OGG_MAGIC = b"OggS"
 _OGG_HEADER_BYTES = 27
-_FLAC_START = b"fLaC"
 _FLAC_STREAM_INFO = (b"\x00\x00\x00\x22", b"\x80\x00\x00\x22")
 _BLOCK_BYTES = 2**20
 _CUT_SECONDS = 0.1
+
+
+class _Layout(NamedTuple):
+    """How a container is made of chunks: where the first begins, its name and length, and which one has the samples."""
+
+    first: int
+    head: str
+    samples: bytes
+    is_even: bool = True
+
+
+_RIFF = _Layout(12, "<4sI", b"data")
+_LAYOUTS = {
+    b"RIFF": _RIFF,
+    b"RF64": _RIFF,
+    b"RIFX": _Layout(12, ">4sI", b"data"),
+    b"FORM": _Layout(12, ">4sI", b"SSND"),
+    b"caff": _Layout(8, ">4sq", b"data", is_even=False),
+}
 
 
 class Claim(NamedTuple):
@@ -54,45 +73,65 @@ def why_cut(path: Recording) -> str | None:
     return None
 
 
-def claim_of(path: Recording, *, container: str) -> Claim:
+def claim_of(path: Recording, *, container: str, seconds: float) -> Claim:
     """Look through the container for audio that libsndfile does not reach.
 
     Args:
         path: A recording.
-        container: What libsndfile calls the format: ``WAV``, ``OGG``, ``FLAC``, ``MP3``; of others nothing is known.
+        container: What libsndfile calls the format, such as ``WAV``, ``OGG``, ``FLAC``, ``MP3``; of some nothing is
+            known.
+        seconds: How long it takes the recording to be.
     """
     with path.open("rb") as file:
-        if container in ("WAV", "WAVEX"):
-            return Claim(_wav_surplus(file))
         if container == "OGG":
             return Claim(_ogg_surplus(file))
         if container == "FLAC":
-            return Claim(_flac_surplus(file))
+            return Claim(_flac_surplus(file, seconds))
         if container == "MP3":
             walked = _walk_mp3(file)
             return Claim(mp3_frames=walked.num_frames)
-    return Claim()
+        if container == "AU":
+            return Claim(_au_surplus(file, seconds))
+        return Claim(_chunk_surplus(file, seconds))
 
 
-def with_data_size(path: Recording) -> bytes | None:
-    """The bytes of a WAV up to its samples, where the header says that there are none, with the right size in them.
+def with_length(path: Recording) -> bytes | None:
+    """The first bytes of a WAV or FLAC whose header leaves open how long it is, with the length in them.
 
     Returns:
-        None for another file, and where there are no samples either.
+        None for another file, and where there are no samples.
     """
     with path.open("rb") as file:
-        magic = file.read(12)
-        if magic[:4] != b"RIFF" or magic[8:] != b"WAVE":
-            return None
-        size = _size_of(file)
-        file.seek(12)
-        found = _data_chunk(file)
-        if found is None or found.length or found.start >= size or found.start > _BLOCK_BYTES:
-            return None
-        file.seek(0)
-        header = file.read(found.start)
+        return _with_data_size(file) or _with_num_frames(file)
+
+
+def _with_data_size(file: BinaryIO) -> bytes | None:
+    """A WAV up to its samples."""
+    magic = file.read(12)
+    layout = _LAYOUTS.get(magic[:4])
+    if layout is None or magic[8:] != b"WAVE":
+        return None
+    size = _size_of(file)
+    found = _data_chunk(file, layout)
+    if found is None or found.length or found.start >= size or found.start > _BLOCK_BYTES:
+        return None
+    file.seek(0)
+    header = file.read(found.start)
     length = min(size - found.start, 2**32 - 2**16)
-    return header[:-4] + struct.pack("<I", length)
+    return header[:-4] + struct.pack(f"{layout.head[0]}I", length)
+
+
+def _with_num_frames(file: BinaryIO) -> bytes | None:
+    """A FLAC up to the number of its samples, as written by who could not go back."""
+    info = flac_info(file)
+    if info is None or info.num_frames:
+        return None
+    num_frames = flac_end(file, info)
+    if num_frames is None or num_frames >= 2**36:
+        return None
+    file.seek(0)
+    header = file.read(info.end)
+    return header[:-8] + (int.from_bytes(header[-8:], "big") + num_frames).to_bytes(8, "big")
 
 
 class _DataChunk(NamedTuple):
@@ -108,20 +147,25 @@ def _size_of(file: BinaryIO) -> int:
     return size
 
 
-def _data_chunk(file: BinaryIO) -> _DataChunk | None:
-    """The first of a WAV that is read up to its first chunk."""
-    bytes_per_second = 0
+def _data_chunk(file: BinaryIO, layout: _Layout = _RIFF) -> _DataChunk | None:
+    """The samples of a file that is read up to its first chunk; of those of RF64 another chunk tells the length."""
+    bytes_per_second, long_length = 0, None
     for _ in range(_MOST_CHUNKS):
-        head = file.read(8)
-        if len(head) < 8:
+        head = file.read(struct.calcsize(layout.head))
+        if len(head) < struct.calcsize(layout.head):
             return None
-        kind, length = struct.unpack("<4sI", head)
-        if kind == b"data":
-            return _DataChunk(file.tell(), length, bytes_per_second)
-        end = file.tell() + length + length % 2
+        kind, length = struct.unpack(layout.head, head)
+        if kind == layout.samples:
+            is_long = long_length is not None and length == 0xFFFFFFFF
+            return _DataChunk(file.tell(), long_length if is_long else length, bytes_per_second)  # type: ignore[arg-type]
+        if length < 0:
+            return None
+        end = file.tell() + length + (length % 2 if layout.is_even else 0)
+        content = file.read(min(length, 16))
         if kind == b"fmt ":
-            content = file.read(12)
             bytes_per_second = int.from_bytes(content[8:12], "little")
+        elif kind == b"ds64":
+            long_length = int.from_bytes(content[8:16], "little")
         file.seek(end)
     return None
 
@@ -138,50 +182,76 @@ def _why_wav_is_cut(file: BinaryIO) -> str | None:
     return f"WAV header promises {promised:.2f} s, {lacking:.2f} s missing"
 
 
-def _wav_surplus(file: BinaryIO) -> str | None:
+def _chunk_surplus(file: BinaryIO, seconds: float) -> str | None:
     """What lies behind the samples must be chunks, and none of them a second set of samples."""
     size = _size_of(file)
-    file.seek(12)
-    data = _data_chunk(file)
-    if data is None or data.length == 0 or data.length >= _STREAMED_FROM or not data.bytes_per_second:
+    layout = _LAYOUTS.get(file.read(4))
+    if layout is None:
         return None
-    position = data.start + data.length
+    file.seek(layout.first)
+    data = _data_chunk(file, layout)
+    if data is None or data.length <= 0 or data.length >= _STREAMED_FROM:
+        return None
+    bytes_per_second = data.length / seconds
+    position, head_bytes = data.start + data.length, struct.calcsize(layout.head)
     for _ in range(_MOST_CHUNKS):
-        position += position % 2
+        position += position % 2 if layout.is_even else 0
         rest = size - position
-        if rest < _CUT_SECONDS * data.bytes_per_second:
+        if rest < _CUT_SECONDS * bytes_per_second:
             return None
         file.seek(position)
-        kind, length = struct.unpack("<4sI", file.read(8).ljust(8, b"\0"))
-        is_chunk = kind.isascii() and kind.decode("ascii").isprintable() and length <= rest
-        if kind in (b"data", b"RIFF") or not is_chunk:
+        kind, length = struct.unpack(layout.head, file.read(head_bytes).ljust(head_bytes, b"\0"))
+        is_chunk = kind.isascii() and kind.decode("ascii").isprintable() and 0 <= length <= rest
+        if kind in (layout.samples, *_LAYOUTS) or not is_chunk:
             if not is_chunk and not any(file.read(_BLOCK_BYTES)) and not any(kind):
                 return None  # filled up with zeros
-            seconds = rest / data.bytes_per_second
-            return f"the header ends {data.length / data.bytes_per_second:.2f} s in, {seconds:.2f} s more follow"
-        position += 8 + length
+            return _told(seconds, rest / bytes_per_second)
+        position += head_bytes + length
     return None
 
 
-def _flac_surplus(file: BinaryIO) -> str | None:
-    """A second stream begins as the first did."""
-    file.seek(4)
+def _au_surplus(file: BinaryIO, seconds: float) -> str | None:
+    """Nothing may lie behind the samples but zeros."""
+    size = _size_of(file)
+    order = ">" if file.read(4) == b".snd" else "<"
+    start, length = struct.unpack(f"{order}II", file.read(8).ljust(8, b"\0"))
+    rest = size - start - length
+    if length in (0, 0xFFFFFFFF) or rest < _CUT_SECONDS * length / seconds:
+        return None
+    file.seek(start + length)
+    return _told(seconds, rest * seconds / length) if any(file.read(_BLOCK_BYTES)) else None
+
+
+def _told(seconds: float, more_seconds: float) -> str:
+    return f"the header ends {seconds:.2f} s in, {more_seconds:.2f} s more follow"
+
+
+def _flac_surplus(file: BinaryIO, seconds: float) -> str | None:
+    """A second stream begins as the first did; the last frame counts on from all before."""
+    info = flac_info(file)
+    if info is None:
+        return None
+    file.seek(info.end)
     tail = b""
     while block := file.read(_BLOCK_BYTES):
         content = tail + block
-        at = content.find(_FLAC_START)
+        at = content.find(FLAC_START)
         while at >= 0:
             if content[at + 4 : at + 8] in _FLAC_STREAM_INFO:
                 return "several FLAC files are joined, and only the first is read"
-            at = content.find(_FLAC_START, at + 1)
+            at = content.find(FLAC_START, at + 1)
         tail = content[-7:]
-    return None
+    end = flac_end(file, info) if info.num_frames and info.sample_rate_hz else None
+    if end is None or end <= info.num_frames:
+        return None
+    return _told(seconds, (end - info.num_frames) / info.sample_rate_hz)
 
 
 def _ogg_surplus(file: BinaryIO) -> str | None:
     """Pages count on from each other, and no stream begins behind another."""
     file.seek(0)
     numbers: dict[int, int] = {}
+    times: dict[int, int] = {}
     began = False
     position, size = 0, _size_of(file)
     while position + _OGG_HEADER_BYTES <= size:
@@ -189,7 +259,7 @@ def _ogg_surplus(file: BinaryIO) -> str | None:
         head = file.read(_OGG_HEADER_BYTES)
         if head[:4] != _OGG_MAGIC:
             return None if not any(head) else "the Ogg pages do not follow each other, something is missing between"
-        flags, serial, number = head[5], *struct.unpack_from("<II", head, 14)
+        flags, time, serial, number = head[5], *struct.unpack_from("<qII", head, 6)
         if flags & _OGG_FIRST_PAGE:
             if began:
                 return "several Ogg streams are chained (joined), and only the first is read"
@@ -199,6 +269,10 @@ def _ogg_surplus(file: BinaryIO) -> str | None:
                 return "Ogg pages are missing between others"
         numbers[serial] = number
         lacing = file.read(head[26])
+        is_timed = any(length < 255 for length in lacing)  # a packet ends in it
+        if is_timed and time < times.get(serial, 0):
+            return "an Ogg page tells an earlier time than those before, and what follows would not be read"
+        times[serial] = time if is_timed else times.get(serial, 0)
         position += _OGG_HEADER_BYTES + head[26] + sum(lacing)
     return None
 
@@ -266,8 +340,7 @@ def _walk_mp3(file: BinaryIO) -> _Walk:
         in_step = False
         if head[:3] == b"ID3":
             file.seek(position)
-            lengths = file.read(10)[6:].ljust(4, b"\0")
-            position += 10 + sum((byte & 0x7F) << shift for byte, shift in zip(lengths, (21, 14, 7, 0), strict=True))
+            position += 10 + id3_bytes(file.read(10))
             continue
         position = _next_sync(file, position + 1)
     return _Walk(num_samples, rate_hz, promised)
