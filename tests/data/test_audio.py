@@ -317,10 +317,9 @@ def test_a_file_cut_off_in_the_middle_gives_less_or_an_error(tmp_path):
             assert 0 < len(read_audio(path)) < 40_000
 
 
-@pytest.mark.parametrize("total", [0, 2**36 - 1])
-def test_flac_of_unknown_or_absurd_length_is_refused(tmp_path, total):
+def test_flac_of_absurd_length_is_refused(tmp_path):
     path = saved(tmp_path / "pcm16.flac", tones(16_000), 16_000)
-    content = with_total_samples(path.read_bytes(), total)
+    content = with_total_samples(path.read_bytes(), 2**36 - 1)
     fails(path, content, "header must state a length of at most 100 hours, got")
 
 

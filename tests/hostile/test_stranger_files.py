@@ -29,6 +29,7 @@ from chns.core import (
 from chns.data.manifest import Manifest
 from chns.evaluation.trials import read_trials
 from chns.training.folder import RunFolder, read_settings
+from chns.training.log import COLUMNS
 from chns.training.settings import TrainSettings
 
 BOMB = "a0: &a0 [x, x]\n" + "".join(
@@ -223,3 +224,60 @@ def test_an_error_about_a_table_never_quotes_a_whole_value(suffix, tmp_path):
     with pytest.raises(TrialError, match="trial list must have lines like") as caught:
         read_trials(tmp_path / "t.txt", form="kaldi")
     assert len(str(caught.value)) < 600
+
+
+# Run folders
+
+
+HEAD = ",".join(COLUMNS)
+LOGS = {
+    "a long value": (f"{HEAD}\n{'9' * 200_000},0\n", "field larger than field limit"),
+    "bytes": (HEAD.encode() + b"\n2,0,\xff\n", "can't decode byte 0xff"),
+    "a number of another kind": (f"{HEAD}\n2,0,1_000\n", "must be written with the digits 0 to 9"),
+    "a step that is none": (f"{HEAD}\nnan,0,1\n", "tell step and epoch of each line, got nan, a step"),
+    "an endless epoch": (f"{HEAD}\n2,inf,1\n", "got inf, an epoch"),
+    "a negative step": (f"{HEAD}\n-5,0,1\n", "got -5.0, a step"),
+    "a huge step": (f"{HEAD}\n1e300,0,1\n", "got 1e[+]300, a step"),
+    "no columns of ours": ("a,b\n1,2\n", "got nan, a step"),
+    "a quote without end": (f'{HEAD}\n"2,0,0.5\n4,0,0.5\n', "hold numbers, got another value"),
+}
+
+
+@pytest.mark.parametrize("case", LOGS)
+def test_a_log_that_is_none_is_refused_in_short(case, tmp_path):
+    content, message = LOGS[case]
+    (tmp_path / "config.yaml").write_text("{}")
+    (tmp_path / "log.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(RunFolderError, match=rf"log\.csv must .*?{message}") as caught:
+        RunFolder.open(tmp_path).log()
+    assert len(str(caught.value)) < 800
+
+
+def test_a_log_without_end_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "config.yaml").write_text("{}")
+    (tmp_path / "log.csv").write_text(f"{HEAD}\n" + "2,0,1\n" * 11)
+    monkeypatch.setattr("chns.training.folder._MOST_LOG_LINES", 11)
+    assert len(RunFolder.open(tmp_path).log()["step"]) == 11
+    monkeypatch.setattr("chns.training.folder._MOST_LOG_LINES", 10)
+    with pytest.raises(RunFolderError, match=r"log\.csv must hold numbers, .*at most 10 lines"):
+        RunFolder.open(tmp_path).log()
+
+
+def test_the_last_line_of_a_log_may_end_anywhere_and_no_other(tmp_path):
+    (tmp_path / "config.yaml").write_text("{}")
+    rest = "," * HEAD.split(",").index("hard_ratio")
+    (tmp_path / "log.csv").write_text(f"{HEAD}\n2,0,1\n4{rest}1\n")
+    log = RunFolder.open(tmp_path).log()
+    assert log["step"].tolist() == [2, 4]
+    assert np.isnan(log["hard_ratio"][1])
+    (tmp_path / "log.csv").write_text(f"{HEAD}\n2{rest}1\n4,0,1\n")
+    with pytest.raises(RunFolderError, match=r"must tell step and epoch of each line, got nan, an epoch"):
+        RunFolder.open(tmp_path).log()
+
+
+@pytest.mark.parametrize("pairs", ["true", "1.5", "NaN", "-1", "null", '"2"', "9" * 5_000, "[" * 100_000, " " * 2**20])
+def test_a_number_of_pairs_that_is_none_is_refused(pairs, tmp_path):
+    (tmp_path / "config.yaml").write_text("{}")
+    (tmp_path / "same_person.json").write_text(f'{{"pairs": {pairs}}}')
+    with pytest.raises(RunFolderError, match=r"same_person\.json must hold a number of pairs, got"):
+        RunFolder.open(tmp_path).num_same_person()

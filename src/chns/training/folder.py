@@ -8,8 +8,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import math
 import os
+from array import array
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, is_dataclass
@@ -20,7 +20,7 @@ import numpy as np
 import yaml
 from jsonargparse import ArgumentError
 
-from chns.core import ConfigError, Float64Array, RunFolderError, bounded_text, in_short, quoted, read_yaml
+from chns.core import ConfigError, Float64Array, RunFolderError, bounded_text, in_short, number, quoted, read_yaml
 from chns.sampling.clusters import SpeakerClusters
 from chns.training.log import COLUMNS
 from chns.training.parsing import SettingsParser
@@ -40,6 +40,7 @@ __all__ = [
 
 
 _MOST_DECISION_BYTES = 1_000_000
+_MOST_LOG_LINES = 1_000_000
 _FIRST_LINE = "# "
 
 # Settings that may differ when a run goes on, because they do not change what it computes.
@@ -167,17 +168,34 @@ class RunFolder:
 
         Raises:
             FileNotFoundError: If there is no log.
-            RunFolderError: If a value is not a number.
+            RunFolderError: If a value is not a number, a line has no step and epoch, or the file is huge.
         """
         path = self.path / "log.csv"
         if not path.is_file():
             raise FileNotFoundError(f"run must have a log.csv, got none in {self.path}. Has it begun to train?")
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        columns = {name: array("d") for name in COLUMNS}
         try:
-            return {name: np.array([float(row.get(name) or math.nan) for row in rows]) for name in COLUMNS}
-        except ValueError as error:
-            raise RunFolderError(f"log.csv must hold numbers, got another value in {path} ({error}).") from error
+            with path.open(newline="", encoding="utf-8") as file:
+                for line, row in enumerate(csv.DictReader(file)):
+                    if line == _MOST_LOG_LINES:
+                        raise ValueError(f"at most {_MOST_LOG_LINES:,} lines")
+                    for name, values in columns.items():
+                        values.append(number(row.get(name) or "nan"))
+        except (ValueError, csv.Error) as error:
+            raise RunFolderError(
+                f"log.csv must hold numbers, got another value in {path} ({in_short(error)})."
+            ) from error
+        log = {name: np.array(values) for name, values in columns.items()}
+        whole = len(log["step"])
+        if whole and np.isnan(log["epoch"][-1]):  # the last line of a killed run may end anywhere
+            whole -= 1
+            for name in set(log) - {"step"}:
+                log[name][whole] = np.nan
+        for what, told in (("a step", log["step"]), ("an epoch", log["epoch"][:whole])):
+            bad = told[~((told >= 0) & (told < 2**53))]
+            if len(bad):
+                raise RunFolderError(f"log.csv must tell step and epoch of each line, got {bad[0]}, {what}, in {path}.")
+        return log
 
     def clusters(self) -> SpeakerClusters | None:
         """The clusters it used last; None if it never clustered."""
@@ -194,14 +212,14 @@ class RunFolder:
         if not path.is_file():
             return None
         try:
-            number = json.loads(path.read_text(encoding="utf-8"))["pairs"]
+            pairs = json.loads(bounded_text(path))["pairs"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise RunFolderError(
                 f"same_person.json must hold a number of pairs, got something else in {path}."
             ) from error
-        if not isinstance(number, int) or number < 0:
-            raise RunFolderError(f"same_person.json must hold a number of pairs, got {number!r} in {path}.")
-        return number
+        if type(pairs) is not int or pairs < 0:
+            raise RunFolderError(f"same_person.json must hold a number of pairs, got {quoted(pairs)} in {path}.")
+        return pairs
 
     def decisions(self) -> list[str]:
         """What it decided about its batches while it trained, in words; of a very long list the beginning."""
