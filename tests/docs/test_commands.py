@@ -31,6 +31,8 @@ ONLY_PARSED = {
     "chns metrics sasv.txt": "tests/cli/test_metrics.py",
     "chns metrics asv.txt": "tests/cli/test_metrics.py",
     "chns import downloaded/folder": "tests/inference/test_hub.py",
+    "chns train --config tiny --data.train train.parquet --out runs/mine": "tests/training/test_own_parts.py",
+    "chns embed runs/mine": "the same",
     "chns compare paper": "needs 1,300 speakers: tests/comparison/test_settings.py and tests/cli/test_compare.py",
     "chns train --config {": "stands for seven commands, of which the help has three",
     "chns train --config chns --config thin_resnet34 ...": "the help has it whole",
