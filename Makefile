@@ -13,6 +13,7 @@ help:
 	@echo "make test       the test suite"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make mutants    change the code in small ways; what no test notices is printed. Hours; MODULES='losses/contrast.py' less"
+	@echo "make guards     take out what guards users, a line at a time, and see that a test fails; some minutes"
 	@echo "make lint       style, types and import rules"
 	@echo "make check      lint, docs, then test: what continuous integration runs"
 	@echo "make check-lowest   tests of using a model and sampling, without torch, with the lowest versions stated"
@@ -54,6 +55,9 @@ test-slow: .venv/installed-dev
 mutants: .venv/installed-dev
 	$(PIP) install "mutmut>=3.8,<4"
 	nice $(BIN)/python tests/mutants.py $(MODULES)
+
+guards: .venv/installed-dev
+	nice $(BIN)/python tests/guards.py
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -277,7 +277,8 @@ def test_a_logger_is_told_what_the_log_is_told(hum_manifest, tmp_path, capsys):
 
 
 def environment():
-    return {**os.environ, "PYTHONPATH": str(HELPERS), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    path = os.pathsep.join(filter(None, [str(HELPERS), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
 def wait_until(done, process=None):
