@@ -251,10 +251,9 @@ def test_groups_of_a_model_that_is_not_trained_are_not_made_anew(hum_manifest):
 class OwnEncoder(torch.nn.Module):
     """A user's encoder: an import path is all that a configuration needs."""
 
-    embedding_dim = 80
-
     def __init__(self, *, width: int) -> None:
         super().__init__()
+        self.embedding_dim = width
         self.layer = torch.nn.Linear(80, width)
         self.drop = torch.nn.Dropout(0.2)
 
