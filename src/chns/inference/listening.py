@@ -10,6 +10,7 @@ How good each window is, ``chns.data.quality`` measures.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,7 +21,16 @@ import numpy.typing as npt
 import soxr
 
 from chns.core import AudioError, Float32Array
-from chns.data import LARGEST_SAMPLE, Quality, joint_quality, measure_quality, proven_info, read_audio
+from chns.data import (
+    LARGEST_SAMPLE,
+    Quality,
+    channels_differ,
+    file_channels_differ,
+    joint_quality,
+    measure_quality,
+    proven_info,
+    read_audio,
+)
 from chns.data.audio import MAX_RATE_HZ, MIN_RATE_HZ
 from chns.data.storage.packed import Recording
 
@@ -34,6 +44,7 @@ __all__ = [
     "as_waveform",
     "checked_rate",
     "file_windows",
+    "holds_several_sounds",
     "joint_quality",
     "measure_quality",
     "measured_windows",
@@ -189,6 +200,16 @@ def array_windows(
         first, end = (len(samples) * place // num_windows for place in (number, number + 1))
         waveform = as_waveform(samples[first:end], channel)
         yield waveform if rate_hz == wanted_rate_hz else soxr.resample(waveform, rate_hz, wanted_rate_hz)
+
+
+def holds_several_sounds(audio: str | os.PathLike[str] | npt.NDArray[np.generic]) -> bool:
+    """Whether two channels of a recording, or of an array of shape (samples, channels), are of different sounds."""
+    if isinstance(audio, (str, os.PathLike)):
+        return file_channels_differ(Path(audio))
+    samples = np.asarray(audio)
+    if samples.ndim == 1:
+        return False
+    return channels_differ(samples / 2**15 if samples.dtype.kind == "i" else samples)
 
 
 def _num_windows(seconds: float) -> int:

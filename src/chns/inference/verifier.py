@@ -26,13 +26,14 @@ import numpy.typing as npt
 from chns.bundle.bundle import Bundle, load_bundle
 from chns.bundle.bundle_graph import PACKAGED_MODEL, GraphBundle, load_graph_bundle
 from chns.core import AudioError, Float32Array, IntArray, ModelFileError
-from chns.data import Channel, channel_number, channels_differ, file_channels_differ
+from chns.data import Channel, channel_number
 from chns.inference.decision_rule import DecisionRule
 from chns.inference.listening import (
     MIN_SECONDS,
     Quality,
     array_windows,
     file_windows,
+    holds_several_sounds,
     joint_quality,
     measured_windows,
     source_name,
@@ -241,7 +242,7 @@ class Verifier:
         embedding = self.embed_windows(windows, source=source)
         if channel is not None:
             return embedding
-        quality = replace(embedding.quality, channels_differ=_holds_several_sounds(audio))
+        quality = replace(embedding.quality, channels_differ=holds_several_sounds(audio))
         return replace(embedding, quality=quality)
 
     def embed_windows(self, windows: Iterable[Float32Array], *, source: str) -> Embedding:
@@ -390,15 +391,6 @@ class Verifier:
             raise ModelFileError(f"model must give one embedding a recording, got an array of shape {output.shape}.")
         embedding: Float32Array = output[0]
         return embedding
-
-
-def _holds_several_sounds(audio: AudioPath | AudioArray) -> bool:
-    if isinstance(audio, (str, os.PathLike)):
-        return file_channels_differ(Path(audio))
-    samples = np.asarray(audio)
-    if samples.ndim == 1:
-        return False
-    return channels_differ(samples / 2**15 if samples.dtype.kind == "i" else samples)
 
 
 def _on_device(bundle: Bundle, device: str) -> Callable[..., Float32Array]:
