@@ -253,7 +253,7 @@ def test_a_comparison_leads_the_page_and_marks_what_is_measurable(comparison_fol
     run = replace(fabricated_run(trial_lists=()), speaker_map=None, batch_hardness=None, log={})
     written = write_report(comparison_folder / "report", [run], comparison=comparison)
     html = written.page.read_text()
-    assert written.summary[0] == "Hard batches made 12\N{NO-BREAK SPACE}% fewer errors on hard trials."
+    assert written.summary[0] == "Hard batches made 12 % fewer errors on hard trials."
     assert html.index("<h1>Hard batches made 12") < html.index("Hard sampling (chns against supcon) helped.")
     assert "<strong>\N{MINUS SIGN}1.53 to \N{MINUS SIGN}0.20</strong>" in html
     assert "\N{MINUS SIGN}0.010 to +0.010" in html

@@ -204,6 +204,8 @@ def write_report(
         raise ValueError(f"runs must be at least one, with different names, got {', '.join(names) or 'none'}.")
     require_libraries()
     trial_lists, groups = by_trial_list(runs), run_groups(runs)
+    if comparison is not None:  # OUT/STRATEGY/seed-N: with one seed a group would have the name of its run
+        groups = [group._replace(label=group.runs[0].path.parent.name) for group in groups]
     pairs = suspected_pairs(runs)
     sections, num_figures = _figures(folder / "figures", groups, trial_lists, comparison)
     write_duplicates(
@@ -248,7 +250,8 @@ def write_report(
     page = folder / "report.html"
     with atomic_path(page) as path:
         path.write_text(html, encoding="utf-8", errors="replace")
-    summary = [f"{words.title}.", words.quote, *words.notes]
+    told = (f"{words.title}.", words.quote, *words.notes)
+    summary = [text.replace("\N{NO-BREAK SPACE}", " ") for text in told]  # a terminal would show it escaped
     return Report(page=page, summary=summary, num_figures=num_figures, num_duplicates=len(pairs))
 
 
