@@ -312,11 +312,11 @@ def redimnet_state(channels=4, num_mels=40, out_channels=6, dim=16, stages=REDIM
     state.layer("backbone.stem.0", channels, 1, 3, 3)
     state.scale("backbone.stem.1", channels)
     state.scale("backbone.stem_gnorm", signal)
-    width, bands = channels, num_mels
+    width, bands, stride = channels, num_mels, 1
     for number, ((divide, frames), blocks, expansion, _, reduction) in enumerate(stages):
         name, wide, narrow = f"backbone.stage{number}", divide * width * expansion, signal // reduction
         state[f"{name}.0.w"] = state.normal(1, number + 1, signal, 1)
-        stride = frames if number == 0 else 2 * frames
+        stride *= frames
         state.layer(f"{name}.2", wide, width // math.gcd(width, wide), divide, stride)
         for block in range(blocks):
             at = f"{name}.{3 + block}.conv_block"

@@ -209,6 +209,7 @@ def test_the_sherpa_file_carries_the_metadata_that_sherpa_reads(sherpa_export):
         "sample_rate": "16000",
         "output_dim": "16",
         "normalize_samples": "0",
+        "made_by": "chns",
     }
     assert exported.distance < 1e-6
     assert exported.distance < to_own_features < 0.1
