@@ -104,7 +104,7 @@ def test_the_map_is_coloured_by_any_column_and_a_value_is_seen_alone(browser, ad
     assert legend.first.get_attribute("aria-pressed") == "true"
     assert page.evaluate("document.getElementById('map-canvas').toDataURL()") != before
     page.fill("#map-search", "speaker-0007")
-    assert page.inner_text("#map-status").startswith("speaker-0007, gender m, city c7, cluster ")
+    assert page.inner_text("#map-status").startswith("speaker-0007, city c7, gender m, cluster ")
     assert page.title() != "1"
     assert page.problems == []
 
