@@ -15,13 +15,15 @@ from torch import nn
 from chns.cli import main
 from chns.core import ConfigError
 from chns.core.factory import make
+from chns.data import Manifest
 from chns.encoders import SpeakerEncoder
 from chns.features import LogMel
 from chns.sampling import BatchShape, RandomSpeakerBatches
+from chns.training.build import make_loss
 from chns.training.folder import RunFolder, read_settings, strategy_name
 from chns.training.own_parts import OwnBatches, try_encoder, try_loss
 from chns.training.parsing import SettingsParser, add_settings
-from chns.training.settings import TrainSettings
+from chns.training.settings import BatchSettings, TrainSettings
 
 TUTORIAL = Path(__file__).parents[2] / "docs" / "your_own_parts.md"
 LABELS = np.repeat(np.arange(6), 4)
@@ -273,3 +275,11 @@ def test_own_batches_and_a_hard_phase_contradict_each_other(here, hum_manifest, 
     words = ["train", "--data.train", str(hum_manifest), "--out", "run", "--config", "chns", "--config", "tiny"]
     assert main([*words, "--batches.factory", "my_parts.OneSessionBatches"]) == 2
     assert "batches.kind must be left out with batches.factory, got 'clustered'" in capsys.readouterr().err
+
+
+def test_losses_search_pairs_in_batches_of_a_users_own_whose_order_nobody_knows(hum_manifest):
+    manifest = Manifest.read(hum_manifest)
+    model = SpeakerEncoder(LogMel(), Encoder())
+    ours, own = TrainSettings(), TrainSettings(batches=BatchSettings(factory="my.Batches"))
+    assert make_loss(ours, model, manifest).utterances_per_speaker == 2
+    assert make_loss(own, model, manifest).utterances_per_speaker is None

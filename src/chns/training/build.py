@@ -339,13 +339,13 @@ def _split(settings: TrainSettings) -> tuple[Manifest, Manifest | None]:
 def make_loss(settings: TrainSettings, model: SpeakerEncoder, manifest: Manifest) -> nn.Module:
     """The loss; one that classifies is told how many speakers there are and how large an embedding is.
 
-    Both also under the names that losses of pytorch-metric-learning have for them; and the order of the batches. An
-    encoder or a loss of the user's own is tried on a batch; errors as `try_encoder`, `try_loss` and `_taught`.
+    Both also under the names of pytorch-metric-learning's losses; and the order of the batches. An encoder or a loss of
+    the user's own is tried on a batch; errors as `try_encoder`, `try_loss` and `_taught`.
     """
     derived = {"num_speakers": len(manifest.speakers), "num_classes": len(manifest.speakers)}
-    derived["utterances_per_speaker"] = settings.batches.utterances_per_speaker
-    embedding_dim = getattr(model.encoder, "embedding_dim", None)
-    if embedding_dim is not None:
+    if settings.batches.factory is None:  # a user's own batches may be in any order
+        derived["utterances_per_speaker"] = settings.batches.utterances_per_speaker
+    if (embedding_dim := getattr(model.encoder, "embedding_dim", None)) is not None:
         derived |= {"embedding_dim": embedding_dim, "embedding_size": embedding_dim}
     loss: nn.Module = make(settings.loss.factory, settings.loss.settings, **derived)
     own_encoder = settings.encoder.factory not in OUR_FACTORIES["encoder"] and settings.train.start_from is None

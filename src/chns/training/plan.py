@@ -99,7 +99,7 @@ class BatchPlan:
         own: A sampler of the user's own, in place of all others.
 
     Attributes:
-        slice_sizes: Utterances of each process's slice of every batch.
+        slice_sizes: Utterances of each process's slice of every batch; None of a user's own sampler.
         num_same_person: Pairs of speakers who may be one person and are not kept apart, counted when groups are first
             made; None before, and where they are kept apart.
 
@@ -123,7 +123,7 @@ class BatchPlan:
         self._crops = crops
         self._schedule = schedule
         self._seed = shape.seed
-        self.slice_sizes = shape.slice_sizes
+        self.slice_sizes = shape.slice_sizes if own is None else None
         self._looks = not separate_same_person
         self.num_same_person: int | None = None
         self._now: tuple[int, SpeakerEncoder, torch.device] | None = None
