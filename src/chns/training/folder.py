@@ -51,6 +51,7 @@ FREE_SETTINGS = frozenset(
         "train.devices",
         "train.num_nodes",
         "train.strategy",
+        "train.timeout_minutes",
         "train.log_every_steps",
         "train.checkpoint_every_steps",
     }

@@ -10,18 +10,20 @@ import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
 
 from chns.bundle.bundle import Architecture, load_bundle, require_own_bundle, save_bundle
 from chns.bundle.bundle_graph import add_graph_if_possible
-from chns.core import ConfigError, atomic_path, in_short, locked_folder
-from chns.core.distributed import from_first_process, rank, require_device
+from chns.core import ChnsError, ConfigError, atomic_path, in_short, locked_folder
+from chns.core.distributed import from_first_process, rank, require_device, world_size
 from chns.data import Manifest
 from chns.encoders import SpeakerEncoder
 from chns.losses import TaughtLoss
@@ -47,6 +49,9 @@ from chns.training.plan import TEACHER_EMBEDDINGS
 from chns.training.settings import TrainSettings
 
 _log = logging.getLogger(__name__)
+
+# What gloo and NCCL say when another process, or its host, is gone.
+_OTHERS_LOST = ("Timed out waiting", "Connection closed by peer", "Connection reset by peer", "Socket Timeout", "NCCL")
 
 # What a bundle tells by itself, or does not tell.
 _TOLD_ELSEWHERE = ("data", "encoder", "features")
@@ -74,11 +79,20 @@ def train(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         ManifestError, FileNotFoundError: If a manifest is missing or not valid.
         FolderInUseError: If another training writes into the folder.
         NonFiniteError: If a loss, a gradient or a weight is NaN or infinite.
+        ChnsError: If another process of this training is gone.
     """
     fabric = _launched(settings)
     with ExitStack() as held:
         from_first_process(lambda: held.enter_context(locked_folder(folder)))
-        return _train_in(folder, settings, fabric)
+        try:
+            return _train_in(folder, settings, fabric)
+        except RuntimeError as error:
+            if world_size() == 1 or not any(sign in str(error) for sign in _OTHERS_LOST):
+                raise
+            raise ChnsError(
+                f"the other processes must answer within train.timeout_minutes, {settings.train.timeout_minutes:g}, "
+                f"got no answer ({in_short(error)}). The same command goes on from the last checkpoint in {folder}."
+            ) from error
 
 
 def _train_in(folder: Path, settings: TrainSettings, fabric: Fabric) -> dict[str, Any]:
@@ -275,9 +289,12 @@ def _launched(settings: TrainSettings) -> Fabric:
     """Start the other processes, if there are to be any, and join them."""
     require_device(settings.train.device, settings.train.precision)
     devices, num_nodes = world(settings)
+    strategy: str | DDPStrategy = settings.train.strategy
+    if devices * num_nodes > 1 and strategy in ("auto", "ddp"):
+        strategy = DDPStrategy(timeout=timedelta(minutes=settings.train.timeout_minutes))
     fabric = Fabric(
         accelerator=settings.train.device,
-        strategy=settings.train.strategy,
+        strategy=strategy,
         devices=devices,
         num_nodes=num_nodes,
         precision=settings.train.precision,

@@ -311,6 +311,8 @@ class TrainingSettings:
             default one, or as many as torchrun has started.
         num_nodes: Machines; start the command on each, with torchrun or SLURM. By default one, or those of torchrun.
         strategy: How Fabric keeps processes together, e.g. ddp; auto will do.
+        timeout_minutes: How long a process waits for the others before the training ends with an error: longer than
+            the first one needs to group the speakers, alone.
         precision: 32-true, bf16-mixed (losses stay in float32), or on a GPU 16-mixed (that, and scaled
             gradients, for GPUs without bf16).
         chunk_size: Segments embedded at a time, for batches that do not fit into memory; by default the whole batch if
@@ -335,6 +337,7 @@ class TrainingSettings:
     devices: int | None = None
     num_nodes: int | None = None
     strategy: str = "auto"
+    timeout_minutes: float = 30.0
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     chunk_size: int | None = None
     log_every_steps: int = 20
