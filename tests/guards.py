@@ -110,7 +110,7 @@ GUARDS = [
         "formulas", "core/files.py", "if re.match(FORMULA, text) else text", "if False else text", f"{TEXT} -k formula"
     ),
     Guard("numbers", "core/files.py", 'if not text.isascii() or "_" in text:', "if False:", f"{TEXT} -k ascii_digits"),
-    Guard("the user's folders", "core/files.py", "    if foreign:", "    if False:", f"{LOST} -k no_bundle"),
+    Guard("the user's folders", "core/files.py", "    if foreign:", "    if False:", f"{LOST} -k comes_while"),
     Guard(
         "inputs",
         "cli/__init__.py",
