@@ -160,7 +160,10 @@ def test_a_run_in_a_process_of_its_own_is_the_same(tmp_path, tiny, write_yaml, f
     )
     assert "run 1 of 1: chns, seed 0: trained" in caplog.text
     there, here = (folder / "chns" / "seed-0" for folder in (finished[0], tmp_path / "out"))
-    assert (here / "config.yaml").read_text() == (there / "config.yaml").read_text()
+    settings = [
+        (folder / "config.yaml").read_text().partition("\n")[2] for folder in (here, there)
+    ]  # not where it lies
+    assert settings[0] == settings[1]
     assert "training on 14 speakers" in (here / "train.log").read_text()
     scores = [read_scores(folder / "scores" / "easy.txt")[1] for folder in (there, here)]
     np.testing.assert_allclose(*scores, atol=1e-3)  # another number of threads adds up in another order

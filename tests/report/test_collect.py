@@ -129,8 +129,8 @@ def test_batches_are_as_hard_as_they_came_to_be_while_training(run, kind, logged
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["batches"]["kind"], config["clusters"]["hard_ratio"] = kind, 0.25
     (run / "config.yaml").write_text(yaml.safe_dump(config))
-    lines = [f"{step},{'' if np.isnan(value) else value}" for step, value in enumerate(logged)]
-    (run / "log.csv").write_text("\n".join(["step,hard_ratio", *lines]))
+    lines = [f"{step},0,{'' if np.isnan(value) else value}" for step, value in enumerate(logged)]
+    (run / "log.csv").write_text("\n".join(["step,epoch,hard_ratio", *lines]))
     collect_findings([run])
     assert asked == [ratio]
 

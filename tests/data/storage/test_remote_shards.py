@@ -285,7 +285,7 @@ def trained(manifest, configs, out, *more):
     ]  # fmt: skip
     assert main([str(word) for word in words]) == 0
     with (out / "log.csv").open() as file:
-        timed = ("segments_per_second", "data_wait_share", "encoder_seconds", "loss_seconds")
+        timed = ("elapsed_seconds", "segments_per_second", "data_wait_share", "encoder_seconds", "loss_seconds")
         log = [{name: value for name, value in row.items() if name not in timed} for row in csv.DictReader(file)]
     return log, load_file(out / "model" / "model.safetensors")
 
