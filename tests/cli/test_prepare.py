@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+import chns.data
 from chns.cli import main
 from chns.data.manifest import Manifest
 
@@ -134,6 +135,9 @@ def test_synthetic_speech_gets_the_settings(tmp_path, run, monkeypatch):
     module = ModuleType("chns.data.corpora.synthetic")
     module.prepare_synthetic = prepare_synthetic
     monkeypatch.setitem(sys.modules, "chns.data.corpora.synthetic", module)
+    monkeypatch.setattr(
+        chns.data, "prepare_synthetic", module.prepare_synthetic, raising=False
+    )  # if it was asked for before
     words = [
         "--speakers",
         8,
