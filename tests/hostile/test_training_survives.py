@@ -104,6 +104,11 @@ def test_torchrun_alone_says_how_many_processes_there_are(hum_manifest, tmp_path
     assert json.loads((tmp_path / "two" / "summary.json").read_text())["steps"] == 12
 
 
+def test_processes_that_would_wait_for_no_time_at_all_are_refused(hum_manifest, tmp_path, capsys):
+    assert main(words(hum_manifest, tmp_path / "run", "--train.timeout_minutes", "0")) == 2
+    assert "train.timeout_minutes must be positive, got 0." in capsys.readouterr().err
+
+
 def test_another_number_than_torchruns_is_refused(hum_manifest, tmp_path, monkeypatch, capsys):
     for name, value in {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)

@@ -50,8 +50,8 @@ from chns.training.settings import TrainSettings
 
 _log = logging.getLogger(__name__)
 
-# What gloo and NCCL say when another process, or its host, is gone.
-_OTHERS_LOST = ("Timed out waiting", "Connection closed by peer", "Connection reset by peer", "Socket Timeout", "NCCL")
+# What gloo says when another process, or its host, is gone.
+_OTHERS_LOST = ("Timed out waiting", "Connection closed by peer", "Connection reset by peer")
 
 # What a bundle tells by itself, or does not tell.
 _TOLD_ELSEWHERE = ("data", "encoder", "features")
@@ -289,6 +289,8 @@ def _launched(settings: TrainSettings) -> Fabric:
     """Start the other processes, if there are to be any, and join them."""
     require_device(settings.train.device, settings.train.precision)
     devices, num_nodes = world(settings)
+    if settings.train.timeout_minutes <= 0:
+        raise ConfigError(f"train.timeout_minutes must be positive, got {settings.train.timeout_minutes:g}.")
     strategy: str | DDPStrategy = settings.train.strategy
     if devices * num_nodes > 1 and strategy in ("auto", "ddp"):
         strategy = DDPStrategy(timeout=timedelta(minutes=settings.train.timeout_minutes))
