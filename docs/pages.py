@@ -6,7 +6,6 @@ They are not committed, so they cannot grow stale.
 from __future__ import annotations
 
 import base64
-import importlib
 import json
 import re
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from typing import Any, get_type_hints
 
 from docstring_parser import parse
 
-from chns.cli import COMMANDS
+from chns.cli import COMMANDS, parser_of
 from chns.training import settings as training_settings
 from chns.training.settings import TrainSettings
 
@@ -101,8 +100,7 @@ def commands_page() -> str:
     """The help of every command."""
     parts = [_COMMANDS_TOP]
     for name, purpose in COMMANDS.items():
-        module = importlib.import_module(f"chns.cli.{name.replace('-', '_')}_command")
-        parser = module.build_parser()
+        parser = parser_of(name)
         parser.formatter_class = _wide(parser.formatter_class)
         help_text = re.sub(r"/\S*/(?=cpython|python)", "", parser.format_help()).rstrip()
         parts.append(f"## `chns {name}`\n\n{purpose[0].upper()}{purpose[1:]}.\n\n```text\n{help_text}\n```\n")

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from chns.cli import main
-from chns.cli.train_command import build_parser
+from chns.cli.training_commands import train_parser
 from chns.comparison.runs import read_comparison
 from chns.core import config_path, presets
 
@@ -44,7 +44,7 @@ def test_a_bare_name_finds_the_preset_and_names_combine_with_paths(tmp_path, mon
         "--config",
         "{train: {epochs: 7}}",
     ]
-    made = build_parser().parse_args(words)
+    made = train_parser().parse_args(words)
     assert made.batches.kind == "clustered"
     assert made.encoder.factory == "chns.encoders.thin_resnet34"
     assert (made.seed, made.train.epochs) == (5, 7)

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from chns.cli import main
-from chns.cli.convert_command import build_parser as convert_parser
-from chns.cli.prepare_command import build_parser as prepare_parser
+from chns.cli.manifest_commands import convert_parser
+from chns.cli.prepare_command import prepare_parser
 from chns.data.manifest import Manifest
 
 

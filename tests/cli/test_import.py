@@ -9,7 +9,8 @@ from foreign_models import speechbrain_state, wespeaker_resnet_state
 from chns.bundle.bundle import load_bundle
 from chns.bundle.layouts import TOOLKITS
 from chns.cli import main
-from chns.cli.train_command import build_parser
+from chns.cli.model_commands import import_parser
+from chns.cli.training_commands import train_parser
 from chns.core import ConfigError, ModelFileError
 from chns.sampling import SpeakerClusters
 from chns.training.build import starting_model
@@ -33,9 +34,7 @@ def run(*words):
 
 
 def test_the_command_knows_every_toolkit():
-    from importlib import import_module
-
-    action = next(a for a in import_module("chns.cli.import_command").build_parser()._actions if a.dest == "toolkit")
+    action = next(a for a in import_parser()._actions if a.dest == "toolkit")
     assert list(action.choices) == list(TOOLKITS)
 
 
@@ -105,7 +104,7 @@ def test_a_missing_starting_model_is_an_error(hum_manifest, tmp_path, capsys):
     words = ("--train.start_from", tmp_path / "none", *SHORT)
     assert run("train", "--data.train", hum_manifest, "--out", tmp_path / "run", *words) == 2
     assert "model must be a folder with config.json" in capsys.readouterr().err
-    assert build_parser().get_defaults().train.start_from is None
+    assert train_parser().get_defaults().train.start_from is None
 
 
 def test_ones_own_encoder_trains_starts_again_and_clusters_once_it_is_trusted(hum_manifest, tmp_path, capsys):

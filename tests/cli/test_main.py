@@ -1,6 +1,5 @@
 """The command as a whole: help, version, errors, and how little it imports."""
 
-import importlib
 import re
 import shlex
 import subprocess
@@ -9,7 +8,7 @@ import sys
 import pytest
 
 from chns import __version__
-from chns.cli import COMMANDS, main
+from chns.cli import COMMANDS, main, parser_of
 
 HEAVY = {"torch", "lightning_fabric", "faiss", "pyarrow", "numpy", "soundfile"}
 
@@ -99,10 +98,10 @@ def test_a_typo_is_one_line_with_what_was_meant(words, message, capsys):
 
 
 def test_options_of_settings_are_taken_with_hyphens_too():
-    from chns.cli.train_command import build_parser
+    from chns.cli.training_commands import train_parser
 
     words = ["--train.start-from=a-b", "--batches.speakers-per-batch", "7", "--encoder.settings.embedding-dim", "3"]
-    made = build_parser().parse_args(words)
+    made = train_parser().parse_args(words)
     assert (made.train.start_from, made.batches.speakers_per_batch) == ("a-b", 7)
     assert dict(made.encoder.settings) == {"embedding_dim": 3}
 
@@ -135,7 +134,7 @@ def test_an_error_of_no_kind_that_is_foreseen_shows_its_trace_and_is_no_answer_o
     def fail(arguments):
         raise RuntimeError("surprise")
 
-    monkeypatch.setattr("chns.cli.verify_command.run", fail)
+    monkeypatch.setattr("chns.cli.recognition_commands.run_verify", fail)
     assert main(["verify", "model", "a.wav", "b.wav"]) == 2
     printed = capsys.readouterr().err
     assert "Traceback" in printed
@@ -146,7 +145,7 @@ def test_a_missing_extra_is_named_in_one_line(monkeypatch, capsys):
     def fail(arguments):
         raise ModuleNotFoundError("No module named 'pyarrow.parquet'", name="pyarrow.parquet")
 
-    monkeypatch.setattr("chns.cli.verify_command.run", fail)
+    monkeypatch.setattr("chns.cli.recognition_commands.run_verify", fail)
     assert main(["verify", "model", "a.wav", "b.wav"]) == 2
     assert capsys.readouterr().err == (
         "chns: error: pyarrow must be installed for `chns verify`, got no such package. "
@@ -158,7 +157,7 @@ def test_ctrl_c_ends_without_a_trace(monkeypatch, capsys):
     def interrupt(arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("chns.cli.metrics_command.run", interrupt)
+    monkeypatch.setattr("chns.cli.metrics_command.run_metrics", interrupt)
     assert main(["metrics", "scores.txt"]) == 130
     assert capsys.readouterr().err.strip().endswith("chns: stopped")
 
@@ -176,12 +175,11 @@ def examples_of(parser):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_example_of_the_help_can_be_pasted(command):
-    parser = importlib.import_module(f"chns.cli.{command.replace('-', '_')}_command").build_parser()
+    parser = parser_of(command)
     examples = examples_of(parser)
     assert examples
     for example in examples:
         _, name, *words = shlex.split(example, comments=True)
-        module = importlib.import_module(f"chns.cli.{name.replace('-', '_')}_command")
         if "--print_config" in words:
             words.remove("--print_config")
-        assert module.build_parser().parse_args(words)
+        assert parser_of(name).parse_args(words)

@@ -117,10 +117,10 @@ def test_a_bad_name_for_the_manifest_is_refused_before_the_scan(tmp_path, refuse
 
 
 def test_the_minimum_of_the_command_is_that_of_the_library():
-    from chns.cli.prepare_command import build_parser
+    from chns.cli.prepare_command import prepare_parser
     from chns.data.corpora.scan import MIN_DURATION_SECONDS
 
-    arguments = build_parser().parse_args(["folder", "x", "--out", "m.parquet"])
+    arguments = prepare_parser().parse_args(["folder", "x", "--out", "m.parquet"])
     assert arguments.min_seconds == MIN_DURATION_SECONDS
 
 

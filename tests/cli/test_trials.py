@@ -4,9 +4,7 @@ import json
 
 import pytest
 
-from chns.cli import embed_command as embed
-from chns.cli import evaluate_command as evaluate
-from chns.cli import main, trials_command
+from chns.cli import main, parser_of
 from chns.data.manifest import Manifest
 from chns.evaluation.trials import FORMS, read_trials
 
@@ -84,7 +82,7 @@ def test_an_impossible_list_is_one_line_exit_code_2_and_no_file(manifest, tmp_pa
 
 def test_targets_are_all_or_a_number(capsys):
     with pytest.raises(SystemExit, match="2"):
-        trials_command.build_parser().parse_args(["m.parquet", "--out", "t", "--targets", "some"])
+        parser_of("trials").parse_args(["m.parquet", "--out", "t", "--targets", "some"])
     assert "argument --targets: must be `all` or a number, got 'some'" in capsys.readouterr().err
 
 
@@ -99,14 +97,14 @@ def test_help_ends_with_examples(command, capsys):
 
 
 def test_the_formats_offered_are_those_of_the_library():
-    offered = {action.dest: action.choices for action in evaluate.build_parser()._actions}
+    offered = {action.dest: action.choices for action in parser_of("evaluate")._actions}
     assert set(offered["format"]) == {"auto", *FORMS}
-    made = {action.dest: action.choices for action in trials_command.build_parser()._actions}
+    made = {action.dest: action.choices for action in parser_of("trials")._actions}
     assert set(made["format"]) == FORMS.keys() - {"unlabelled"}
 
 
 def test_evaluate_and_embed_need_their_outputs(capsys):
-    for parser, words in ((evaluate.build_parser(), ["--trials", "t"]), (embed.build_parser(), [])):
+    for parser, words in ((parser_of("evaluate"), ["--trials", "t"]), (parser_of("embed"), [])):
         with pytest.raises(SystemExit, match="2"):
             parser.parse_args(["model", "m.parquet", *words])
         assert "the following arguments are required: --" in capsys.readouterr().err

@@ -4,7 +4,6 @@ What the commands name stands there, small (`stand_ins.py`); each command starts
 command make it short; the command itself is as it is printed. What cannot be run here is listed with the reason.
 """
 
-import importlib
 import json
 import os
 import re
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from chns.cli import COMMANDS
+from chns.cli import COMMANDS, parser_of
 
 ROOT = Path(__file__).parents[2]
 HELPERS = ROOT / "tests" / "helpers"
@@ -114,7 +113,7 @@ def in_pages():
 def in_help():
     """Commands of the help texts."""
     for name in COMMANDS:
-        parser = importlib.import_module(f"chns.cli.{name.replace('-', '_')}_command").build_parser()
+        parser = parser_of(name)
         text = re.sub(r"\\\n\s*", "", parser.epilog)
         yield from (line.strip() for line in text.splitlines() if line.startswith("  chns "))
 
@@ -150,7 +149,7 @@ def test_every_command_of_the_pages_parses(tmp_path, monkeypatch):
         if "..." in line:
             continue
         _, name, *words = shlex.split(line)
-        parser = importlib.import_module(f"chns.cli.{name.replace('-', '_')}_command").build_parser()
+        parser = parser_of(name)
         assert parser.parse_args(words), line
 
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from chns.cli import main
-from chns.cli.train_command import build_parser
+from chns.cli.training_commands import train_parser
 from chns.comparison.runs import read_comparison
 from chns.core import (
     LARGEST_YAML_BYTES,
@@ -81,7 +81,7 @@ def test_a_comparison_of_hostile_yaml_is_refused(attack, tmp_path):
 
 def test_an_option_on_the_command_line_is_bounded_too(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
-        build_parser().parse_args(["--config", f"{BOMB}features: {{x: *a29}}\n"])
+        train_parser().parse_args(["--config", f"{BOMB}features: {{x: *a29}}\n"])
     assert "aliases followed" in capsys.readouterr().err
 
 
@@ -89,7 +89,7 @@ def test_an_option_on_the_command_line_is_bounded_too(tmp_path, capsys):
 def test_a_configuration_without_settings_is_quoted_in_short(text, tmp_path, capsys):
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(SystemExit, match="2"):
-        build_parser().parse_args(["--config", str(tmp_path / "config.yaml")])
+        train_parser().parse_args(["--config", str(tmp_path / "config.yaml")])
     said = capsys.readouterr().err
     assert "configuration must hold settings, got" in said
     assert len(said.partition("error: ")[2]) < 1_000
@@ -106,7 +106,7 @@ def test_a_section_that_is_text_is_not_read_as_the_name_of_a_file(tmp_path):
 def test_anchors_that_save_typing_still_work(tmp_path):
     (tmp_path / "config.yaml").write_text("train: {epochs: 7}\nfeatures: {a: &x [1], b: *x}")
     assert read_yaml(tmp_path / "config.yaml")["features"] == {"a": [1], "b": [1]}
-    assert build_parser().parse_args(["--config", str(tmp_path / "config.yaml")]).train.epochs == 7
+    assert train_parser().parse_args(["--config", str(tmp_path / "config.yaml")]).train.epochs == 7
 
 
 def test_the_values_behind_aliases_are_counted():

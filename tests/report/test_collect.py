@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from chns.cli.train_command import build_parser
+from chns.cli.training_commands import train_parser
 from chns.core import ManifestError, RunFolderError
 from chns.data.manifest import Manifest
 from chns.evaluation.scoring import write_scores
@@ -26,7 +26,7 @@ from chns.training.settings import DataSettings, TrainSettings
 def runs(tmp_path_factory, configs, hum_manifest):
     """A run with random batches, one with clustered ones and one with neighbours, with a score file each."""
     folder = tmp_path_factory.mktemp("runs")
-    parser = build_parser()
+    parser = train_parser()
     for strategy in ("supcon", "chns", "neighbours"):
         words = [word for name in (strategy, "tiny") for word in ("--config", str(configs / f"{name}.yaml"))]
         arguments = parser.instantiate(parser.parse_args([*words, "--data.train", str(hum_manifest)]))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from chns.bundle.bundle import load_bundle
-from chns.cli.train_command import build_parser
+from chns.cli.training_commands import train_parser
 from chns.core import AudioError, ConfigError
 from chns.data.audio import write_audio
 from chns.data.dataset import CropRequest
@@ -26,7 +26,7 @@ def settings_from(configs, hum_manifest):
     """Settings of the shipped overlay on the tiny configuration, with changes as on the command line."""
 
     def make(*words, overlays=("supcon", "tiny", "augmented")):
-        parser = build_parser()
+        parser = train_parser()
         overlaid = [word for name in overlays for word in ("--config", str(configs / f"{name}.yaml"))]
         common = ["--data.train", str(hum_manifest), "--data.held_out_speakers", "4", "--train.device", "cpu"]
         made = parser.instantiate(parser.parse_args([*overlaid, *common, *words]))

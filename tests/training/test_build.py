@@ -12,7 +12,7 @@ import yaml
 
 from chns.bundle.bundle import Architecture, load_bundle, save_bundle
 from chns.cli import main
-from chns.cli.train_command import build_parser
+from chns.cli.training_commands import train_parser
 from chns.core import ConfigError
 from chns.data.manifest import Manifest
 from chns.losses import TaughtLoss
@@ -36,7 +36,7 @@ ENCODERS = [(), ("thin_resnet34",)]  # configurations beside that of the strateg
 
 
 def settings_of(configs, *names, **data):
-    parser = build_parser()
+    parser = train_parser()
     words = [word for name in names for word in ("--config", str(configs / f"{name}.yaml"))]
     arguments = parser.instantiate(parser.parse_args(words))
     settings = TrainSettings(**{name: arguments[name] for name in TrainSettings.__dataclass_fields__})
@@ -155,7 +155,7 @@ def test_the_defaults_are_the_papers(configs):
 
 def test_print_config_shows_everything(configs, capsys):
     with pytest.raises(SystemExit) as stopped:
-        build_parser().parse_args(["--config", str(configs / "chns.yaml"), "--print_config"])
+        train_parser().parse_args(["--config", str(configs / "chns.yaml"), "--print_config"])
     assert stopped.value.code == 0
     shown = yaml.safe_load(capsys.readouterr().out)
     assert shown["batches"]["kind"] == "clustered"

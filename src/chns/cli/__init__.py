@@ -1,7 +1,8 @@
 """The ``chns`` command: parse, call the library, print. No logic of its own.
 
-Each subcommand is one module with ``build_parser()`` and ``run(arguments)``; only the chosen one is imported, and it
-imports what is heavy inside ``run``, so that ``chns --help`` answers at once.
+A command ``x`` is two functions, ``x_parser()`` and ``run_x(arguments)``, in ``x_command.py`` or in the module of its
+subject. Only the chosen one's module is imported, and it imports what is heavy inside the functions, so that
+``chns --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TextIO
 
 from chns import __version__
@@ -51,6 +52,18 @@ COMMANDS = {
     "push": "publish a model on the Hugging Face Hub",
     "demo": "the whole job on synthetic speech, in minutes",
 }
+
+# The commands of each module that has several.
+_MODULES = {
+    "comparison_commands": ("compare", "demo"),
+    "embedding_commands": ("cluster", "embed", "trials"),
+    "manifest_commands": ("convert", "merge", "speech", "split"),
+    "model_commands": ("export", "import", "push"),
+    "recognition_commands": ("identify", "verify"),
+    "store_commands": ("enrol", "store"),
+    "training_commands": ("augment-preview", "configs", "train"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 # What `pip install chns` leaves out, by the name it is imported by, and the extra that brings it.
 EXTRAS = {
@@ -106,11 +119,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     chosen = top.parse_args(words)
     try:
-        command = importlib.import_module(f"chns.cli.{chosen.command.replace('-', '_')}_command")
-        arguments = command.build_parser().parse_args(chosen.rest)
+        arguments = parser_of(chosen.command).parse_args(chosen.rest)
         require_files_apart(chosen.command, arguments)
         with contextlib.redirect_stdout(_Screen(sys.stdout)):
-            code: int | None = command.run(arguments)
+            code: int | None = _function(chosen.command, "run_{}")(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
         print("chns: stopped", file=sys.stderr)
@@ -126,6 +138,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"chns: error: {shown(' '.join(message.split()))}", file=sys.stderr)
         return 1 if isinstance(error, NonFiniteError) else 2
     return code or 0
+
+
+def parser_of(command: str) -> argparse.ArgumentParser:
+    """The options of one command of `COMMANDS`."""
+    parser: argparse.ArgumentParser = _function(command, "{}_parser")()
+    return parser
+
+
+def _function(command: str, name: str) -> Callable[..., Any]:
+    plain = command.replace("-", "_")
+    module = importlib.import_module(f"chns.cli.{_MODULE_OF.get(command, f'{plain}_command')}")
+    function: Callable[..., Any] = getattr(module, name.format(plain))
+    return function
 
 
 class _Screen(io.TextIOBase):

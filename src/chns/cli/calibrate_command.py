@@ -35,7 +35,7 @@ The threshold is where accepting starts to cost less than rejecting, at the give
 --false-alarm, where that share of the non-target trials of the list is accepted."""
 
 
-def build_parser() -> argparse.ArgumentParser:
+def calibrate_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = command_parser("calibrate", examples=_EXAMPLES)
     parser.add_argument("model", metavar="MODEL", help="the model's folder; the calibration is written into it")
@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run_calibrate(arguments: argparse.Namespace) -> None:
     """Fit the calibration, write it into the bundle, and print what it does to the trials."""
     from chns.evaluation import calibration_effect, fit_calibration
 

@@ -43,7 +43,7 @@ resampled, cut otherwise, padded or louder.
 exit code: 0 nothing to drop or correct; 1 something; 2 error"""
 
 
-def build_parser() -> argparse.ArgumentParser:
+def check_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = command_parser("check", examples=_EXAMPLES)
     parser.add_argument("manifest", type=Path, metavar="M.parquet", help="the utterances")
@@ -81,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run_check(arguments: argparse.Namespace) -> int:
     """Check, write the report and the corrected manifest, print what was found; the exit code tells if it was bad."""
     from chns.data import Manifest
     from chns.data.check import Limits, check_manifest

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from chns.cli import COMMANDS, command_parser
+from chns.cli import COMMANDS, command_parser, parser_of
 
 _EXAMPLES = """  chns completion bash   # then: eval "$(chns completion bash)", for good in ~/.bashrc
   chns completion zsh    # chns completion zsh > ~/.zfunc/_chns, a folder of fpath
@@ -16,22 +15,21 @@ _EXAMPLES = """  chns completion bash   # then: eval "$(chns completion bash)", 
 Needs `pip install 'chns[completion]'`, and `chns[train]` for the settings of `chns train`."""
 
 
-def build_parser() -> argparse.ArgumentParser:
+def completion_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = command_parser("completion", examples=_EXAMPLES)
     parser.add_argument("shell", choices=["bash", "zsh", "fish"], help="the shell")
     return parser
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run_completion(arguments: argparse.Namespace) -> None:
     """Print the shell's script."""
     import shtab
 
     top = argparse.ArgumentParser(prog="chns", add_help=False)
     commands = top.add_subparsers()
     for name, purpose in COMMANDS.items():
-        command = importlib.import_module(f"chns.cli.{name.replace('-', '_')}_command")
-        _copy(command.build_parser(), commands.add_parser(name, help=purpose, add_help=False), shtab.FILE)
+        _copy(parser_of(name), commands.add_parser(name, help=purpose, add_help=False), shtab.FILE)
     print(shtab.complete(top, shell=arguments.shell))
 
 

@@ -58,7 +58,7 @@ With an enrolment map, trials name a model. A line reads MODEL UTTERANCE UTTERAN
 enroll.lst, Kaldi's spk2utt."""
 
 
-def build_parser() -> argparse.ArgumentParser:
+def evaluate_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = command_parser("evaluate", examples=_EXAMPLES)
     parser.add_argument("model", metavar="MODEL", help="the model: a folder, or hf://owner/name")
@@ -145,7 +145,7 @@ def _add_normalisation_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run_evaluate(arguments: argparse.Namespace) -> None:
     """Embed the utterances of the trials, write their scores, and print the metrics if there are labels."""
     from chns.core import shown
     from chns.data import Manifest

@@ -202,7 +202,7 @@ class _Section(Protocol):
     def to_json(self) -> dict[str, object]: ...
 
 
-def build_parser() -> argparse.ArgumentParser:
+def metrics_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = command_parser("metrics", examples=_EXAMPLES)
     parser.add_argument("scores", type=Path, metavar="SCORES", help="the score file")
@@ -242,7 +242,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run_metrics(arguments: argparse.Namespace) -> None:
     """Read the scores, print the metrics, and write them and the DET curve if wished."""
     from chns.evaluation import read_labelled_scores
 

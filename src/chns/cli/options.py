@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from chns.bundle.bundle import Bundle
     from chns.core import Float32Array
     from chns.data import Channel
-    from chns.inference.bulk import Outcome
     from chns.inference.verifier import Verifier
 
 
@@ -63,33 +62,6 @@ def add_bulk_options(parser: argparse.ArgumentParser, *, purpose: str) -> None:
     parser.add_argument("--manifest", type=Path, metavar="M.parquet", help=purpose)
     add_root_option(parser)
     _add_workers_option(parser)
-
-
-def add_report_option(parser: argparse.ArgumentParser) -> None:
-    """Where what became of each recording is told."""
-    parser.add_argument(
-        "--report", type=Path, metavar="R.csv", help="what became of each recording, and why some were rejected"
-    )
-
-
-def told_outcomes(arguments: argparse.Namespace, outcomes: Sequence[Outcome]) -> tuple[dict[str, Any], str]:
-    """Write the report, if one is wished; the summary for JSON, and in a line."""
-    from chns.core import counted
-    from chns.inference.bulk import Outcome, counts_of, write_table
-
-    if arguments.report is not None:
-        write_table(arguments.report, Outcome._fields, outcomes)
-    counts = counts_of(outcomes)
-    text = f"{counted(counts['enrolled_people'], 'person', 'people')} enrolled from "
-    text += counted(counts["enrolled"], "recording")
-    if counts["present"]:
-        text += f"; {counted(counts['present'], 'recording')} enrolled before"
-    if counts["rejected"]:
-        text += f"; {counted(counts['rejected'], 'recording')} rejected, nothing enrolled of "
-        text += counted(counts["rejected_people"], "person", "people")
-        first = next(one for one in outcomes if one.outcome == "rejected")
-        text += f": {arguments.report or f'{first.reason} --report R.csv lists all.'}"
-    return {**counts, "report": None if arguments.report is None else str(arguments.report)}, text
 
 
 def _add_workers_option(parser: argparse.ArgumentParser) -> None:

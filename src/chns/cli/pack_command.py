@@ -27,7 +27,7 @@ Recordings that cannot be packed are listed with the reason in SHARDS/manifest.r
 Order by cluster only for storage that fetches whole shards: a batch of similar speakers then needs fewer of them."""
 
 
-def build_parser() -> argparse.ArgumentParser:
+def pack_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = command_parser("pack", examples=_EXAMPLES)
     parser.add_argument("manifest", type=Path, metavar="M.parquet", help="the utterances, in files or in shards")
@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run_pack(arguments: argparse.Namespace) -> None:
     """Pack, and print what came out."""
     from chns.data import Manifest, pack_shards
     from chns.data.packing import MANIFEST_NAME

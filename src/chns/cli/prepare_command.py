@@ -268,7 +268,7 @@ _EXAMPLES = f"""  chns prepare voxceleb /data/voxceleb2/dev/wav --out vox2.parqu
 Files that cannot be used are listed with the reason beside the manifest, in NAME.rejected.csv."""
 
 
-def build_parser() -> argparse.ArgumentParser:
+def prepare_parser() -> argparse.ArgumentParser:
     """The command's options, one subparser a corpus."""
     parser = command_parser("prepare", examples=_EXAMPLES)
     corpora = parser.add_subparsers(dest="corpus", required=True, metavar="CORPUS")
@@ -324,7 +324,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run_prepare(arguments: argparse.Namespace) -> None:
     """Prepare a corpus and print what it holds."""
     if arguments.corpus == "synthetic":
         from chns.data import prepare_synthetic

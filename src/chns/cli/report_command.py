@@ -29,7 +29,7 @@ OUT/suspected_duplicates.csv. What a run lacks is said in its place. The first r
 utterances of every training speaker and keeps the result in RUN/report; later ones only draw."""
 
 
-def build_parser() -> argparse.ArgumentParser:
+def report_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = command_parser("report", examples=_EXAMPLES)
     parser.add_argument(
@@ -70,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run_report(arguments: argparse.Namespace) -> None:
     """Compute the findings, write the report, and print where it is and its first sentences; or watch."""
     if arguments.watch:
         _watch(arguments.runs)

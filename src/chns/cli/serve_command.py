@@ -23,7 +23,7 @@ Without API keys it serves this machine alone. Keys: a file with one a line, or 
 {KEY_HELP}"""
 
 
-def build_parser() -> argparse.ArgumentParser:
+def serve_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = command_parser("serve", examples=_EXAMPLES)
     parser.add_argument("--model", metavar="MODEL", help="the model: a folder, or hf://owner/name (default: our own)")
@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run_serve(arguments: argparse.Namespace) -> None:
     """Serve until a signal ends it."""
     import uvicorn
 

@@ -1,4 +1,4 @@
-"""``chns export``: write a model as one graph for other runtimes."""
+"""Commands that pass a model on: ``export``, ``import`` and ``push``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from chns.data import Manifest
     from chns.evaluation import Trials
 
-_EXAMPLES = """  chns export runs/chns/model --format onnx --out model.onnx --check a.wav b.wav
+_EXPORT_EXAMPLES = """  chns export runs/chns/model --format onnx --out model.onnx --check a.wav b.wav
   chns export runs/chns/model --format torch-export --out model.pt2
   chns export runs/chns/model --into-bundle
   chns export runs/chns/model --format onnx --out model.onnx --int8 --manifest test.parquet --trials trials.txt
@@ -31,9 +31,9 @@ The file is loaded again and compared with the model before it gets its name; if
 no file, and the exit code is 2. --int8 writes a second file beside it, model.int8.onnx."""
 
 
-def build_parser() -> argparse.ArgumentParser:
+def export_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = command_parser("export", examples=_EXAMPLES)
+    parser = command_parser("export", examples=_EXPORT_EXAMPLES)
     parser.add_argument("model", metavar="MODEL", help="the model: a folder, or hf://owner/name")
     parser.add_argument("--format", choices=["onnx", "torch-export", "sherpa-onnx"], help="see below")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the graph goes")
@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run_export(arguments: argparse.Namespace) -> None:
     """Export, check, quantise and measure, and print what came out."""
     if (arguments.trials is None) != (arguments.manifest is None):
         raise ValueError("--trials and --manifest must be given together, got only one of them.")
@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> None:
     graphs = _export(arguments, bundle, check, summary)
     if measured_on is not None:
         summary["trials"] = _error_rates(bundle, graphs, *measured_on)
-    print(json.dumps(summary) if arguments.json else _as_text(summary))
+    print(json.dumps(summary) if arguments.json else _export_in_words(summary))
 
 
 def _write_into_bundle(arguments: argparse.Namespace, bundle: Bundle) -> None:
@@ -159,7 +159,7 @@ def _error_rates(bundle: Bundle, graphs: dict[str, Graph], trials: Trials, manif
     }
 
 
-def _as_text(summary: dict[str, Any]) -> str:
+def _export_in_words(summary: dict[str, Any]) -> str:
     checked_on = summary["checked_on"]
     lines = [f"checked on: {checked_on if isinstance(checked_on, str) else f'{len(checked_on)} recordings'}"]
     for name, file in summary["files"].items():
@@ -175,3 +175,118 @@ def _as_text(summary: dict[str, Any]) -> str:
             f"{name:<12} EER {100 * rates['eer']:.2f} %, {costs}, real-time factor {rates['real_time_factor']:.4f}"
         )
     return "\n".join(lines)
+
+
+_IMPORT_EXAMPLES = """  chns import hf://speechbrain/spkrec-ecapa-voxceleb --out models/ecapa
+  chns import downloaded/folder --out models/ecapa
+  chns import wespeaker-resnet34 avg_model.pt --out models/resnet34     # a state dict alone: say whose it is
+
+then, for instance:
+  chns calibrate models/ecapa dev.parquet --trials dev.txt
+  chns verify models/ecapa a.wav b.wav
+
+Only to use a model no import is needed: every command takes hf://owner/name, and the folders and files of other
+toolkits. What is imported is a folder of your own, which `chns calibrate` can write into.
+
+The toolkit need not be installed. Widths are read off the shapes; features and dilations stand in the YAML beside the
+weights. With a TOOLKIT there is no YAML: they are taken to be those of its VoxCeleb recipe, and for a model trained
+with others the import succeeds, but embeddings are not what the toolkit computes."""
+
+
+def import_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = command_parser("import", examples=_IMPORT_EXAMPLES)
+    parser.add_argument(
+        "toolkit",
+        nargs="?",
+        choices=["speechbrain", "wespeaker-ecapa", "wespeaker-resnet34", "3d-speaker-campplus"],
+        help="whose model it is, for a state dict alone",
+    )
+    parser.add_argument("model", metavar="MODEL", help="hf://owner/name, a folder, or with TOOLKIT the file of weights")
+    parser.add_argument("--out", type=Path, required=True, metavar="MODEL", help="folder that the model goes to")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    return parser
+
+
+def run_import(arguments: argparse.Namespace) -> None:
+    """Write the bundle, and print what it is."""
+    if arguments.toolkit is None:
+        from chns.bundle.published import own_copy
+
+        bundle = own_copy(arguments.model, arguments.out)
+    else:
+        from chns.bundle.layouts import import_model
+
+        bundle = import_model(arguments.toolkit, Path(arguments.model), arguments.out)
+    parameters = sum(parameter.numel() for parameter in bundle.model.parameters())
+    if arguments.json:
+        summary = {"model": str(arguments.out), "parameters": parameters, "weights_sha256": bundle.digest}
+        print(json.dumps({**summary, **bundle.training}))
+        return
+    architecture = bundle.architecture
+    print(f"{arguments.out}: {architecture.encoder} on {architecture.features}, {parameters / 1e6:.2f} M parameters")
+
+
+_PUSH_EXAMPLES = """\
+  chns push runs/chns/model me/voice --licence mit --training-data "our own recordings" --dry-run folder
+  chns push runs/chns/model me/voice --licence mit --training-data "our own recordings" --private
+
+The repository gets config.json, model.safetensors, the graph model.onnx if the model has one, and a README.md made from
+them. config.json holds the settings of the training, names of files among them: look at it with --dry-run before you
+publish. Log in first: `hf auth login`."""
+
+
+def push_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = command_parser("push", examples=_PUSH_EXAMPLES)
+    parser.add_argument("model", metavar="MODEL", help="the model's folder")
+    parser.add_argument("repository", metavar="OWNER/NAME", help="repository on the Hub; made if there is none")
+    parser.add_argument(
+        "--licence", required=True, metavar="ID", help="the Hub's name of it: apache-2.0, cc-by-4.0, ..."
+    )
+    parser.add_argument(
+        "--training-data", required=True, metavar="TEXT", help="which recordings it was trained on, under which terms"
+    )
+    parser.add_argument("--intended-use", metavar="TEXT", help="what it is for (default: a general text)")
+    parser.add_argument("--language", metavar="CODE", help="language of the training data, such as en")
+    parser.add_argument("--private", action="store_true", help="a new repository is only for its owner")
+    parser.add_argument(
+        "--dry-run", type=Path, metavar="FOLDER", help="write what would be uploaded here, and upload nothing"
+    )
+    parser.add_argument(
+        "--trust", action="append", default=[], metavar="PACKAGE", help="package of your own encoder; may be repeated"
+    )
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    return parser
+
+
+def run_push(arguments: argparse.Namespace) -> None:
+    """Write the repository's content, upload it unless told not to, and print where it is."""
+    from chns.inference.publish import Publication, push_to_hub, write_repository
+
+    own_text = {} if arguments.intended_use is None else {"intended_use": arguments.intended_use}
+    publication = Publication(
+        licence=arguments.licence, training_data=arguments.training_data, language=arguments.language, **own_text
+    )
+    summary = {"repository": arguments.repository}
+    if arguments.dry_run:
+        write_repository(
+            arguments.model,
+            arguments.dry_run,
+            repository=arguments.repository,
+            publication=publication,
+            trusted_packages=arguments.trust,
+        )
+        summary["folder"] = str(arguments.dry_run)
+    else:
+        summary["commit"] = push_to_hub(
+            arguments.model,
+            arguments.repository,
+            publication,
+            private=arguments.private,
+            trusted_packages=arguments.trust,
+        )
+    if arguments.json:
+        print(json.dumps(summary))
+    else:
+        print(f"{summary['folder']}: nothing uploaded" if arguments.dry_run else summary["commit"])

@@ -1,4 +1,4 @@
-"""``chns compare``."""
+"""Commands that train with several strategies: ``compare``, and ``demo`` on synthetic speech."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from chns.comparison.results import TrialList
     from chns.comparison.runs import Length, PlannedRun
 
-_EXAMPLES = """  chns compare compare.yaml --out runs/comparison --dry-run
+_COMPARE_EXAMPLES = """  chns compare compare.yaml --out runs/comparison --dry-run
   chns compare compare.yaml --out runs/comparison
   chns compare compare.yaml --out runs/comparison --jobs 2
   chns compare compare.yaml --out runs/comparison --baseline chns     # the same runs against another of them
@@ -34,9 +34,9 @@ with intervals and verdict to OUT/comparison.md and, with all numbers, OUT/compa
 before the first run trains. The same command goes on with what was stopped and repeats nothing that is finished."""
 
 
-def build_parser() -> argparse.ArgumentParser:
+def compare_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = command_parser("compare", examples=_EXAMPLES, kind=_Parser)
+    parser = command_parser("compare", examples=_COMPARE_EXAMPLES, kind=_CompareParser)
     parser.add_argument("config", type=Path, metavar="CONFIG", help="what to compare: a file, or a preset")
     parser.add_argument("--out", type=Path, required=True, metavar="OUT", help="folder of the comparison")
     parser.add_argument(
@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-class _Parser(CommandParser):
+class _CompareParser(CommandParser):
     """Keeps options with a dot in their name, which are settings of `chns train`, for the parser of those."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -81,7 +81,7 @@ class _Parser(CommandParser):
         return arguments
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run_compare(arguments: argparse.Namespace) -> None:
     """Compare, and print the table; or only say what would be done."""
     from chns.comparison.runs import read_comparison
 
@@ -145,3 +145,50 @@ def _in_words(state: dict[str, Any], length: Length) -> str:
     if state["steps_done"]:
         return f"goes on after about {state['steps_done']} of {length.num_steps} steps"
     return "to be trained"
+
+
+_DEMO_EXAMPLES = """  chns demo runs/demo
+  chns report runs/demo      # draws its page again
+
+Makes a corpus of synthetic voices, some of them much alike; trains one small model three times on equally many
+segments, with random batches (supcon), clustered ones (chns) and `auto`; tests all on other voices; prints the table
+and the verdict, and draws a report. Takes about five minutes on two cores, needs
+`pip install 'chns[train,synthetic,report]'`, and goes on where it was stopped."""
+
+_ANNOUNCED = """What you will see, in about five minutes on two cores:
+  1/3 a corpus of synthetic voices in families that sound alike
+  2/3 one small model, trained three times on equally many segments. Only the batches differ: random speakers
+      (supcon), clustered ones after a warm-up (chns), or hard ones as soon as random ones have become easy (auto)
+  3/3 a table of error rates, on random pairs of other speakers and on pairs of one family; a verdict; a report page
+"""
+
+
+def demo_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = command_parser("demo", examples=_DEMO_EXAMPLES)
+    parser.add_argument("folder", type=Path, metavar="OUT", help="where the corpus, models, scores and report go")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
+
+
+def run_demo(arguments: argparse.Namespace) -> None:
+    """Run it; print what to expect, the table, the verdicts and where the page is."""
+    if not arguments.json:
+        print(_ANNOUNCED, flush=True)
+
+    from chns import demo as demonstration
+    from chns.comparison.compare import describe
+
+    demo = demonstration.run_demo(arguments.folder, seed=arguments.seed)
+    if arguments.json:
+        print(json.dumps({**demo.outcome.to_json(), "report": str(demo.report.page)}))
+        return
+    print(describe(demo.outcome))
+    print(
+        "One seed, one small model, a few minutes: read the intervals, not the means. Hard batches pay when random\n"
+        "ones have become easy; docs/hard_phase.md says what to tune on yours.\n\n"
+        f"look at  {demo.report.page}\n"
+        f"next:    chns train --config auto --data.train M.parquet --out RUN    # on your own recordings, after\n"
+        f"         chns prepare folder RECORDINGS --out M.parquet"
+    )
