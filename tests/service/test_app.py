@@ -3,6 +3,7 @@
 import json
 import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -292,7 +293,7 @@ def test_waiting_waveforms_of_one_length_are_one_batch():
     for number, length in ((1, 5), (2, 7), (3, 5), (4, 5), (5, 5), (6, 5)):
         callers.append(threading.Thread(target=call, args=(number, length)))
         callers[-1].start()
-        while graph._calls.qsize() < number:
+        while len(graph._waiting) < number:
             pass
     gate.set()
     for caller in callers:
@@ -300,6 +301,22 @@ def test_waiting_waveforms_of_one_length_are_one_batch():
     graph.close()
     assert shapes == [(1, 10), (4, 5), (1, 7), (1, 5)]
     assert {number: answer.tolist() for number, answer in answers.items()} == {n: [[2 * n, 2 * n]] for n in range(7)}
+
+
+def test_two_threads_run_a_waveform_each_instead_of_one_both():
+    at_once, sizes = threading.Barrier(2), []
+
+    def run(waveforms):
+        sizes.append(len(waveforms))
+        at_once.wait(20)  # raises unless another batch runs now
+        return waveforms
+
+    graph = BatchedGraph(run, largest_samples=100, num_threads=2)
+    with ThreadPoolExecutor(2) as callers:
+        answers = list(callers.map(graph, [np.full((1, 5), number, np.float32) for number in (1, 2)]))
+    graph.close()
+    assert sizes == [1, 1]
+    assert [answer[0, 0] for answer in answers] == [1, 2]
 
 
 def test_an_error_reaches_each_caller_and_the_graph_lives_on():

@@ -111,11 +111,12 @@ def add_graph_if_possible(folder: Path, model: SpeakerEncoder, *, called: str | 
         )
 
 
-def load_graph_bundle(model: Path | str) -> GraphBundle | None:
+def load_graph_bundle(model: Path | str, *, num_threads: int | None = None) -> GraphBundle | None:
     """Read a bundle's graph and what is needed to use it; nothing of torch is imported.
 
     Args:
         model: A folder, or ``hf://owner/name[@revision]``.
+        num_threads: Of one run of the graph; by default all that this process may use.
 
     Returns:
         None if the bundle has no graph.
@@ -129,7 +130,7 @@ def load_graph_bundle(model: Path | str) -> GraphBundle | None:
     if folder.is_file():
         from chns.bundle.sherpa_graph import read_sherpa_graph
 
-        return read_sherpa_graph(folder)
+        return read_sherpa_graph(folder, num_threads=num_threads)
     description = read_description(folder)
     path = folder / GRAPH_FILE
     if "graph" not in description or not path.is_file():
@@ -143,7 +144,7 @@ def load_graph_bundle(model: Path | str) -> GraphBundle | None:
             f"graph must have the digest that config.json states, got another in {path}. "
             f"Write it anew with `chns export {folder} --into-bundle`."
         )
-    graph = read_untrusted_graph(content, source=str(path))
+    graph = read_untrusted_graph(content, source=str(path), num_threads=num_threads)
     wanted = {name: str(description[name]) for name in ("weights_sha256", "sample_rate_hz")}
     for name, value in wanted.items():
         if graph.metadata.get(name) != value:

@@ -47,12 +47,12 @@ def onnx_graph(path: Path) -> Graph:
     return session_graph(onnxruntime.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"]))
 
 
-def session_options() -> Any:
-    """Of onnxruntime, with as many threads as ``OMP_NUM_THREADS`` says or else as this process may use."""
+def session_options(num_threads: int | None = None) -> Any:
+    """Of onnxruntime, with so many threads for one run, or `available_threads`."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = _num_threads()
+    options.intra_op_num_threads = num_threads or available_threads()
     options.log_severity_level = 4  # warnings are about which optimisations applied; errors are raised too
     return options
 
@@ -97,7 +97,8 @@ def _distances(embeddings: Float32Array, others: Float32Array) -> Float64Array:
     return distances
 
 
-def _num_threads() -> int:
+def available_threads() -> int:
+    """As many threads as ``OMP_NUM_THREADS`` says, or else as this process may use."""
     stated = os.environ.get("OMP_NUM_THREADS", "")
     if stated.isdigit() and int(stated) > 0:
         return int(stated)
@@ -134,13 +135,16 @@ class UntrustedGraph(NamedTuple):
     metadata: dict[str, str]
 
 
-def read_untrusted_graph(content: bytes, *, source: str, input_axes: int = 2) -> UntrustedGraph:
+def read_untrusted_graph(
+    content: bytes, *, source: str, input_axes: int = 2, num_threads: int | None = None
+) -> UntrustedGraph:
     """Check a graph, and get it ready.
 
     Args:
         content: The ONNX file.
         source: Its name, for error messages.
         input_axes: 2 if it takes waveforms, (batch, samples); 3 if it takes features, (batch, frames, mels).
+        num_threads: Of one run; by default `available_threads`.
 
     Raises:
         ModelFileError: If it is no ONNX graph from one batch of waveforms to one of embeddings, or holds anything that
@@ -150,7 +154,7 @@ def read_untrusted_graph(content: bytes, *, source: str, input_axes: int = 2) ->
     import onnxruntime
 
     _bound_memory()
-    options = session_options()
+    options = session_options(num_threads)
     options.add_session_config_entry("session.use_env_allocators", "1")
     options.add_session_config_entry("session.load_model_format", "ONNX")
     options.add_session_config_entry(

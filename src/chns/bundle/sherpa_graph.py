@@ -26,11 +26,12 @@ _RATES_HZ = ("8000", "16000")
 _FULL_SCALE = np.float32(2.0**15)
 
 
-def read_sherpa_graph(path: Path) -> GraphBundle:
+def read_sherpa_graph(path: Path, *, num_threads: int | None = None) -> GraphBundle:
     """Get such a graph ready.
 
     Args:
         path: The ONNX file; untrusted.
+        num_threads: As `read_untrusted_graph`.
 
     Raises:
         ModelFileError: If it lacks the metadata, is of another framework or made for other features, or holds what
@@ -39,7 +40,7 @@ def read_sherpa_graph(path: Path) -> GraphBundle:
     if path.stat().st_size > LARGEST_GRAPH_BYTES:
         raise ModelFileError(f"graph must be at most {LARGEST_GRAPH_BYTES:,} bytes, got more in {path}.")
     content = path.read_bytes()
-    graph = read_untrusted_graph(content, source=str(path), input_axes=3)
+    graph = read_untrusted_graph(content, source=str(path), input_axes=3, num_threads=num_threads)
     stated = graph.metadata
     if MADE_BY in stated:
         raise ModelFileError(

@@ -1,8 +1,9 @@
 """What the service computes: uploads to embeddings on one model for all requests, and its voiceprints.
 
-Requests decode in a few threads; the graph runs in one, on all cores. While it runs, waveforms of other requests wait;
-those of one length are then run as one batch, which costs nobody time, for nothing waits in order to become a batch.
-Waveforms of different lengths are not padded to one: that would be work for silence.
+Requests decode in a few threads; the graph runs in as many as there are cores, each on one: a second core for the same
+waveform saves little of its time and costs as much again. While all run, further waveforms wait; those of one length
+are then run as one batch, which costs nobody time, for nothing waits in order to become a batch. Waveforms of
+different lengths are not padded to one: that would be work for silence.
 
 The store is used by one thread of its own. What `SpeakerEngine.enrol` has returned is on the disk.
 """
@@ -10,7 +11,6 @@ The store is used by one thread of its own. What `SpeakerEngine.enrol` has retur
 from __future__ import annotations
 
 import json
-import queue
 import re
 import tempfile
 import threading
@@ -25,6 +25,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 import numpy as np
 
 from chns.bundle.bundle_graph import PACKAGED_MODEL, load_graph_bundle
+from chns.bundle.graph import available_threads
 from chns.core import AudioError, Float32Array
 from chns.data import proven_info
 from chns.data.aac import AAC_EXTENSIONS
@@ -36,6 +37,7 @@ from chns.store.voiceprints import VoiceprintStore
 
 _Answer = TypeVar("_Answer")
 _Graph = Callable[[Float32Array], Float32Array]
+_Call = tuple[Float32Array, Future[Float32Array]]
 
 _MOST_VALUES = 2**25  # of one decoded upload, all channels: 128 MiB in float32
 _DECODING_THREADS = 4
@@ -88,60 +90,65 @@ class Heard(NamedTuple):
 
 
 class BatchedGraph:
-    """A graph that many threads call at once, each with one waveform; calls that wait become one batch.
+    """A graph that many threads call at once, each with one waveform; calls that wait become batches.
 
     Args:
         run: Waveforms, shape (batch, samples), to embeddings, shape (batch, dim); the rows do not depend on each other.
+            Called by several threads at once.
         largest_samples: Most samples of a batch of several, so that a batch takes no more memory than the longest
             waveform.
+        num_threads: Batches that run at once.
     """
 
-    def __init__(self, run: _Graph, *, largest_samples: int) -> None:
+    def __init__(self, run: _Graph, *, largest_samples: int, num_threads: int = 1) -> None:
         self._run = run
         self._largest_samples = largest_samples
-        self._calls: queue.SimpleQueue[tuple[Float32Array, Future[Float32Array]] | None] = queue.SimpleQueue()
+        self._waiting: deque[_Call] = deque()
+        self._changed = threading.Condition()
+        self._is_open = True
         self.batch_sizes: deque[int] = deque(maxlen=1_000)
-        self._thread = threading.Thread(target=self._work, name="chns-graph", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"chns-graph-{number}", daemon=True)
+            for number in range(num_threads)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def __call__(self, waveforms: Float32Array) -> Float32Array:
         """Shape (1, samples) to (1, dim); waits for its turn."""
         answer: Future[Float32Array] = Future()
-        self._calls.put((waveforms, answer))
+        with self._changed:
+            self._waiting.append((waveforms, answer))
+            self._changed.notify()
         return answer.result()
 
     def close(self) -> None:
         """Answer what waits, then stop."""
-        self._calls.put(None)
-        self._thread.join()
+        with self._changed:
+            self._is_open = False
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     def _work(self) -> None:
-        waiting: deque[tuple[Float32Array, Future[Float32Array]]] = deque()
-        is_open = True
-        while is_open or waiting:
-            while is_open and (not waiting or not self._calls.empty()):
-                call = self._calls.get()
-                if call is None:
-                    is_open = False
-                else:
-                    waiting.append(call)
-            if waiting:
-                self._answer(self._next_batch(waiting))
+        while batch := self._next_batch():
+            self._answer(batch)
 
-    def _next_batch(
-        self, waiting: deque[tuple[Float32Array, Future[Float32Array]]]
-    ) -> list[tuple[Float32Array, Future[Float32Array]]]:
-        """The oldest call and those of its length, in order; taken out of what waits."""
-        shape = waiting[0][0].shape
-        most = max(1, self._largest_samples // shape[1])
-        batch = [call for call in waiting if call[0].shape == shape][:most]
-        taken = {id(answer) for _, answer in batch}
-        rest = [call for call in waiting if id(call[1]) not in taken]
-        waiting.clear()
-        waiting.extend(rest)
-        return batch
+    def _next_batch(self) -> list[_Call]:
+        """The oldest call and those of its length, in order, as many as leave the other threads their share."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or not self._is_open)
+            if not self._waiting:
+                return []
+            shape = self._waiting[0][0].shape
+            alike = [call for call in self._waiting if call[0].shape == shape]
+            share = -(-len(alike) // len(self._threads))
+            batch = alike[: min(share, max(1, self._largest_samples // shape[1]))]
+            taken = {id(answer) for _, answer in batch}
+            self._waiting = deque(call for call in self._waiting if id(call[1]) not in taken)
+            return batch
 
-    def _answer(self, batch: list[tuple[Float32Array, Future[Float32Array]]]) -> None:
+    def _answer(self, batch: list[_Call]) -> None:
         self.batch_sizes.append(len(batch))
         try:
             embeddings = self._run(np.concatenate([waveforms for waveforms, _ in batch]))
@@ -179,7 +186,7 @@ class SpeakerEngine:
     ) -> None:
         self.limits = limits or Limits()
         path = str(PACKAGED_MODEL) if model is None else model
-        bundle = load_graph_bundle(path)
+        bundle = load_graph_bundle(path, num_threads=1)
         if bundle is None:
             raise ValueError(
                 f"model must have a graph to be served, got none in {path}. `chns export {path} --into-bundle` "
@@ -189,7 +196,7 @@ class SpeakerEngine:
         largest = round(WINDOW_SECONDS * bundle.sample_rate_hz)
         self._closing = ExitStack()
         with ExitStack() as opened:
-            self.graph = BatchedGraph(bundle.run, largest_samples=largest)
+            self.graph = BatchedGraph(bundle.run, largest_samples=largest, num_threads=available_threads())
             opened.callback(self.graph.close)
             self.verifier = Verifier(bundle._replace(run=self.graph), threshold=threshold)
             _ = self.verifier.threshold  # raises where there is none
