@@ -40,6 +40,7 @@ def recording(tmp_path):
     return tmp_path / "speech.wav"
 
 
+@pytest.mark.slow
 def test_torch_export_is_checked_on_the_recordings_given(model, recording, tmp_path, capsys):
     words = ["export", str(model), "--format", "torch-export", "--out", str(tmp_path / "m.pt2")]
     assert main([*words, "--check", str(recording), "--json"]) == 0

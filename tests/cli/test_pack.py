@@ -71,6 +71,7 @@ def test_standard_tools_read_and_check_the_shards(hum_manifest, shards):
     assert [f"shard-00000.tar/{name}" for name in listed.stdout.split()] == sorted(first)
 
 
+@pytest.mark.slow
 def test_training_from_shards_with_workers_and_a_stop_ends_with_the_weights_of_files(
     trained, shards, configs, tmp_path, monkeypatch, capsys
 ):

@@ -152,6 +152,7 @@ def test_a_stopped_comparison_goes_on_and_ends_with_the_same_numbers(
             assert here.per_seed(strategy, "eer").tolist() == there.per_seed(strategy, "eer")[1:].tolist()
 
 
+@pytest.mark.slow
 def test_a_run_in_a_process_of_its_own_is_the_same(tmp_path, tiny, write_yaml, finished, caplog):
     caplog.set_level("INFO")
     strategies = {"chns": tiny["strategies"]["chns"]}

@@ -120,6 +120,7 @@ def test_bf16_autocast_stays_close(make):
     assert torch.nn.functional.cosine_similarity(exact, mixed.float()).min() > 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of the exporter's own making
 @pytest.mark.parametrize("make", [SMALL["ecapa"], SMALL["resnet asp"]], ids=["ecapa", "resnet asp"])
 def test_waveform_to_embedding_exports_to_onnx_with_any_batch_and_length(make, tmp_path):

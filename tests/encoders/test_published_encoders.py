@@ -115,6 +115,7 @@ def test_it_learns_a_batch_by_heart_and_every_weight_takes_part(make):
     assert last < 0.7 * first
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of the exporter's own making
 @each_small
 def test_waveform_to_embedding_exports_to_onnx_with_any_batch_and_length(make, tmp_path):

@@ -94,6 +94,7 @@ def test_a_folder_in_which_another_training_runs_is_refused(hum_manifest, tmp_pa
     assert [path.name for path in (tmp_path / "run").iterdir() if path.name != ".lock"] == []
 
 
+@pytest.mark.slow
 def test_torchrun_alone_says_how_many_processes_there_are(hum_manifest, tmp_path):
     """Red where each of two processes took itself for the only one, and both wrote into one folder."""
     command = words(hum_manifest, tmp_path / "two", "--train.epochs", "2", "--data.held_out_speakers", "0")
@@ -143,7 +144,7 @@ def main(words):
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGHUP])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_trainings_of_a_comparison_end_with_it(how, tmp_path):
     process = subprocess.Popen([sys.executable, "-c", f"CHILD = {CHILD!r}\n{PARENT}", str(tmp_path)], env=environment())
     wait_until(lambda: all((tmp_path / n / "started").exists() for n in "01"), process)

@@ -245,6 +245,7 @@ def test_a_long_recording_that_is_cut_is_found_at_the_window_where_it_ends(tmp_p
 # ----- real speech
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("corpus", "prepare", "step"),
     [

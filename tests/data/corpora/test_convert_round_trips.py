@@ -126,6 +126,7 @@ def shared_corpora(shared_data):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trip", [*WITH_PARTS, wespeaker], ids=lambda trip: trip.__name__)
 def test_the_shared_corpora_come_back(shared_corpora, tmp_path, trip):
     for number, manifest in enumerate(shared_corpora):

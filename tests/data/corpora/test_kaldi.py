@@ -176,6 +176,7 @@ def test_a_missing_directory_is_named(tmp_path):
         prepare_kaldi(tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_the_shared_corpus_is_complete(shared_data):
     result = prepare_kaldi(shared_data / "speechocean762-train")
     assert (len(result.manifest.speakers), len(result.manifest), result.rejected) == (125, 2_500, [])

@@ -42,6 +42,7 @@ def test_another_layout_is_explained(tmp_path, source):
         prepare_speech_commands(tmp_path / source)
 
 
+@pytest.mark.slow
 def test_the_shared_corpus_is_complete(shared_data):
     result = prepare_speech_commands(shared_data / "speech-commands-mini")
     assert (len(result.manifest.speakers), len(result.manifest), result.rejected) == (1_734, 5_173, [])
