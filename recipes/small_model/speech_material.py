@@ -18,7 +18,7 @@ import scipy.fft
 
 from chns.data.audio import Waveform, read_audio
 from chns.data.augmentation.background import mix_at_snr
-from chns.data.augmentation.speed import change_speed
+from chns.data.augmentation.effects import change_speed
 
 SAMPLE_RATE_HZ = 16_000
 SHARES = {"librispeech": 0.5, "speechocean": 0.2, "words": 0.25, "synthetic": 0.05}

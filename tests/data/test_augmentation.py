@@ -18,10 +18,8 @@ from chns.data.augmentation.background import (
     RecordingFolder,
     TrainingUtterances,
 )
-from chns.data.augmentation.codec import Codec
-from chns.data.augmentation.level import Gain
+from chns.data.augmentation.effects import SPEED_COLUMN, Codec, Gain, Speed, speed_factors, with_speed_speakers
 from chns.data.augmentation.reverberation import ResponseFolder, Reverberation, SyntheticDecay
-from chns.data.augmentation.speed import SPEED_COLUMN, Speed, speed_factors, with_speed_speakers
 from chns.data.dataset import CropBatches, CropRequest, SpeakerCrops, WholeUtterances
 from chns.data.manifest import Manifest, with_columns
 from chns.losses import SupConLoss

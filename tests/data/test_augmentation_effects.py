@@ -17,8 +17,7 @@ from chns.data.augmentation.background import (
     coloured_noise,
     mix_at_snr,
 )
-from chns.data.augmentation.codec import CODECS, Codec
-from chns.data.augmentation.level import Gain, power_of, without_clipping
+from chns.data.augmentation.effects import CODECS, Codec, Gain, Speed, change_speed, power_of, without_clipping
 from chns.data.augmentation.reverberation import (
     ResponseFolder,
     Reverberation,
@@ -26,7 +25,6 @@ from chns.data.augmentation.reverberation import (
     SyntheticDecay,
     reverberate,
 )
-from chns.data.augmentation.speed import Speed, change_speed
 
 RATE_HZ = 16_000
 

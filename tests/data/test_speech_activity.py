@@ -8,7 +8,7 @@ import soxr
 from made_corpus import RATE, MadeCorpus
 
 from chns.core import ChnsError, ManifestError
-from chns.data import speech_activity, windows
+from chns.data import resumable, speech_activity
 from chns.data.audio import read_audio
 from chns.data.corpora.voxceleb import prepare_voxceleb
 from chns.data.resumable import forget
@@ -136,14 +136,14 @@ def test_only_the_part_that_the_manifest_names_is_looked_at(tmp_path, loudness_d
 def test_the_windows_of_a_long_recording_change_nothing(tmp_path, monkeypatch, loudness_detector):
     [utterance, *_] = made(tmp_path).manifest
     whole = measure_speech(utterance)
-    monkeypatch.setattr(windows, "WINDOW_SECONDS", 4)
+    monkeypatch.setattr(resumable, "WINDOW_SECONDS", 4)
     assert measure_speech(utterance) == whole
     assert loudness_detector.resets == 2
 
 
 def test_a_window_ends_with_a_chunk():
     """Else zeros would be put between windows."""
-    assert windows.WINDOW_SECONDS * RATE % 512 == 0
+    assert resumable.WINDOW_SECONDS * RATE % 512 == 0
 
 
 def test_a_killed_run_goes_on_and_another_threshold_begins_anew(tmp_path, monkeypatch, loudness_detector):

@@ -4,6 +4,11 @@
 weights that it was made from, so a graph of other weights is refused. It is written only if it computes what the model
 does on a built-in signal of several lengths. Neither proves that a stranger's graph computes what his weights do: a
 bundle is trusted to hear as it says, but not with the machine (`chns.bundle.graph`).
+
+A graph that carries sherpa-onnx's metadata is run as it is, features to embedding, with the features computed here.
+sherpa-onnx feeds every model its own, an approximation of what each was trained on. Here a model hears what its toolkit
+computes, which is Kaldi's filterbank for both toolkits that are known: 80 mels from 20 Hz to half the sample rate, of
+whole frames, less their mean. docs/decisions/0016 has why, and what that is worth.
 """
 
 from __future__ import annotations
@@ -19,7 +24,8 @@ import numpy as np
 from chns.bundle.bundle import put_graph, read_description, weights_digest
 from chns.bundle.finding import GRAPH_FILE, bundle_folder
 from chns.bundle.graph import LARGEST_GRAPH_BYTES, Graph, largest_distance, model_graph, read_untrusted_graph
-from chns.core import ChnsError, Float32Array, ModelFileError
+from chns.core import ChnsError, Float32Array, ModelFileError, quoted
+from chns.features.filterbank import Filterbank, Window
 
 if TYPE_CHECKING:
     from chns.encoders import SpeakerEncoder
@@ -34,6 +40,13 @@ _LENGTHS_SECONDS = (0.5, 1.0, 2.7)
 _BUILT_IN_SECONDS = 8.0
 _LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 4_000, 48_000
 _LONGEST_FRAME_SAMPLES = 2_048
+
+MADE_BY = "made_by"  # a key of our own exports, which undo sherpa-onnx's features
+
+_WINDOWS: Mapping[str, Window] = {"wespeaker": "hamming", "3d-speaker": "povey"}  # of the toolkits, by framework
+_NUM_MELS = 80
+_RATES_HZ = ("8000", "16000")
+_FULL_SCALE = np.float32(2.0**15)
 
 
 class ExportError(ChnsError, ValueError):
@@ -128,9 +141,7 @@ def load_graph_bundle(model: Path | str, *, num_threads: int | None = None) -> G
     """
     folder = bundle_folder(model)
     if folder.is_file():
-        from chns.bundle.sherpa_graph import read_sherpa_graph
-
-        return read_sherpa_graph(folder, num_threads=num_threads)
+        return _read_sherpa_graph(folder, num_threads=num_threads)
     description = read_description(folder)
     path = folder / GRAPH_FILE
     if "graph" not in description or not path.is_file():
@@ -159,6 +170,53 @@ def load_graph_bundle(model: Path | str, *, num_threads: int | None = None) -> G
         description["weights_sha256"],
         description["metrics"],
     )
+
+
+def _read_sherpa_graph(path: Path, *, num_threads: int | None = None) -> GraphBundle:
+    """Get such a graph ready.
+
+    Args:
+        path: The ONNX file; untrusted.
+        num_threads: As `read_untrusted_graph`.
+
+    Raises:
+        ModelFileError: If it lacks the metadata, is of another framework or made for other features, or holds what
+            `chns.bundle.graph` refuses.
+    """
+    if path.stat().st_size > LARGEST_GRAPH_BYTES:
+        raise ModelFileError(f"graph must be at most {LARGEST_GRAPH_BYTES:,} bytes, got more in {path}.")
+    content = path.read_bytes()
+    graph = read_untrusted_graph(content, source=str(path), input_axes=3, num_threads=num_threads)
+    stated = graph.metadata
+    if MADE_BY in stated:
+        raise ModelFileError(
+            f"graph must hear what its toolkit computes, got {path}, which `chns export` made for sherpa-onnx's own "
+            "features. Use the model that it was exported from."
+        )
+    _require_stated(stated, "framework", tuple(_WINDOWS), path)
+    _require_stated(stated, "sample_rate", _RATES_HZ, path)
+    _require_stated(stated, "feature_normalize_type", ("global-mean", ""), path, default="")
+    _require_stated(stated, "normalize_samples", ("0", "1"), path, default="0")
+    rate_hz = int(stated["sample_rate"])
+    features = Filterbank(num_mels=_NUM_MELS, sample_rate_hz=rate_hz, window=_WINDOWS[stated["framework"]])
+    scale = _FULL_SCALE if stated.get("normalize_samples") == "1" else np.float32(1)
+
+    def run(waveforms: Float32Array) -> Float32Array:
+        made = np.concatenate([graph.run(frames[None]) for frames in features(waveforms / scale)])  # some take only one
+        _require_stated(stated, "output_dim", (str(made.shape[1]),), path)
+        return made
+
+    return GraphBundle(run, rate_hz, features.frame_samples, hashlib.sha256(content).hexdigest(), {})
+
+
+def _require_stated(
+    stated: Mapping[str, str], name: str, allowed: tuple[str, ...], path: Path, *, default: str | None = None
+) -> None:
+    value = stated.get(name, default)
+    if value not in allowed:
+        got = "none" if value is None else quoted(value)
+        wanted = " or ".join(filter(None, allowed))
+        raise ModelFileError(f"{name} must be {wanted}, got {got} in the metadata of {path}.")
 
 
 def checked_distance(graph: Graph, reference: Graph, check: Sequence[Float32Array], *, limit: float) -> float:

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from chns.core import AudioError
 from chns.data.audio import Waveform, read_audio
-from chns.data.augmentation.speed import change_speed, speed_factors
+from chns.data.augmentation.effects import change_speed, speed_factors
 from chns.data.manifest import Manifest, Utterance
 from chns.data.storage.ranges import KEPT_CONNECTIONS
 from chns.data.storage.remote import RemoteRoot
@@ -55,7 +55,7 @@ class SpeakerCrops(Dataset[tuple[Tensor, int]]):
     workers, so it depends on their number. Requests, as `CropBatches` makes them of any batch sampler, do not.
 
     An utterance shorter than the crop is repeated until it fills it. One whose manifest gives it a speed is played at
-    that speed, see `chns.data.augmentation.speed`.
+    that speed, see `chns.data.augmentation.effects`.
 
     Args:
         manifest: The utterances.

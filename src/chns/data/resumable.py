@@ -1,13 +1,15 @@
-"""Work over all utterances of a manifest that a kill does not lose.
+"""Go through all utterances of a manifest, in work that a kill does not lose.
 
 Results are kept in a folder, one Parquet file for every thousand utterances, and the same work on the same manifest
 goes on behind the last of them; recordings that were exchanged in between are not noticed. Beside the manifest and the
-results, memory holds what 50,000 utterances need, however many there are.
+results, memory holds what 50,000 utterances need, however many there are. A long utterance comes window by window
+(`read_windows`), so memory does not grow with its length either; almost every one is one window and one decoding.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -20,10 +22,13 @@ from tqdm import tqdm
 
 from chns.core import atomic_path, locked_folder
 from chns.core.parallel import mapped
+from chns.data.audio import Waveform, read_audio
 from chns.data.manifest import Manifest, Utterance, fingerprint
 from chns.data.manifest_file import require_small_parquet
+from chns.data.storage.packed import Recording
 
 PART_UTTERANCES = 1_000
+WINDOW_SECONDS = 120
 
 _UTTERANCES_A_POOL = 50_000
 _UTTERANCES_PER_WORKER = 100
@@ -59,32 +64,19 @@ def process_utterances(
         ManifestError: If another process works in that folder.
     """
     with locked_folder(kept):
-        return _processed(function, manifest, schema=schema, settings=settings, kept=kept, purpose=purpose, jobs=jobs)
-
-
-def _processed(
-    function: Callable[[Utterance], Any],
-    manifest: Manifest,
-    *,
-    schema: pa.Schema,
-    settings: str,
-    kept: Path,
-    purpose: str,
-    jobs: int | None,
-) -> pa.Table:
-    key = hashlib.blake2b(f"{schema}{settings}{fingerprint(manifest)}".encode(), digest_size=8).hexdigest()
-    parts = list(_finished_parts(kept, key, schema))
-    done = sum(part.num_rows for part in parts)
-    with tqdm(total=len(manifest), initial=done, desc=purpose, unit="utterance", disable=None) as progress:
-        for first in range(done, len(manifest), _UTTERANCES_A_POOL):
-            utterances = [manifest[row] for row in range(first, min(first + _UTTERANCES_A_POOL, len(manifest)))]
-            with mapped(function, utterances, jobs=jobs, items_per_worker=_UTTERANCES_PER_WORKER) as results:
-                for part in _in_parts(results, schema, progress):
-                    with atomic_path(_part_path(kept, key, done)) as temporary:
-                        pq.write_table(part, temporary)
-                    parts.append(part)
-                    done += part.num_rows
-    return pa.concat_tables(parts).combine_chunks()
+        key = hashlib.blake2b(f"{schema}{settings}{fingerprint(manifest)}".encode(), digest_size=8).hexdigest()
+        parts = list(_finished_parts(kept, key, schema))
+        done = sum(part.num_rows for part in parts)
+        with tqdm(total=len(manifest), initial=done, desc=purpose, unit="utterance", disable=None) as progress:
+            for first in range(done, len(manifest), _UTTERANCES_A_POOL):
+                utterances = [manifest[row] for row in range(first, min(first + _UTTERANCES_A_POOL, len(manifest)))]
+                with mapped(function, utterances, jobs=jobs, items_per_worker=_UTTERANCES_PER_WORKER) as results:
+                    for part in _in_parts(results, schema, progress):
+                        with atomic_path(_part_path(kept, key, done)) as temporary:
+                            pq.write_table(part, temporary)
+                        parts.append(part)
+                        done += part.num_rows
+        return pa.concat_tables(parts).combine_chunks()
 
 
 def forget(kept: Path) -> None:
@@ -114,3 +106,39 @@ def _counted(results: Iterator[Any], progress: tqdm) -> Iterator[Any]:  # type: 
 
 def _part_path(kept: Path, key: str, first: int) -> Path:
     return kept / f"{key}-{first:09d}.parquet"
+
+
+def read_windows(
+    path: Recording, *, sample_rate_hz: int, offset_seconds: float, duration_seconds: float, channel: int | None = None
+) -> Iterator[Waveform]:
+    """Decode part of a recording as windows of 120 s and a shorter last one. A file that ends sooner gives less.
+
+    Args:
+        path: The recording.
+        sample_rate_hz: Rate of the windows.
+        offset_seconds: Where to start.
+        duration_seconds: How much to read; at least one sample.
+        channel: See `read_audio`.
+
+    Yields:
+        Samples, shape (samples,), float32.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        AudioError: If it cannot be decoded.
+    """
+    window_samples = WINDOW_SECONDS * sample_rate_hz
+    remaining = max(1, round(duration_seconds * sample_rate_hz))
+    for number in range(math.ceil(remaining / window_samples)):
+        wanted = min(window_samples, remaining)
+        waveform = read_audio(
+            path,
+            sample_rate_hz=sample_rate_hz,
+            offset_seconds=offset_seconds + number * WINDOW_SECONDS,
+            duration_seconds=wanted / sample_rate_hz,
+            channel=channel,
+        )
+        yield waveform
+        if len(waveform) < wanted:
+            return
+        remaining -= wanted

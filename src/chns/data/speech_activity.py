@@ -26,8 +26,7 @@ import soxr
 from chns.core import AudioError, ChnsError, Float32Array, ManifestError
 from chns.data.audio import Waveform
 from chns.data.manifest import Manifest, Utterance, numbers, with_columns
-from chns.data.resumable import process_utterances
-from chns.data.windows import read_windows
+from chns.data.resumable import process_utterances, read_windows
 
 Segments = list[tuple[float, float]]
 

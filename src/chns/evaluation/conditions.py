@@ -19,8 +19,7 @@ import numpy.typing as npt
 from chns.core import BoolArray, number, quoted
 from chns.data.audio import Waveform
 from chns.data.augmentation.background import ColouredNoise, NoiseSource, RecordingFolder, mix_at_snr
-from chns.data.augmentation.codec import CODECS, Codec
-from chns.data.augmentation.level import without_clipping
+from chns.data.augmentation.effects import CODECS, Codec, without_clipping
 from chns.evaluation.intervals import Interval, interval
 from chns.evaluation.metrics import REPORTED_P_TARGETS
 from chns.evaluation.speaker_bootstrap import bootstrap_metrics
@@ -36,7 +35,7 @@ class Condition:
 
     Attributes:
         axis: ``duration``: a part of so many seconds, all of a shorter one; ``snr``: noise so many decibels below the
-            speech; ``codec``: one of `chns.data.augmentation.codec.CODECS`.
+            speech; ``codec``: one of `chns.data.augmentation.effects.CODECS`.
         value: Seconds, decibels, or the name of the codec, as it was typed.
         sample_rate_hz: Of the waveforms.
         noise: Where the noise comes from.

@@ -23,10 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from chns.bundle.bundle import Architecture
-from chns.bundle.bundle_graph import LARGEST_DISTANCE, checked_distance
+from chns.bundle.bundle_graph import LARGEST_DISTANCE, MADE_BY, checked_distance
 from chns.bundle.graph import Graph, largest_distance, model_graph, onnx_graph
 from chns.bundle.onnx_file import OPSET, write_onnx
-from chns.bundle.sherpa_graph import MADE_BY
 from chns.core import ConfigError, Float32Array, atomic_path
 from chns.encoders import SpeakerEncoder
 from chns.features import LogMel

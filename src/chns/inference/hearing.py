@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from chns.core import AudioError, Float32Array, ManifestError, in_short
 from chns.data import Manifest, Quality, file_channels_differ, joint_quality, proven_info
-from chns.data.augmentation.speed import speed_factors
+from chns.data.augmentation.effects import speed_factors
 from chns.data.storage.packed import Recording
 from chns.data.storage.ranges import KEPT_CONNECTIONS
 from chns.data.storage.remote import RemoteRecording

@@ -8,7 +8,7 @@ import pytest
 import soxr
 from made_corpus import RATE, MadeCorpus, good_corpus, voice
 
-from chns.data import windows
+from chns.data import resumable
 from chns.data.audio import audio_info
 from chns.data.check import KINDS, Limits, check_manifest
 from chns.data.check.measures import measure_utterance
@@ -224,7 +224,7 @@ def test_measures_do_not_depend_on_the_windows(tmp_path, monkeypatch, suffix):
     corpus = MadeCorpus(tmp_path)
     corpus.add("s/1", voice(1, 3.7), suffix=suffix)
     whole = measure_utterance(corpus.manifest[0], whole_file=True)
-    monkeypatch.setattr(windows, "WINDOW_SECONDS", 1)
+    monkeypatch.setattr(resumable, "WINDOW_SECONDS", 1)
     in_windows = measure_utterance(corpus.manifest[0], whole_file=True)
     assert in_windows.digest == whole.digest
     assert in_windows.duration_seconds == whole.duration_seconds == pytest.approx(3.7)
@@ -234,7 +234,7 @@ def test_measures_do_not_depend_on_the_windows(tmp_path, monkeypatch, suffix):
 
 
 def test_a_long_recording_that_is_cut_is_found_at_the_window_where_it_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(windows, "WINDOW_SECONDS", 1)
+    monkeypatch.setattr(resumable, "WINDOW_SECONDS", 1)
     corpus = MadeCorpus(tmp_path)
     cut(corpus.add("s/1", voice(1, 6), suffix=".mp3"))
     measures = measure_utterance(corpus.manifest[0], whole_file=True)

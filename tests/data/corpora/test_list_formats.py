@@ -9,12 +9,10 @@ import pytest
 import soundfile
 
 from chns.core import ManifestError
-from chns.data.corpora.csv_table import ColumnNames, read_csv
+from chns.data.corpora.csv_table import ColumnNames, read_csv, read_speechbrain
+from chns.data.corpora.json_lists import read_nemo, read_wespeaker
 from chns.data.corpora.lhotse import read_lhotse
 from chns.data.corpora.listed import scan_list
-from chns.data.corpora.nemo import read_nemo
-from chns.data.corpora.speechbrain import read_speechbrain
-from chns.data.corpora.wespeaker import read_wespeaker
 
 READERS = {"wespeaker": read_wespeaker, "nemo": read_nemo, "speechbrain": read_speechbrain, "csv": read_csv,
            "lhotse": read_lhotse}  # fmt: skip

@@ -23,8 +23,7 @@ from chns.cli import main
 from chns.core import AudioError, ChnsError, ManifestError
 from chns.data.audio import audio_info, read_audio
 from chns.data.augmentation.augmenter import Augmenter
-from chns.data.augmentation.level import Gain
-from chns.data.augmentation.speed import Speed
+from chns.data.augmentation.effects import Gain, Speed
 from chns.data.dataset import (
     CropBatches,
     CropRequest,

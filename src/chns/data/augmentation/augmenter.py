@@ -9,10 +9,8 @@ import numpy as np
 
 from chns.data.audio import Waveform
 from chns.data.augmentation.background import Background
-from chns.data.augmentation.codec import Codec
-from chns.data.augmentation.level import Gain, without_clipping
+from chns.data.augmentation.effects import Codec, Gain, Speed, without_clipping
 from chns.data.augmentation.reverberation import Reverberation
-from chns.data.augmentation.speed import Speed
 
 _SPEED_PLACE = 0
 

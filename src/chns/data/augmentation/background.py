@@ -15,7 +15,7 @@ import scipy.fft
 
 from chns.core import AudioError
 from chns.data.audio import EXTENSIONS, Waveform, audio_info, read_audio
-from chns.data.augmentation.level import power_of, require_probability, require_range
+from chns.data.augmentation.effects import power_of, require_probability, require_range
 from chns.data.manifest import Manifest
 from chns.data.storage.packed import Recording
 

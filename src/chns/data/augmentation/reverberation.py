@@ -14,7 +14,7 @@ import scipy.signal
 from chns.core import AudioError, ChnsError
 from chns.data.audio import Waveform, read_audio
 from chns.data.augmentation.background import recordings_in
-from chns.data.augmentation.level import power_of, require_probability, require_range
+from chns.data.augmentation.effects import power_of, require_probability, require_range
 
 _LONGEST_SECONDS = 2.0
 _SPEED_OF_SOUND = 343.0

@@ -19,8 +19,8 @@ from chns.data.audio import AudioInfo, Waveform, audio_info, proven_info
 from chns.data.container import why_cut
 from chns.data.manifest import Utterance
 from chns.data.quality import Quality, joint_quality, measure_quality
+from chns.data.resumable import read_windows
 from chns.data.storage.packed import Recording
-from chns.data.windows import read_windows
 
 DURATION_TOLERANCE_SECONDS = 0.1
 """Lists round, and decoders differ by a frame or two; a part of a recording may overshoot as much."""

@@ -1,4 +1,4 @@
-"""A CSV file with one line an utterance, both ways."""
+"""CSV files with one line an utterance: with columns of any names, both ways, and SpeechBrain's."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from chns.core import ManifestError, atomic_path, no_formula, plain_text
-from chns.data.corpora.listed import channel_of, columns_of, number_of, relative_path, text_of
-from chns.data.corpora.located import file_of, further_columns
+from chns.data.corpora.listed import channel_of, columns_of, file_of, further_columns, number_of, relative_path, text_of
 from chns.data.corpora.scan import Candidate, Part
 from chns.data.manifest import Manifest, relative_name
 from chns.data.manifest_file import REQUIRED_COLUMNS
 from chns.data.text_rows import split_rows
+
+_PLACEHOLDERS = ("$data_root/", "{data_root}/")
+_SPEECHBRAIN_COLUMNS = ("ID", "duration", "wav", "start", "stop", "spk_id")
 
 
 class ColumnNames(NamedTuple):
@@ -129,3 +131,41 @@ def write_csv(manifest: Manifest, path: Path) -> None:
                 *([each.channel] if has_channels else []),
             )
             writer.writerow([*fields, *(no_formula(values[row]) for values in columns)])
+
+
+def read_speechbrain(source: Path, *, root: Path) -> Iterator[Candidate]:
+    """Read SpeechBrain's table; further columns are carried along.
+
+    SpeechBrain's recipes write the duration of the whole file into every row, so only start and stop say which part
+    an utterance is. Without them it is the whole file.
+
+    Args:
+        source: The table.
+        root: Folder of the audio, which ``$data_root`` and ``{data_root}`` stand for; see ``relative_path``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ManifestError: If a column or a value is missing, stop is not behind start, or a path is a command or leaves
+            the root.
+    """
+    for row, place in table_rows(source, required=("ID", "wav", "spk_id")):
+        path = text_of(row, "wav", place)
+        for placeholder in _PLACEHOLDERS:
+            path = path.removeprefix(placeholder)
+        yield Candidate(
+            utterance=text_of(row, "ID", place),
+            speaker=text_of(row, "spk_id", place),
+            path=relative_path(path, root, place),
+            columns=columns_of(row, without=_SPEECHBRAIN_COLUMNS),
+            part=_part_in_samples(row, place),
+            place=place,
+        )
+
+
+def _part_in_samples(row: Mapping[str, str], place: str) -> Part:
+    start, stop = number_of(row, "start", place) or 0.0, number_of(row, "stop", place)
+    if stop is None:
+        return Part(start, in_samples=True)
+    if stop <= start:
+        raise ManifestError(f"stop must be greater than start, got {start:g} and {stop:g} in {place}. Correct it.")
+    return Part(start, stop - start, in_samples=True)

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from chns.core import ManifestError, atomic_folder, number, quoted, require_ours
-from chns.data.corpora.listed import relative_path, scan_list
-from chns.data.corpora.located import LocatedUtterance, located_utterances
+from chns.data.corpora.listed import LocatedUtterance, located_utterances, relative_path, scan_list
 from chns.data.corpora.scan import MIN_DURATION_SECONDS, Candidate, Part, Rejected, ScanResult
 from chns.data.manifest import Manifest
 from chns.data.manifest_file import REQUIRED_COLUMNS

@@ -14,8 +14,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chns.core import ChnsError, ManifestError, atomic_folder, quoted, require_ours
-from chns.data.corpora.listed import Entry, columns_of, json_lines, number_of, relative_path, text_of
-from chns.data.corpora.located import LocatedUtterance, located_utterances
+from chns.data.corpora.listed import (
+    Entry,
+    LocatedUtterance,
+    columns_of,
+    json_lines,
+    located_utterances,
+    number_of,
+    relative_path,
+    text_of,
+)
 from chns.data.corpora.scan import Candidate, Part
 from chns.data.manifest import Manifest
 

@@ -1,7 +1,8 @@
 """Corpora that are a list: lines of a text file that name recordings, their parts and their speakers.
 
 A list may come from a stranger. A shell command is never run, and no path leaves the root. How lines and fields are
-told apart is the same for all of them: ``chns.data.text_rows``.
+told apart is the same for all of them: ``chns.data.text_rows``. What is written for other tools needs more than a
+manifest says: which part of its file an utterance is, which only the file's header tells.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ import re
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from chns.core import ManifestError, quoted
+from tqdm import tqdm
+
+from chns.core import AudioError, ManifestError, quoted
 from chns.core import number as plain_number
-from chns.data.audio import channel_number
-from chns.data.corpora.scan import MIN_DURATION_SECONDS, Candidate, Rejected, ScanResult, scan_recordings
-from chns.data.manifest_file import CONTROL_CHARACTER, REQUIRED_COLUMNS
+from chns.data.audio import AudioInfo, audio_info, channel_number
+from chns.data.corpora.scan import MIN_DURATION_SECONDS, Candidate, Part, Rejected, ScanResult, scan_recordings
+from chns.data.manifest import Manifest, Utterance
+from chns.data.manifest_file import CHANNEL_COLUMN, CONTROL_CHARACTER, PACKED_COLUMNS, REQUIRED_COLUMNS
 from chns.data.text_rows import text_lines
 
 Entry = Mapping[str, Any]
@@ -152,4 +156,90 @@ def relative_path(written: str, root: Path, place: str) -> str:
             return os.path.relpath(path, top)
     raise ManifestError(
         f"path must stay inside {root}, got {quoted(written)} in {place}. Name the folder of the audio with --root."
+    )
+
+
+class LocatedUtterance(NamedTuple):
+    """An utterance with the header of its file.
+
+    Attributes:
+        name: Its name.
+        speaker: Who speaks.
+        recording: The path of its file in the manifest, which names the file for tools that name recordings.
+        path: Its file, absolute.
+        offset_seconds: Where it starts in the file.
+        duration_seconds: Its length.
+        columns: The further columns that are not empty.
+        info: What the file's header says.
+        channel: The one that the utterance is; none for all of them.
+    """
+
+    name: str
+    speaker: str
+    recording: str
+    path: Path
+    offset_seconds: float
+    duration_seconds: float
+    columns: dict[str, str]
+    info: AudioInfo
+    channel: int | None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all of its file, to within half a sample."""
+        return (
+            self.offset_seconds == 0
+            and abs(self.duration_seconds - self.info.duration_seconds) * self.info.sample_rate_hz < 0.5
+        )
+
+
+def located_utterances(manifest: Manifest) -> list[LocatedUtterance]:
+    """The utterances by name; reads the header of every file, which is the only way to tell parts from wholes.
+
+    Raises:
+        FileNotFoundError: If a file is gone.
+        AudioError: If a header cannot be read.
+        ManifestError: If an utterance does not lie in its file.
+    """
+    names, paths = manifest.column("utterance"), manifest.column("path")
+    further = {name: manifest.column(name) for name in further_columns(manifest)}
+    root = manifest.root.resolve()
+    headers: dict[str, AudioInfo] = {}
+    located = []
+    by_name = sorted(range(len(manifest)), key=names.__getitem__)
+    for row in tqdm(by_name, desc="reading headers", unit="utterance", disable=None):
+        utterance, recording = manifest[row], paths[row]
+        file_of(utterance)
+        path = root / recording
+        if recording not in headers:
+            headers[recording] = audio_info(path)
+        try:
+            part = Part(utterance.offset_seconds, utterance.duration_seconds).within(headers[recording])
+        except AudioError as error:
+            raise ManifestError(f"{error} in {path}. Prepare the corpus again: the file has changed.") from error
+        columns = {name: values[row] for name, values in further.items() if values[row]}
+        located.append(
+            LocatedUtterance(
+                names[row], utterance.speaker, recording, path, *part, columns, headers[recording], utterance.channel
+            )
+        )
+    return located
+
+
+def further_columns(manifest: Manifest) -> list[str]:
+    """Names of the columns that say more than who speaks and where the audio is."""
+    return [name for name in manifest.column_names if name not in REQUIRED_COLUMNS | CHANNEL_COLUMN | PACKED_COLUMNS]
+
+
+def file_of(utterance: Utterance) -> Path:
+    """The file of an utterance.
+
+    Raises:
+        ManifestError: If it lies in a shard, where other tools do not look.
+    """
+    if isinstance(utterance.path, Path):
+        return utterance.path
+    raise ManifestError(
+        f"recordings must be files for another tool to read them, got {utterance.path} in a shard. Unpack the shards "
+        f"with `tar -xf` and prepare the corpus from the files."
     )

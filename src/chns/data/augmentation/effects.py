@@ -1,0 +1,290 @@
+"""Effects that need no recording but the crop: gain, speed and codecs; and the rules that all effects share.
+
+A speaker heard 10 % faster has a voice 10 % higher: another voice. So speed, which changes length and pitch together as
+with a tape, has two uses. `Speed` changes a crop and keeps its label; `with_speed_speakers` makes each speaker at each
+speed a speaker more, in the manifest, and whatever counts speakers (batches, clusters, a classification head) sees them
+as any other.
+
+`Codec` is what a line does to speech: the telephone's band, mobile telephony, and the codecs of the web. libsndfile
+encodes and decodes in memory, so the artefacts are those of the real codecs. All of them were checked to leave the
+voice where it was in time. Measured costs of a 3 s crop are in ``benchmarks/augmentation.py``.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import soundfile
+import soxr
+
+from chns.core import Float32Array, Float64Array, ManifestError
+from chns.data.manifest import Manifest, with_columns
+
+SPEED_COLUMN = "speed_factor"
+"""Column of a manifest that says how fast an utterance is to be played; 1 where it is empty."""
+
+MIN_FACTOR, MAX_FACTOR = 0.5, 2.0
+
+_NARROW_HZ, _WIDE_HZ = 8_000, 16_000
+_TELEPHONE_BAND_HZ = (300.0, 3_400.0)
+_MP3_KBPS = (24, 32, 48, 64)
+_MP3_DELAY_SAMPLES = 1_105
+_OPUS_KBPS = (8, 12, 16, 24)
+
+
+def require_probability(name: str, probability: float) -> None:
+    """Check a probability.
+
+    Raises:
+        ValueError: If it is not between 0 and 1.
+    """
+    if not 0 <= probability <= 1:
+        raise ValueError(f"{name} must be between 0 and 1, got {probability}.")
+
+
+def require_range(name: str, lowest: float, highest: float, *, within: tuple[float, float]) -> None:
+    """Check the two ends that something is drawn between.
+
+    Raises:
+        ValueError: If they do not rise, or leave the bounds of what makes sense.
+    """
+    low, high = within
+    if not (math.isfinite(lowest) and math.isfinite(highest) and low <= lowest <= highest <= high):
+        raise ValueError(f"{name} must rise within {low:g} and {high:g}, got {lowest} to {highest}.")
+
+
+def power_of(waveform: Float32Array) -> float:
+    """Mean square of the samples, summed in float64."""
+    return float(np.mean(np.square(waveform, dtype=np.float64)))
+
+
+def without_clipping(waveform: Float32Array) -> Float32Array:
+    """The waveform, turned down as a whole if a sample is outside [-1, 1]."""
+    peak = float(np.abs(waveform).max())
+    return (waveform / np.float32(peak)).astype(np.float32) if peak > 1 else waveform
+
+
+class Gain:
+    """Turns the volume up or down.
+
+    Log-mel features with their mean subtracted do not hear it; it matters to features that keep their mean, and to
+    what is quantised after it.
+
+    Args:
+        probability: How often.
+        min_gain_db: Smallest gain.
+        max_gain_db: Largest gain; peaks that it would clip turn the whole crop down instead.
+
+    Raises:
+        ValueError: If a setting is out of range.
+    """
+
+    def __init__(self, *, probability: float, min_gain_db: float, max_gain_db: float) -> None:
+        require_probability("gain probability", probability)
+        require_range("min_gain_db to max_gain_db", min_gain_db, max_gain_db, within=(-60, 60))
+        self._probability = probability
+        self._range_db = (min_gain_db, max_gain_db)
+
+    def __call__(self, waveform: Float32Array, rng: np.random.Generator) -> tuple[Float32Array, str]:
+        """The waveform, changed or not, and what was done, in words."""
+        if rng.random() >= self._probability:
+            return waveform, ""
+        gain_db = rng.uniform(*self._range_db)
+        return waveform * np.float32(10 ** (gain_db / 20)), f"gain {gain_db:+.1f} dB"
+
+
+class Speed:
+    """Draws how fast a crop is played.
+
+    Args:
+        probability: How often it is not the original speed.
+        factors: The speeds, each equally likely, such as 0.9 and 1.1.
+
+    Raises:
+        ValueError: If the probability is out of range, there is no factor, or one is not between 0.5 and 2.
+    """
+
+    def __init__(self, *, probability: float, factors: Sequence[float]) -> None:
+        require_probability("speed probability", probability)
+        if not factors:
+            raise ValueError("speed factors must be at least one, got none.")
+        _require_factors(factors)
+        self._probability = probability
+        self._factors = list(factors)
+
+    def draw(self, rng: np.random.Generator) -> float:
+        """A factor; 1 for the original speed."""
+        if rng.random() >= self._probability:
+            return 1.0
+        return float(self._factors[rng.integers(len(self._factors))])
+
+
+def change_speed(waveform: Float32Array, factor: float) -> Float32Array:
+    """Play a waveform so many times as fast: the length is divided by the factor, every frequency multiplied."""
+    resampled: Float32Array = soxr.resample(waveform, factor, 1.0)
+    return resampled
+
+
+def with_speed_speakers(manifest: Manifest, factors: Sequence[float]) -> Manifest:
+    """Add every speaker once more at each speed, as a speaker of their own.
+
+    Args:
+        manifest: The utterances, at their own speed.
+        factors: Speeds other than 1; with 0.9 and 1.1 there are three times as many speakers and utterances.
+
+    Returns:
+        The manifest's utterances, then those of each speed, with names that end in ``@FACTOR`` and the factor in
+        `SPEED_COLUMN`. Without factors, the manifest itself.
+
+    Raises:
+        ValueError: If a factor is 1, twice there, or not between 0.5 and 2.
+        ManifestError: If the manifest already has speeds, or names that those of the new speakers would repeat.
+    """
+    if not factors:
+        return manifest
+    _require_factors(factors)
+    if len({1.0, *factors}) < len(factors) + 1:
+        raise ValueError(
+            f"speeds of new speakers must be different, and other than 1, got {', '.join(map(str, factors))}."
+        )
+    if SPEED_COLUMN in manifest.column_names:
+        raise ManifestError(f"manifest must hold speakers at their own speed, got a column {SPEED_COLUMN}.")
+    return Manifest.merge([_at_speed(manifest, factor) for factor in (1.0, *factors)])
+
+
+def speed_factors(manifest: Manifest) -> Float64Array | None:
+    """How fast each utterance is to be played, shape (utterances,); None for a manifest without speeds.
+
+    Raises:
+        ManifestError: If a speed is not a number between 0.5 and 2.
+    """
+    if SPEED_COLUMN not in manifest.column_names:
+        return None
+    texts = manifest.column(SPEED_COLUMN)
+    try:
+        factors = np.array([float(text or 1) for text in texts])
+        _require_factors(np.unique(factors).tolist())
+    except ValueError as error:
+        raise ManifestError(
+            f"{SPEED_COLUMN} must be a number between {MIN_FACTOR} and {MAX_FACTOR}: {error}"
+        ) from error
+    return factors
+
+
+def _at_speed(manifest: Manifest, factor: float) -> Manifest:
+    suffix = "" if factor == 1 else f"@{factor:g}"
+    renamed = {name: [f"{value}{suffix}" for value in manifest.column(name)] for name in ("utterance", "speaker")}
+    return with_columns(manifest, {**renamed, SPEED_COLUMN: [f"{factor:g}"] * len(manifest)})
+
+
+def _require_factors(factors: Sequence[float]) -> None:
+    for factor in factors:
+        if not MIN_FACTOR <= factor <= MAX_FACTOR:
+            raise ValueError(f"speed factor must be between {MIN_FACTOR} and {MAX_FACTOR}, got {factor}.")
+
+
+class Codec:
+    """Sends a crop through a line.
+
+    Args:
+        probability: How often.
+        kinds: Names in `CODECS`, each equally likely.
+        sample_rate_hz: Rate of the crops.
+
+    Raises:
+        ValueError: If the probability is out of range, or there is no kind, or none of that name.
+    """
+
+    def __init__(self, *, probability: float, kinds: Sequence[str], sample_rate_hz: int) -> None:
+        require_probability("codec probability", probability)
+        if not kinds or not set(kinds) <= set(CODECS):
+            raise ValueError(f"codec kinds must be some of {', '.join(CODECS)}, got {', '.join(kinds) or 'none'}.")
+        self._probability = probability
+        self._kinds = list(kinds)
+        self._sample_rate_hz = sample_rate_hz
+
+    def __call__(self, waveform: Float32Array, rng: np.random.Generator) -> tuple[Float32Array, str]:
+        """The waveform, changed or not and of the same length, and what was done, in words."""
+        if rng.random() >= self._probability:
+            return waveform, ""
+        kind = self._kinds[rng.integers(len(self._kinds))]
+        rate_hz, line = CODECS[kind]
+        sent = soxr.resample(without_clipping(waveform), self._sample_rate_hz, rate_hz)
+        heard, detail = line(without_clipping(sent), rng)
+        return _of_length(soxr.resample(heard, rate_hz, self._sample_rate_hz), len(waveform)), f"{kind}{detail}"
+
+
+def _telephone(waveform: Float32Array, _: np.random.Generator) -> tuple[Float32Array, str]:
+    """300 to 3,400 Hz, then G.711's eight bits in mu-law; filtered forwards and backwards, so that nothing moves."""
+    import scipy.signal
+
+    band = scipy.signal.butter(4, _TELEPHONE_BAND_HZ, "bandpass", fs=_NARROW_HZ, output="sos")
+    filtered = scipy.signal.sosfiltfilt(band, waveform, padlen=min(27, len(waveform) - 1)).astype(np.float32)
+    return _coded(without_clipping(filtered), _NARROW_HZ, "WAV", "ULAW"), ""
+
+
+def _gsm(waveform: Float32Array, _: np.random.Generator) -> tuple[Float32Array, str]:
+    """GSM 06.10 full rate, 13 kbit/s."""
+    return _coded(waveform, _NARROW_HZ, "WAV", "GSM610"), ""
+
+
+def _mp3(waveform: Float32Array, rng: np.random.Generator) -> tuple[Float32Array, str]:
+    """MP3 at a constant rate; libsndfile counts 160 kbit/s as 0 and 8 as 1.
+
+    Its decoder removes the codec's delay and padding if the first frame says how long they are. At low rates that frame
+    has no room for it; the padding that is still there tells that the delay is too.
+    """
+    kbps = int(rng.choice(_MP3_KBPS))
+    level = 1 - (kbps - 8) / (160 - 8)
+    heard = _coded(waveform, _WIDE_HZ, "MP3", "MPEG_LAYER_III", level, "CONSTANT")
+    if len(heard) > len(waveform):
+        heard = heard[_MP3_DELAY_SAMPLES:]
+    return heard, f" {kbps} kbit/s"
+
+
+def _opus(waveform: Float32Array, rng: np.random.Generator) -> tuple[Float32Array, str]:
+    """Opus; libsndfile counts 256 kbit/s as 0 and 6 as 1."""
+    kbps = int(rng.choice(_OPUS_KBPS))
+    level = 1 - (kbps - 6) / (256 - 6)
+    return _coded(waveform, _WIDE_HZ, "OGG", "OPUS", level), f" {kbps} kbit/s"
+
+
+CODECS: dict[str, tuple[int, Callable[[Float32Array, np.random.Generator], tuple[Float32Array, str]]]] = {
+    "telephone": (_NARROW_HZ, _telephone),
+    "gsm": (_NARROW_HZ, _gsm),
+    "mp3": (_WIDE_HZ, _mp3),
+    "opus": (_WIDE_HZ, _opus),
+}
+"""Name of each line, the rate that it works at, and what it does."""
+
+
+def _coded(
+    waveform: Float32Array,
+    rate_hz: int,
+    container: str,
+    subtype: str,
+    compression_level: float | None = None,
+    bitrate_mode: str | None = None,
+) -> Float32Array:
+    """Encode and decode in memory."""
+    memory = io.BytesIO()
+    soundfile.write(
+        memory,
+        waveform,
+        rate_hz,
+        format=container,
+        subtype=subtype,
+        compression_level=compression_level,
+        bitrate_mode=bitrate_mode,
+    )
+    memory.seek(0)
+    decoded: Float32Array = soundfile.read(memory, dtype="float32")[0]
+    return decoded
+
+
+def _of_length(waveform: Float32Array, num_samples: int) -> Float32Array:
+    """Cut what a codec's last frame added, or fill up with silence."""
+    return np.pad(waveform[:num_samples], (0, max(0, num_samples - len(waveform))))
