@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.mixture import GaussianMixture
 
+from chns.data import resumable
 from chns.data.manifest import Manifest
 from chns.evaluation import wrong_labels
 from chns.evaluation.wrong_labels import check_labels, higher_component, label_fit
@@ -110,7 +111,7 @@ class Stubborn:
 
 
 def test_a_check_goes_on_where_it_was_stopped(rng, tmp_path, monkeypatch):
-    monkeypatch.setattr(wrong_labels, "_UTTERANCES_A_FILE", 100)
+    monkeypatch.setattr(resumable, "EMBEDDED_UTTERANCES", 100)
     embeddings, labels = voices(rng)
     labels[[0, 8]] = labels[[8, 0]]
     common = {"path": "a.wav", "offset_seconds": 0.0, "duration_seconds": 1.0, "sample_rate_hz": 16_000}

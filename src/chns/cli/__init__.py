@@ -11,16 +11,20 @@ import argparse
 import contextlib
 import importlib
 import io
+import json
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from chns import __version__
 from chns.cli.options import require_files_apart
 from chns.core import ChnsError, NonFiniteError, shown, usage_message
+
+if TYPE_CHECKING:
+    from chns.core import JobPart
 
 COMMANDS = {
     "prepare": "turn a folder of recordings into a manifest",
@@ -248,3 +252,31 @@ def command_parser(name: str, *, examples: str, kind: type[CommandParser] = Comm
         epilog=f"examples:\n{examples}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+_PART_HELP = """do a part of the work, the I-th of N that may run at the same time on machines which see the same
+files; then the same command without --part does what is missing and puts everything together"""
+
+
+def add_part_option(parser: argparse._ActionsContainer) -> None:
+    """A share of the work, for job arrays."""
+    parser.add_argument("--part", metavar="I/N", help=_PART_HELP)
+
+
+def part_of(arguments: argparse.Namespace) -> JobPart | None:
+    """The part of the work that a command is to do, if not all.
+
+    Raises:
+        ValueError: If what was typed is none.
+    """
+    from chns.core import JobPart
+
+    return None if arguments.part is None else JobPart.read(arguments.part)
+
+
+def tell_part(arguments: argparse.Namespace, done: int, of_what: str) -> None:
+    """Print what a part has come to: how many pieces are done."""
+    if arguments.json:
+        print(json.dumps({"part": arguments.part, "done": done}))
+    else:
+        print(f"part {arguments.part}: {done:,} {of_what} done. When all parts are, run the same without --part.")

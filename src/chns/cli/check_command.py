@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chns.cli import command_parser
+from chns.cli import add_part_option, command_parser, part_of, tell_part
 from chns.core import counted
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def check_parser() -> argparse.ArgumentParser:
         help="of a speaker, if the manifest has sessions (default: %(default)s)",
     )
     parser.add_argument("--workers", type=int, metavar="N", help="processes at most (default: one a core)")
+    add_part_option(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     return parser
 
@@ -84,7 +85,7 @@ def check_parser() -> argparse.ArgumentParser:
 def run_check(arguments: argparse.Namespace) -> int:
     """Check, write the report and the corrected manifest, print what was found; the exit code tells if it was bad."""
     from chns.data import Manifest
-    from chns.data.check import Limits, check_manifest
+    from chns.data.check import Limits, check_manifest, measure_manifest
 
     if arguments.labels is not None:
         return _check_labels(arguments)
@@ -98,13 +99,13 @@ def run_check(arguments: argparse.Namespace) -> int:
     )
     manifest = Manifest.read(arguments.manifest)
     started = time.monotonic()
-    check = check_manifest(
-        manifest,
-        kept=report.with_name(f"{report.name}.partial"),
-        limits=limits,
-        also_drop=arguments.drop,
-        jobs=arguments.workers,
-    )
+    kept = report.with_name(f"{report.name}.partial")
+    if part := part_of(arguments):
+        tell_part(
+            arguments, len(measure_manifest(manifest, kept=kept, jobs=arguments.workers, part=part)), "utterances"
+        )
+        return 0
+    check = check_manifest(manifest, kept=kept, limits=limits, also_drop=arguments.drop, jobs=arguments.workers)
     elapsed_seconds = time.monotonic() - started
     check.write(report)
     fixed = None
@@ -123,7 +124,7 @@ def _check_labels(arguments: argparse.Namespace) -> int:
     from chns.core import shown
     from chns.data import Manifest
     from chns.evaluation import Embedder
-    from chns.evaluation.wrong_labels import check_labels
+    from chns.evaluation.wrong_labels import check_labels, label_embeddings
     from chns.training.plan import embedding_model
 
     report = arguments.report or arguments.manifest.with_name(f"{arguments.manifest.stem}.labels.csv")
@@ -132,12 +133,14 @@ def _check_labels(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--drop must come without --labels, got {', '.join(arguments.drop)}. Check in two steps.")
     manifest = Manifest.read(arguments.manifest)
     model, digest = embedding_model(arguments.labels)
-    check = check_labels(
-        Embedder(model=model, num_workers=1 if arguments.workers is None else arguments.workers),
-        manifest,
-        kept=report.with_name(f"{report.name}.partial"),
-        model=digest,
-    )
+    embedder = Embedder(model=model, num_workers=1 if arguments.workers is None else arguments.workers)
+    kept = report.with_name(f"{report.name}.partial")
+    if part := part_of(arguments):
+        tell_part(
+            arguments, len(label_embeddings(embedder, manifest, kept=kept, model=digest, part=part)), "utterances"
+        )
+        return 0
+    check = check_labels(embedder, manifest, kept=kept, model=digest)
     check.write(report)
     fixed = check.fixed_manifest() if arguments.fix else None
     if fixed is not None:

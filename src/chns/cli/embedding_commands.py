@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chns.cli import command_parser
+from chns.cli import add_part_option, command_parser, part_of, tell_part
 from chns.cli.options import add_model_options, add_root_option, load_on_device
 from chns.core import counted
 
@@ -112,7 +112,8 @@ def _write_clusters(path: Path, speakers: list[str], centroids: Float32Array, cl
 
 _EMBED_EXAMPLES = """  chns embed runs/chns/model test.parquet --out embeddings.parquet
 
-Columns: utterance, speaker, embedding (a list of float32, not normalised); rows as in the manifest."""
+Columns: utterance, speaker, embedding (a list of float32, not normalised); rows as in the manifest. A run that was
+stopped goes on where it was when it is called again."""
 
 
 def embed_parser() -> argparse.ArgumentParser:
@@ -123,19 +124,32 @@ def embed_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, metavar="E.parquet", help="where the embeddings go")
     add_root_option(parser)
     add_model_options(parser)
+    add_part_option(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     return parser
 
 
 def run_embed(arguments: argparse.Namespace) -> None:
     """Embed, write, and print what came out."""
-    from chns.data import Manifest
+    from chns.data import Manifest, embed_utterances, forget
     from chns.evaluation import Embedder, write_embeddings
 
     manifest = Manifest.read(arguments.manifest, root=arguments.root)
     bundle, device = load_on_device(arguments.model, arguments)
-    embeddings = Embedder(model=bundle.model, device=device, num_workers=arguments.workers).utterances(manifest)
+    embedder = Embedder(model=bundle.model, device=device, num_workers=arguments.workers)
+    kept = arguments.out.with_name(f"{arguments.out.name}.partial")
+    embeddings = embed_utterances(
+        lambda rows: embedder.utterances(manifest.take(rows)),
+        manifest,
+        settings=f"whole, {bundle.digest}",
+        kept=kept,
+        part=part_of(arguments),
+    )
+    if arguments.part:
+        tell_part(arguments, len(embeddings), "utterances")
+        return
     write_embeddings(arguments.out, manifest, embeddings)
+    forget(kept)
     count, dim = embeddings.shape
     if arguments.json:
         print(json.dumps({"embeddings": str(arguments.out), "utterances": count, "dim": dim}))

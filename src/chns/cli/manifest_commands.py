@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chns.cli import command_parser
+from chns.cli import add_part_option, command_parser, part_of, tell_part
 from chns.core import counted
 
 if TYPE_CHECKING:
@@ -190,6 +190,7 @@ def speech_parser() -> argparse.ArgumentParser:
         "--threshold", type=float, default=0.5, metavar="P", help="probability that is speech (default: %(default)s)"
     )
     parser.add_argument("--workers", type=int, metavar="N", help="processes at most (default: one a core)")
+    add_part_option(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     return parser
 
@@ -205,7 +206,12 @@ def run_speech(arguments: argparse.Namespace) -> None:
     manifest_suffix(arguments.out)
     manifest = Manifest.read(arguments.manifest)
     kept = arguments.out.with_name(f"{arguments.out.name}.partial")
-    activity = detect_speech(manifest, kept=kept, threshold=arguments.threshold, jobs=arguments.workers)
+    activity = detect_speech(
+        manifest, kept=kept, threshold=arguments.threshold, jobs=arguments.workers, part=part_of(arguments)
+    )
+    if arguments.part:
+        tell_part(arguments, len(activity), "utterances")
+        return
     if arguments.trim:
         padding = _PADDING_SECONDS if arguments.padding_seconds is None else arguments.padding_seconds
         result = trim_to_speech(manifest, activity, padding_seconds=padding)

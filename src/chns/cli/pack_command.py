@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chns.cli import command_parser
+from chns.cli import add_part_option, command_parser, part_of, tell_part
 from chns.core import IntArray
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def pack_parser() -> argparse.ArgumentParser:
         help="as-is, or encode all as FLAC, mono, 16 kHz, 16 bits (default: %(default)s)",
     )
     parser.add_argument("--workers", type=int, metavar="N", help="processes at most (default: one a core)")
+    add_part_option(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     return parser
 
@@ -70,7 +71,11 @@ def run_pack(arguments: argparse.Namespace) -> None:
         speaker_groups=_speaker_groups(arguments, manifest),
         format=arguments.format,
         jobs=arguments.workers,
+        part=part_of(arguments),
     )
+    if arguments.part:
+        tell_part(arguments, packing.num_written + packing.num_kept, "shards")
+        return
     summary = {
         "manifest": str(arguments.out / MANIFEST_NAME),
         "speakers": len(packing.manifest.speakers),

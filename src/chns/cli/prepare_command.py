@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chns.cli import command_parser
+from chns.cli import add_part_option, command_parser, part_of, tell_part
 from chns.cli.options import as_channel
 from chns.core import counted
 
@@ -26,14 +26,17 @@ def add_conversion_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("conversion to mono of 16 kHz; goes on where a stopped run was")
     group.add_argument("--convert", choices=_FORMATS, help="write all recordings anew; the manifest is that of the new")
     group.add_argument("--converted", type=Path, metavar="DIR", help="folder for them; the sources stay as they are")
+    add_part_option(group)
 
 
 def require_both_or_none(arguments: argparse.Namespace) -> None:
-    """Refuse one of the two options without the other.
+    """Refuse one of the two options without the other, and a part of anything but a conversion.
 
     Raises:
         ValueError: If only one is given.
     """
+    if arguments.part and (arguments.convert is None or getattr(arguments, "unpack", None)):
+        raise ValueError(f"--part must come with --convert, and without --unpack, got {arguments.part}.")
     if (arguments.convert is None) != (arguments.converted is None):
         raise ValueError("--convert FORMAT and --converted DIR must be given together, got only one of them.")
 
@@ -50,7 +53,9 @@ def convert(result: ScanResult, arguments: argparse.Namespace) -> tuple[ScanResu
 
     from chns.data import convert_audio
 
-    conversion = convert_audio(result.manifest, arguments.converted, format=arguments.convert, jobs=arguments.workers)
+    conversion = convert_audio(
+        result.manifest, arguments.converted, format=arguments.convert, jobs=arguments.workers, part=part_of(arguments)
+    )
     rejected = [*result.rejected, *conversion.failures]
     counts = {
         "converted": conversion.num_written,
@@ -349,6 +354,9 @@ def run_prepare(arguments: argparse.Namespace) -> None:
     lists = read_lists(arguments) if is_voxceleb else []
     scanned = _scan(arguments).with_channel(channel)
     result, counts = convert(scanned, arguments)
+    if arguments.part:
+        tell_part(arguments, counts["converted"] + counts["kept"], "files")
+        return
     report = result.write(arguments.out)
     summary = {"manifest": str(arguments.out), **_summary(result.manifest), **counts}
     summary |= {"rejected": len(result.rejected), "report": str(report)}

@@ -14,5 +14,6 @@ __getattr__, __all__ = lazily(
             "FORMULA LARGEST_YAML_BYTES atomic_folder atomic_path bounded_text config_path locked_folder "
             "no_formula number plain_text presets read_yaml require_ours require_small_yaml table_cell"
         ),
+        "chns.core.parallel": "JobPart",
     },
 )

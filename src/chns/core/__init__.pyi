@@ -33,3 +33,4 @@ from chns.core.files import read_yaml as read_yaml
 from chns.core.files import require_ours as require_ours
 from chns.core.files import require_small_yaml as require_small_yaml
 from chns.core.files import table_cell as table_cell
+from chns.core.parallel import JobPart as JobPart

@@ -1,7 +1,7 @@
 """Files that are whole or not there, and text from strangers that is bounded.
 
 A folder is replaced only if everything in it is what its writer writes. What a killed process leaves has a name that
-says whose it is (``.NAME.chns-tmp-PROCESS-RANDOM``), and goes when a process next writes into that folder.
+says whose it is (``.NAME.chns-tmp-PROCESS-MACHINE``), and goes when a process of the same machine next writes there.
 
 A configuration of 500 bytes can unfold to terabytes through aliases of aliases, and a number can hold the screen's own
 commands. Everything that is read as YAML or as a number, and every name that is shown, passes through here.
@@ -10,24 +10,30 @@ commands. Everything that is read as YAML or as a number, and every name that is
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import platform
 import re
 import secrets
 import shutil
 import stat
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from chns.core.errors import ChnsError, ConfigError, FolderInUseError, in_short, quoted, shown, suggestion
 
-_TEMPORARY = re.compile(r"\.(?P<final>.*)\.chns-(?P<kind>tmp|old)-(?P<process>\d+)-[0-9a-f]{8}(?:\.[^.]*)?")
+_TEMPORARY = re.compile(
+    r"\.(?P<final>.*)\.chns-(?P<kind>tmp|old)-(?P<process>\d+)-(?P<machine>[0-9a-f]{8})?[0-9a-f]{8}(?:\.[^.]*)?"
+)
+_MACHINE = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()  # processes of others are not seen
 _LONGEST_STEM = 40  # characters, so that the temporary name is not too long where the final one is not
 _DISK_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
 _PROBE_BYTES = 2**20
 _LOCK = ".lock"  # left by `locked_folder`, as removing it would let two processes in
+_PATIENCE_SECONDS = 10  # with which a part of a job waits for others that begin at the same time
 _tidied: set[Path] = set()
 
 
@@ -119,7 +125,7 @@ def require_ours(folder: Path, ours: Collection[str]) -> None:
         for entry in os.scandir(folder)
         if not (
             entry.is_file(follow_symlinks=False)
-            and (any(fnmatch(entry.name, name) for name in (*ours, _LOCK)) or _TEMPORARY.fullmatch(entry.name))
+            and (any(fnmatch(entry.name, name) for name in (*ours, f"{_LOCK}*")) or _TEMPORARY.fullmatch(entry.name))
         )
     )
     if foreign:
@@ -146,7 +152,7 @@ def _exchange(new: Path, path: Path) -> None:
 
 def _temporary_name(path: Path, kind: str) -> Path:
     stem, suffix = (path.stem[:_LONGEST_STEM], path.suffix) if kind == "tmp" else (path.name, "")
-    return path.with_name(f".{stem}.chns-{kind}-{os.getpid()}-{secrets.token_hex(4)}{suffix}")
+    return path.with_name(f".{stem}.chns-{kind}-{os.getpid()}-{_MACHINE}{secrets.token_hex(4)}{suffix}")
 
 
 def _tidy(folder: Path, *, nobody_writes: bool = False) -> None:
@@ -156,7 +162,7 @@ def _tidy(folder: Path, *, nobody_writes: bool = False) -> None:
     _tidied.add(folder)
     for entry in list(os.scandir(folder)):
         found = _TEMPORARY.fullmatch(entry.name)
-        if found is None or (not nobody_writes and _is_alive(int(found["process"]))):
+        if found is None or (not nobody_writes and _may_be_alive(found)):
             continue
         left_over = Path(entry.path)
         with suppress(OSError):
@@ -168,11 +174,11 @@ def _tidy(folder: Path, *, nobody_writes: bool = False) -> None:
                 left_over.unlink()
 
 
-def _is_alive(process: int) -> bool:
-    if os.name == "nt":  # os.kill would end it
+def _may_be_alive(name: re.Match[str]) -> bool:
+    if os.name == "nt" or name["machine"] not in (None, _MACHINE):  # os.kill would end it; or it is not seen from here
         return True
     try:
-        os.kill(process, 0)
+        os.kill(int(name["process"]), 0)
     except ProcessLookupError:
         return False
     except (PermissionError, OverflowError):
@@ -250,25 +256,39 @@ def _umask() -> int:
 
 
 @contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
+def locked_folder(folder: Path, *, part: object = None) -> Iterator[None]:
     """Make the folder if need be and hold it against other processes; the system lets go of it when this one ends.
 
+    Args:
+        folder: On storage with locks, where processes on several machines write it.
+        part: The part of a job that is done in it, if not the whole: other parts may be done at the same time.
+
     Raises:
-        FolderInUseError: If another process holds it.
+        FolderInUseError: If another process holds it, or does the same part.
     """
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / _LOCK, timeout=0):
+    with ExitStack() as held:
+        try:
+            whole = held.enter_context(FileLock(folder / _LOCK, timeout=0 if part is None else _PATIENCE_SECONDS))
+            own = None if part is None else folder / f"{_LOCK}-{str(part).replace('/', '-of-')}"
+            parts = sorted(folder.glob(f"{_LOCK}-*")) if own is None else [own]
+            for lock in parts:
+                held.enter_context(FileLock(lock, timeout=0))
+        except Timeout as error:
+            raise FolderInUseError(
+                f"folder must be written by one process at a time, got another one in {folder}. Wait for it to end."
+            ) from error
+        if own is not None:
+            whole.release()
+        else:
+            for lock in parts:
+                lock.unlink(missing_ok=True)  # none can begin meanwhile, and all are held
             for path, _, _ in os.walk(folder):
                 _tidied.discard(Path(path))
                 _tidy(Path(path), nobody_writes=True)
-            yield
-    except Timeout as error:
-        raise FolderInUseError(
-            f"folder must be written by one process at a time, got another one in {folder}. Wait for it to end."
-        ) from error
+        yield
 
 
 LARGEST_YAML_BYTES = 2**20

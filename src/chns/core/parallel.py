@@ -1,4 +1,4 @@
-"""``map`` over processes, safe against Ctrl-C and against the death of the parent.
+"""``map`` over processes, safe against Ctrl-C and the death of the parent; and parts of a job for many machines.
 
 Processes are spawned, because fork is unsafe once a library has started threads. A worker leaves Ctrl-C to the parent,
 which cancels what has not begun. It ends itself when the parent is killed: it would otherwise wait for work for ever.
@@ -8,15 +8,51 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+class JobPart(NamedTuple):
+    """One of the equal parts of a job that several machines share: every ``of``-th piece of it.
+
+    Parts know nothing of each other. Each keeps what it has done where a stopped run would keep it, on storage that all
+    see; the same call without a part finds everything there, does what is missing and puts the result together.
+
+    Attributes:
+        number: Which part, from 1.
+        of: How many there are.
+    """
+
+    number: int
+    of: int
+
+    @classmethod
+    def read(cls, text: str) -> JobPart:
+        """What ``3/8`` means.
+
+        Raises:
+            ValueError: If it means nothing.
+        """
+        found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+        part = cls(*map(int, found.groups())) if found else cls(0, 0)
+        if not 1 <= part.number <= part.of:
+            raise ValueError(f"part must be I/N, such as 3/8, with I from 1 to N, got {text!r}.")
+        return part
+
+    def own(self, pieces: Sequence[Item]) -> Sequence[Item]:
+        """The pieces of this part: every part gets a like share, whatever lies at the start or the end."""
+        return pieces[self.number - 1 :: self.of]
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
 
 
 @contextmanager

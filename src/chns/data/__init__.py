@@ -31,7 +31,7 @@ __getattr__, __all__ = lazily(
         "chns.data.manifest_file": "manifest_suffix",
         "chns.data.packing": "pack_shards",
         "chns.data.quality": "LARGEST_SAMPLE Quality channels_differ joint_quality measure_quality",
-        "chns.data.resumable": "forget",
+        "chns.data.resumable": "embed_utterances forget",
         "chns.data.speech_activity": "detect_speech mark_speech trim_to_speech",
     },
 )

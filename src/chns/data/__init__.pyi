@@ -62,6 +62,7 @@ from chns.data.quality import Quality as Quality
 from chns.data.quality import channels_differ as channels_differ
 from chns.data.quality import joint_quality as joint_quality
 from chns.data.quality import measure_quality as measure_quality
+from chns.data.resumable import embed_utterances as embed_utterances
 from chns.data.resumable import forget as forget
 from chns.data.speech_activity import detect_speech as detect_speech
 from chns.data.speech_activity import mark_speech as mark_speech

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from chns.core import AudioError, ManifestError, atomic_path, locked_folder, require_ours
+from chns.core import AudioError, JobPart, ManifestError, atomic_path, locked_folder, require_ours
 from chns.core.parallel import mapped
 from chns.data.audio import OPUS_RATES_HZ, WRITTEN_FORMATS, AudioInfo, audio_info, proven_info, read_audio, write_audio
 from chns.data.corpora.scan import Rejected
@@ -58,6 +58,7 @@ def convert_audio(
     format: str,  # noqa: A002
     sample_rate_hz: int = 16_000,
     jobs: int | None = None,
+    part: JobPart | None = None,
 ) -> Conversion:
     """Convert all recordings of a manifest into another folder. The sources are only read.
 
@@ -68,15 +69,16 @@ def convert_audio(
         format: ``flac`` or ``wav`` (16 bits), or ``opus``.
         sample_rate_hz: Rate of the new files.
         jobs: Processes at most; by default one a core, and none for few files.
+        part: The part of the files that is to be converted; by default all.
 
     Returns:
-        The new manifest, with the other columns unchanged, and the files that could not be converted.
+        The new manifest, with the other columns unchanged, and the files that could not be converted; those of a part.
 
     Raises:
         ValueError: If format, rate or jobs is not one that works, or ``out`` is the folder of the sources or inside
             it.
         FileExistsError: If ``out`` holds anything and is no folder of converted files.
-        ManifestError: If another process is converting into ``out``, or no file could be converted.
+        ManifestError: If another process is converting into ``out``, or no file of all could be converted.
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}.")
@@ -88,15 +90,20 @@ def convert_audio(
         set(_sources(manifest)), key=lambda source: (source.path, -1 if source.channel is None else source.channel)
     )
     targets, failures = _targets(sources, f".{format}")
+    if part is not None:
+        targets, failures = dict(part.own([*targets.items()])), []
     work = [(manifest.root / source.path, out / target, source.channel) for source, target in targets.items()]
     function = partial(_convert, sample_rate_hz=sample_rate_hz)
-    with locked_folder(out), mapped(function, work, jobs=jobs, items_per_worker=_FILES_PER_WORKER) as outcomes:
+    with (
+        locked_folder(out, part=part),
+        mapped(function, work, jobs=jobs, items_per_worker=_FILES_PER_WORKER) as outcomes,
+    ):
         progress = tqdm(outcomes, total=len(work), desc=f"converting to {format}", unit="file", disable=None)
         results = dict(zip(targets, progress, strict=True))
     failures += [Rejected(source.path, result) for source, result in results.items() if isinstance(result, str)]
     failures.sort()
     written = {source: result for source, result in results.items() if isinstance(result, _Converted)}
-    if not written:
+    if not written and part is None:
         raise ManifestError(
             f"corpus must hold a file that can be converted, got none of {len(sources)} in {manifest.root} "
             f"(the first is {failures[0].path}: {failures[0].reason})."
@@ -133,9 +140,12 @@ def _refuse_own_folder(root: Path, out: Path) -> None:
 def _claim(out: Path) -> None:
     """Mark a new or empty folder as one of converted files, so that only in such a one files are ever overwritten."""
     mark = out / _MARK
-    if mark.is_file():
-        return
-    require_ours(out, ())
+    try:
+        require_ours(out, ())
+    except FileExistsError:
+        if mark.is_file():
+            return
+        raise
     with atomic_path(mark) as temporary:
         temporary.write_text(_MARK_TEXT, encoding="ascii")
 
@@ -194,10 +204,11 @@ def _pointing_to(new_files: Mapping[_Source, tuple[str, AudioInfo]], manifest: M
     """The rows whose files were converted. A duration may shrink by the part of a sample that the new rate has not."""
     sources = _sources(manifest)
     table = manifest.table.filter(pa.array([source in new_files for source in sources]))
-    paths, infos = zip(*(new_files[source] for source in sources if source in new_files), strict=True)
+    found = [new_files[source] for source in sources if source in new_files]
+    infos = [info for _, info in found]
     room = np.array([info.duration_seconds for info in infos]) - table["offset_seconds"].to_numpy()
     columns = {
-        "path": pa.array(paths, pa.string()),
+        "path": pa.array([path for path, _ in found], pa.string()),
         "duration_seconds": pa.array(np.minimum(table["duration_seconds"].to_numpy(), room)),
         "sample_rate_hz": pa.array([info.sample_rate_hz for info in infos], pa.int32()),
     }

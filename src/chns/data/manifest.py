@@ -402,7 +402,9 @@ def fingerprint(manifest: Manifest) -> str:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, manifest.table.schema) as writer:
         writer.write_table(manifest.table)
-    digest = hashlib.blake2b(bytes(manifest.root.resolve()), digest_size=8)
+    location = manifest.location
+    named = str(location).encode() if isinstance(location, RemoteRoot) else bytes(location.resolve())
+    digest = hashlib.blake2b(named, digest_size=8)
     digest.update(sink.getvalue())
     return digest.hexdigest()
 

@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 import soundfile
 from tqdm import tqdm
 
-from chns.core import AudioError, ManifestError, atomic_path, locked_folder, require_ours
+from chns.core import AudioError, JobPart, ManifestError, atomic_path, locked_folder, require_ours
 from chns.core.parallel import mapped
 from chns.data.audio import audio_info, read_audio
 from chns.data.corpora.scan import Rejected, ScanResult
@@ -46,8 +46,8 @@ _log = logging.getLogger(__name__)
 
 Format = Literal["as-is", "flac"]
 
-MANIFEST_NAME, CHECKSUMS_NAME = "manifest.parquet", "SHA256SUMS"
-_OURS = ("shard-*.tar", "shard-*.parquet", MANIFEST_NAME, "manifest.rejected.csv", CHECKSUMS_NAME)
+MANIFEST_NAME, REPORT_NAME, CHECKSUMS_NAME = "manifest.parquet", "manifest.rejected.csv", "SHA256SUMS"
+_OURS = ("shard-*.tar", "shard-*.parquet", MANIFEST_NAME, REPORT_NAME, CHECKSUMS_NAME)
 FLAC_RATE_HZ = 16_000
 
 _SHARDS_PER_WORKER = 4
@@ -57,7 +57,8 @@ class Packing(NamedTuple):
     """What came of packing.
 
     Attributes:
-        manifest: The utterances whose recordings are in shards, as written to ``manifest.parquet``.
+        manifest: The utterances whose recordings are in shards, as written to ``manifest.parquet``; of a part, those in
+            its shards, and nothing is written but these.
         failures: The other recordings, by path.
         report: CSV file that lists them.
         num_written: Shards written now.
@@ -79,6 +80,7 @@ def pack_shards(
     speaker_groups: npt.ArrayLike | None = None,
     format: Format = "as-is",  # noqa: A002
     jobs: int | None = None,
+    part: JobPart | None = None,
 ) -> Packing:
     """Write shards, ``manifest.parquet``, a report of what could not be packed, and checksums for ``sha256sum -c``.
 
@@ -90,6 +92,7 @@ def pack_shards(
             speaker within. By default only the latter do.
         format: ``as-is``, or ``flac`` for mono of 16 kHz and 16 bits.
         jobs: Processes at most; by default one a core, and none for few shards.
+        part: The part of the shards that is to be written; by default all, the manifest and what is beside it.
 
     Raises:
         ValueError: If a setting is not one that works, or the recordings come from shards in ``out``.
@@ -105,19 +108,24 @@ def pack_shards(
     plan = plan_shards(manifest, out, shard_bytes=shard_bytes, speaker_groups=speaker_groups, flac_rate_hz=flac_rate_hz)
     _refuse_own_shards(plan, out)
     require_ours(out, _OURS)
-    with locked_folder(out):
+    if part is not None:
+        plan = Plan([*part.own(plan.shards)], [])
+    with locked_folder(out, part=part):
         shards = _write(plan, flac_rate_hz, jobs) if plan.shards else []
         failures = sorted([*plan.failures, *(failure for shard in shards for failure in shard.failures)])
         index = _joined_index(plan, shards)
-        if not index:
+        if not index and part is None:
             raise ManifestError(
                 f"corpus must hold a recording that can be packed, got none in {manifest.root} "
                 f"(the first is {failures[0].path}: {failures[0].reason})."
             )
         packed = _pointing_to(index, manifest, out, flac_rate_hz)
-        report = ScanResult(packed, failures).write(out / MANIFEST_NAME)
-        _write_checksums(plan, shards, out)
-    _mention_leftovers(plan, out)
+        report = out / REPORT_NAME
+        if part is None:
+            ScanResult(packed, failures).write(out / MANIFEST_NAME)
+            _write_checksums(plan, shards, out)
+    if part is None:
+        _mention_leftovers(plan, out)
     num_written = sum(shard.is_new for shard in shards)
     return Packing(packed, failures, report, num_written, len(shards) - num_written)
 

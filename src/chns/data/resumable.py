@@ -1,9 +1,11 @@
 """Go through all utterances of a manifest, in work that a kill does not lose.
 
-Results are kept in a folder, one Parquet file for every thousand utterances, and the same work on the same manifest
-goes on behind the last of them; recordings that were exchanged in between are not noticed. Beside the manifest and the
-results, memory holds what 50,000 utterances need, however many there are. A long utterance comes window by window
+Results are kept in a folder, one Parquet file for every block of a thousand utterances, and the same work on the same
+manifest does the blocks that are missing; recordings that were exchanged in between are not noticed. Beside manifest
+and results, memory holds what 50,000 utterances need, however many there are. A long utterance comes window by window
 (`read_windows`), so memory does not grow with its length either; almost every one is one window and one decoding.
+
+Several machines can share the work: each does its part of the blocks (`chns.core.JobPart`) in the same folder.
 """
 
 from __future__ import annotations
@@ -11,26 +13,28 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from chns.core import atomic_path, locked_folder
+from chns.core import Float32Array, IntArray, JobPart, atomic_path, locked_folder
 from chns.core.parallel import mapped
 from chns.data.audio import Waveform, read_audio
 from chns.data.manifest import Manifest, Utterance, fingerprint
 from chns.data.manifest_file import require_small_parquet
 from chns.data.storage.packed import Recording
 
-PART_UTTERANCES = 1_000
+BLOCK_UTTERANCES = 1_000
+EMBEDDED_UTTERANCES = 10_000
 WINDOW_SECONDS = 120
 
-_UTTERANCES_A_POOL = 50_000
+_BLOCKS_A_POOL = 50
 _UTTERANCES_PER_WORKER = 100
 
 
@@ -43,6 +47,7 @@ def process_utterances(
     kept: Path,
     purpose: str,
     jobs: int | None = None,
+    part: JobPart | None = None,
 ) -> pa.Table:
     """Apply a function to every utterance, in as many processes as they are worth, and keep what is done.
 
@@ -55,28 +60,102 @@ def process_utterances(
         purpose: What the progress bar says.
         jobs: Processes at most; by default one a core, and none for few utterances. They are spawned: a script that
             calls this needs the usual ``if __name__ == "__main__":``.
+        part: The part of the work that is to be done; by default all of it.
 
     Returns:
-        One row an utterance, in the order of the manifest.
+        One row an utterance, in the order of the manifest; of a part, those of its blocks.
 
     Raises:
         ValueError: If jobs is below 1.
         ManifestError: If another process works in that folder.
     """
-    with locked_folder(kept):
-        key = hashlib.blake2b(f"{schema}{settings}{fingerprint(manifest)}".encode(), digest_size=8).hexdigest()
-        parts = list(_finished_parts(kept, key, schema))
-        done = sum(part.num_rows for part in parts)
-        with tqdm(total=len(manifest), initial=done, desc=purpose, unit="utterance", disable=None) as progress:
-            for first in range(done, len(manifest), _UTTERANCES_A_POOL):
-                utterances = [manifest[row] for row in range(first, min(first + _UTTERANCES_A_POOL, len(manifest)))]
-                with mapped(function, utterances, jobs=jobs, items_per_worker=_UTTERANCES_PER_WORKER) as results:
-                    for part in _in_parts(results, schema, progress):
-                        with atomic_path(_part_path(kept, key, done)) as temporary:
-                            pq.write_table(part, temporary)
-                        parts.append(part)
-                        done += part.num_rows
-        return pa.concat_tables(parts).combine_chunks()
+
+    def results_of(blocks: Sequence[range], progress: tqdm) -> Iterator[pa.Table]:  # type: ignore[type-arg]
+        for first in range(0, len(blocks), _BLOCKS_A_POOL):
+            some = blocks[first : first + _BLOCKS_A_POOL]
+            utterances = [manifest[row] for block in some for row in block]
+            with mapped(function, utterances, jobs=jobs, items_per_worker=_UTTERANCES_PER_WORKER) as results:
+                for block in some:
+                    rows = _counted(islice(results, len(block)), progress)
+                    yield pa.Table.from_pylist([row._asdict() for row in rows], schema=schema)
+
+    work = _Work(manifest, f"{schema}{settings}", kept, part, BLOCK_UTTERANCES)
+    return pa.concat_tables([schema.empty_table(), *work.done(results_of, purpose)]).combine_chunks()
+
+
+def embed_utterances(
+    embed: Callable[[IntArray], Float32Array],
+    manifest: Manifest,
+    *,
+    settings: str,
+    kept: Path,
+    part: JobPart | None = None,
+) -> Float32Array:
+    """Embed every utterance, block by block of 10,000, and keep what is done.
+
+    Args:
+        embed: Gives the embeddings of some rows of the manifest, shape (rows, dim).
+        manifest: The utterances.
+        settings: The model, and how it embeds; with other settings the work begins anew.
+        kept: Folder for what is done. Delete it with `forget` when the result is safe elsewhere.
+        part: The part of the work that is to be done; by default all of it.
+
+    Returns:
+        Shape (utterances, dim), in the order of the manifest; of a part, those of its blocks.
+
+    Raises:
+        ManifestError: If another process works in that folder.
+    """
+
+    def results_of(blocks: Sequence[range], progress: tqdm) -> Iterator[pa.Table]:  # type: ignore[type-arg]
+        for block in blocks:
+            embeddings = embed(np.array(block))
+            progress.update(len(block))
+            column = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1])
+            yield pa.table({"embedding": column})
+
+    work = _Work(manifest, f"embeddings {settings}", kept, part, EMBEDDED_UTTERANCES)
+    blocks = [table["embedding"].combine_chunks() for table in work.done(results_of, "embedded")]
+    return np.concatenate([*map(_as_array, blocks)]) if blocks else np.empty((0, 0), np.float32)
+
+
+def _as_array(vectors: pa.FixedSizeListArray) -> Float32Array:
+    return np.asarray(vectors.flatten()).reshape(len(vectors), -1)
+
+
+class _Work(NamedTuple):
+    """Blocks of a manifest, of which some are to be done."""
+
+    manifest: Manifest
+    settings: str
+    kept: Path
+    part: JobPart | None
+    block_utterances: int
+
+    def done(
+        self,
+        results_of: Callable[[Sequence[range], tqdm], Iterator[pa.Table]],  # type: ignore[type-arg]
+        purpose: str,
+    ) -> list[pa.Table]:
+        """Do what is missing, and give the results of all blocks."""
+        key = hashlib.blake2b(f"{self.settings}{fingerprint(self.manifest)}".encode(), digest_size=8).hexdigest()
+        count, size = len(self.manifest), self.block_utterances
+        all_blocks = [range(first, min(first + size, count)) for first in range(0, count, size)]
+        blocks = all_blocks if self.part is None else self.part.own(all_blocks)
+        paths = {block: self.kept / f"{key}-{block.start:09d}.parquet" for block in blocks}
+        with locked_folder(self.kept, part=self.part):
+            missing = [block for block in blocks if not paths[block].is_file()]
+            total, left = sum(map(len, blocks)), sum(map(len, missing))
+            with tqdm(total=total, initial=total - left, desc=purpose, unit="utterance", disable=None) as progress:
+                for block, result in zip(missing, results_of(missing, progress), strict=True):
+                    with atomic_path(paths[block]) as temporary:
+                        pq.write_table(result, temporary)
+            return [_read(path) for path in paths.values()]
+
+
+def _read(path: Path) -> pa.Table:
+    require_small_parquet(path)
+    return pq.read_table(path, partitioning=None)
 
 
 def forget(kept: Path) -> None:
@@ -84,28 +163,10 @@ def forget(kept: Path) -> None:
     shutil.rmtree(kept)
 
 
-def _finished_parts(kept: Path, key: str, schema: pa.Schema) -> Iterator[pa.Table]:
-    done = 0
-    while (path := _part_path(kept, key, done)).is_file():
-        require_small_parquet(path)
-        part = pq.read_table(path, partitioning=None, schema=schema)
-        yield part
-        done += part.num_rows
-
-
-def _in_parts(results: Iterator[Any], schema: pa.Schema, progress: tqdm) -> Iterator[pa.Table]:  # type: ignore[type-arg]
-    while rows := list(_counted(islice(results, PART_UTTERANCES), progress)):
-        yield pa.Table.from_pylist([row._asdict() for row in rows], schema=schema)
-
-
 def _counted(results: Iterator[Any], progress: tqdm) -> Iterator[Any]:  # type: ignore[type-arg]
     for result in results:
         yield result
         progress.update()
-
-
-def _part_path(kept: Path, key: str, first: int) -> Path:
-    return kept / f"{key}-{first:09d}.parquet"
 
 
 def read_windows(

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import soxr
 
-from chns.core import AudioError, ChnsError, Float32Array, ManifestError
+from chns.core import AudioError, ChnsError, Float32Array, JobPart, ManifestError
 from chns.data.audio import Waveform
 from chns.data.manifest import Manifest, Utterance, numbers, with_columns
 from chns.data.resumable import process_utterances, read_windows
@@ -99,7 +99,14 @@ def speech_segments(
     return _padded(found, padding_seconds, seconds)
 
 
-def detect_speech(manifest: Manifest, *, kept: Path, threshold: float = THRESHOLD, jobs: int | None = None) -> pa.Table:
+def detect_speech(
+    manifest: Manifest,
+    *,
+    kept: Path,
+    threshold: float = THRESHOLD,
+    jobs: int | None = None,
+    part: JobPart | None = None,
+) -> pa.Table:
     """Find the speech of every utterance.
 
     Args:
@@ -108,9 +115,10 @@ def detect_speech(manifest: Manifest, *, kept: Path, threshold: float = THRESHOL
         threshold: See `speech_segments`.
         jobs: Processes at most; by default one a core, and none for few utterances. They are spawned: a script that
             calls this needs the usual ``if __name__ == "__main__":``.
+        part: The part of the utterances that is to be listened to; by default all.
 
     Returns:
-        Columns as `SpeechActivity`, one row an utterance. What cannot be read has its problem there.
+        Columns as `SpeechActivity`, one row an utterance (of the part). What cannot be read has its problem there.
 
     Raises:
         ValueError: If the threshold is not between 0 and 1, or jobs is below 1.
@@ -126,6 +134,7 @@ def detect_speech(manifest: Manifest, *, kept: Path, threshold: float = THRESHOL
         kept=kept,
         purpose="finding speech",
         jobs=jobs,
+        part=part,
     )
 
 

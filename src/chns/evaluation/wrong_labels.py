@@ -20,24 +20,18 @@ only the other speaker's similarity hints at it.
 from __future__ import annotations
 
 import csv
-import logging
-import shutil
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
 
-from chns.core import BoolArray, Float32Array, Float64Array, IntArray, atomic_path, table_cell
-from chns.data.manifest import Manifest, fingerprint
+from chns.core import BoolArray, Float32Array, Float64Array, IntArray, JobPart, atomic_path, table_cell
+from chns.data import Manifest, embed_utterances, forget
 from chns.evaluation.embedder import Embedder
 from chns.evaluation.pairs import unit_embeddings
 
-_log = logging.getLogger(__name__)
 _ROWS_AT_ONCE = 4096
-_UTTERANCES_A_FILE = 10_000
 _MOST_ROUNDS = 500
 
 
@@ -228,22 +222,36 @@ def check_labels(embedder: Embedder, manifest: Manifest, *, kept: Path, model: s
         ValueError: As `label_fit`.
         FileNotFoundError, AudioError: As `chns.evaluation.embedder.Embedder`.
     """
-    _require_comparable(manifest.speaker_labels)  # before hours of work
-    folder = kept / f"{fingerprint(manifest)}-{model[:16]}"
-    parts = []
-    for start in range(0, len(manifest), _UTTERANCES_A_FILE):
-        rows = np.arange(start, min(start + _UTTERANCES_A_FILE, len(manifest)))
-        path = folder / f"{start}.safetensors"
-        if path.is_file():
-            _log.info("embeddings of %d utterances are there already", len(rows))
-            parts.append(load_file(path)["embeddings"])
-            continue
-        parts.append(embedder.crops(manifest, rows, crop_seconds=seconds, purpose=f"embedding from {start:,}"))
-        if len(manifest) > _UTTERANCES_A_FILE:
-            with atomic_path(path) as temporary:
-                save_file({"embeddings": parts[-1]}, temporary)
-    check = LabelCheck(manifest, label_fit(np.concatenate(parts), manifest.speaker_labels))
-    shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):  # another check's, or nothing was kept
-        kept.rmdir()
+    embeddings = label_embeddings(embedder, manifest, kept=kept, model=model, seconds=seconds)
+    check = LabelCheck(manifest, label_fit(embeddings, manifest.speaker_labels))
+    forget(kept)
     return check
+
+
+def label_embeddings(
+    embedder: Embedder, manifest: Manifest, *, kept: Path, model: str, seconds: float = 3.0, part: JobPart | None = None
+) -> Float32Array:
+    """The first half of `check_labels`, and nearly all of the work.
+
+    Args:
+        embedder: The model.
+        manifest: The utterances.
+        kept: Folder in which what is done is kept for `check_labels`.
+        model: As of `check_labels`.
+        seconds: As of `check_labels`.
+        part: The part of the utterances that is to be embedded; by default all.
+
+    Returns:
+        Shape (utterances, dim), or those of the part.
+
+    Raises:
+        ValueError, FileNotFoundError, AudioError: As `check_labels`.
+    """
+    _require_comparable(manifest.speaker_labels)  # before hours of work
+    return embed_utterances(
+        lambda rows: embedder.crops(manifest, rows, crop_seconds=seconds, purpose=f"embedding from {rows[0]:,}"),
+        manifest,
+        settings=f"crops of {seconds} s, {model}",
+        kept=kept,
+        part=part,
+    )

@@ -204,7 +204,7 @@ def counted(monkeypatch):
         return genuine(utterance, whole_file=whole_file)
 
     monkeypatch.setattr(corpus_module, "measure_utterance", measure)
-    monkeypatch.setattr(resumable, "PART_UTTERANCES", 4)
+    monkeypatch.setattr(resumable, "BLOCK_UTTERANCES", 4)
     return decoded
 
 
@@ -255,7 +255,8 @@ def test_processes_find_what_one_finds(tmp_path, monkeypatch):
     corpus.add("s0/silent", np.zeros(RATE))
     alone = check_manifest(corpus.manifest, kept=tmp_path / "alone", jobs=1)
     monkeypatch.setattr(resumable, "_UTTERANCES_PER_WORKER", 2)
-    monkeypatch.setattr(resumable, "_UTTERANCES_A_POOL", 5)
+    monkeypatch.setattr(resumable, "BLOCK_UTTERANCES", 5)
+    monkeypatch.setattr(resumable, "_BLOCKS_A_POOL", 1)
     shared = check(corpus, tmp_path, jobs=2)
     assert shared.measures == alone.measures
     assert len(list((tmp_path / "kept").glob("*.parquet"))) == 2

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from chns.core import ManifestError, atomic_path
+from chns.core import JobPart, ManifestError, atomic_path
 from chns.data.check.findings import CORRECT, DROP, KINDS, Finding, Limits, action, find, require_kinds, rows_to_drop
 from chns.data.check.measures import measure_utterance
 from chns.data.manifest import Manifest, numbers, with_columns
@@ -142,8 +142,32 @@ def check_manifest(
     """
     limits = limits or Limits()
     require_kinds(also_drop)
+    measures = measure_manifest(manifest, kept=kept, jobs=jobs)
     whole_files = _holds_whole_files(manifest)
-    measures = process_utterances(
+    findings = find(manifest, measures, whole_files=whole_files, limits=limits, also_drop=also_drop)
+    return Check(manifest=manifest, measures=measures, findings=findings, also_drop=frozenset(also_drop), kept=kept)
+
+
+def measure_manifest(
+    manifest: Manifest, *, kept: Path, jobs: int | None = None, part: JobPart | None = None
+) -> pa.Table:
+    """The first half of `check_manifest`, and nearly all of the work: decode utterances and measure them.
+
+    Args:
+        manifest: The utterances.
+        kept: Folder in which what is done is kept for `check_manifest`.
+        jobs: As of `check_manifest`.
+        part: The part of the utterances that is to be measured; by default all.
+
+    Returns:
+        Columns as `Measures`, one row an utterance; of a part, its utterances.
+
+    Raises:
+        ValueError: If jobs is below 1.
+        ChnsError: If a package is missing that a format needs.
+    """
+    whole_files = _holds_whole_files(manifest)
+    return process_utterances(
         partial(measure_utterance, whole_file=whole_files),
         manifest,
         schema=_MEASURES,
@@ -151,9 +175,8 @@ def check_manifest(
         kept=kept,
         purpose="checking",
         jobs=jobs,
+        part=part,
     )
-    findings = find(manifest, measures, whole_files=whole_files, limits=limits, also_drop=also_drop)
-    return Check(manifest=manifest, measures=measures, findings=findings, also_drop=frozenset(also_drop), kept=kept)
 
 
 def _holds_whole_files(manifest: Manifest) -> bool:
