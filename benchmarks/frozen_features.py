@@ -31,15 +31,15 @@ _LEVELS_A_NEPER = 20.7  # grey levels of the images for a factor of e in mel amp
 _WHITE, _FLOOR = 141.0, 1e-3
 
 
-def chosen_rows(stem: Path, least: int, most: int) -> list[dict[str, str]]:
-    """Rows of speakers with `least` utterances or more, `most` of each, every word in turn."""
+def chosen_rows(stem: Path, least: int, most: int, below: int | None = None) -> list[dict[str, str]]:
+    """Rows of speakers with `least` utterances or more, `most` of each, every word in turn; with fewer than `below`."""
     with stem.with_suffix(".csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     total = Counter(row["speaker"] for row in rows)
     taken: Counter[str] = Counter()
     chosen = []
     for row in sorted(rows, key=lambda r: (r["speaker"], int(r["utterance"].rsplit("_", 1)[1]), r["word"])):
-        if total[row["speaker"]] >= least and taken[row["speaker"]] < most:
+        if least <= total[row["speaker"]] < (below or np.inf) and taken[row["speaker"]] < most:
             taken[row["speaker"]] += 1
             chosen.append(row)
     return chosen
@@ -90,8 +90,9 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("stem", type=Path), p.add_argument("bundle", type=Path), p.add_argument("out")
     p.add_argument("--least", type=int, default=10), p.add_argument("--most", type=int, default=20)
+    p.add_argument("--below", type=int, help="only speakers of fewer utterances")
     a = p.parse_args()
-    rows = chosen_rows(a.stem, a.least, a.most)
+    rows = chosen_rows(a.stem, a.least, a.most, a.below)
     encoder = load_model(a.bundle).encoder.eval()
     seen: dict[str, torch.Tensor] = {}
     parts = {"front": encoder.first_norm, "last": encoder.last_norm}

@@ -2,10 +2,11 @@
 
     python benchmarks/frozen_training.py VECTORS OUT --strategies random chns auto --seeds 0 1 2 --speakers 16
 
-VECTORS holds what `frozen_features.py` wrote of train, dev and test. Non-targets of the hard trials are
-of each speaker's ten nearest by a judge that shares nothing with the frozen model but the log-mels: a perceptron
-trained on how much each of these moves (OUT/judge.npz). Runs that OUT has are not made again;
-`comparison_tables.py` makes tables with intervals of them.
+VECTORS holds what `frozen_features.py` wrote of train, dev, test and others: speakers of the train split with four to
+nine utterances, on whom nobody trains. "unseen" are those of test and these. Non-targets of the hard trials are of each
+speaker's ten nearest by a judge that shares nothing with the frozen model but the log-mels: a perceptron trained on how
+much each of these moves (OUT/judge.npz). Runs that OUT has are not made again; `comparison_tables.py` makes tables with
+intervals of them.
 """
 
 import argparse
@@ -20,6 +21,9 @@ import torch
 from strategies import STRATEGIES, begins
 from vector_training import Perceptrons, Plan, Strategy, Trials, make_trials, rates, save_trials, train
 
+from chns.sampling.same_person import persons_of, suspected_pairs
+
+TESTS = ("dev", "test", "unseen")
 KEYS = ("embedding", "block1", "front")
 _JUDGE_KEYS, _JUDGE_DIM = ("mels",), 100
 _NOT_SETTINGS = ("seeds", "strategies", "vectors", "out")
@@ -44,26 +48,32 @@ def load(path: Path, keys: Sequence[str], dim: int, scale: Any = None) -> tuple[
 
 def cached(folder: Path, keys: Sequence[str], dim: int) -> dict[str, tuple[torch.Tensor, np.ndarray]]:
     """Vectors and speakers of all splits; whitened once, kept beside what they were made of."""
-    cache = folder / f"whitened-{'-'.join(keys)}-{dim}.npz"
+    cache = folder / f"whitened-{'-'.join(keys)}-{dim}-unseen.npz"
     if not cache.exists():
         vectors, labels, scale = load(folder / "train.npz", keys, dim)
         arrays = {"train": vectors.numpy(), "train labels": labels}
-        for split in ("dev", "test"):
+        for split in ("dev", "test", "others"):
             vectors, labels, _ = load(folder / f"{split}.npz", keys, dim, scale)
             arrays |= {split: vectors.numpy(), f"{split} labels": labels}
+        arrays["unseen"] = np.concatenate([arrays["test"], arrays.pop("others")])
+        apart = arrays["test labels"].max() + 1 + arrays.pop("others labels")
+        arrays["unseen labels"] = np.concatenate([arrays["test labels"], apart])
         np.savez(cache, **arrays)
     with np.load(cache) as file:
-        return {split: (torch.from_numpy(file[split]), file[f"{split} labels"]) for split in ("train", "dev", "test")}
+        return {split: (torch.from_numpy(file[split]), file[f"{split} labels"]) for split in ("train", *TESTS)}
 
 
 def judge_embeddings(folder: Path, cache: Path) -> dict[str, np.ndarray]:
-    """Embeddings of dev and test by the independent judge; trained once."""
+    """Embeddings of dev, test and unseen by the independent judge; trained once."""
     if not cache.exists():
         vectors, labels, scale = load(folder / "train.npz", _JUDGE_KEYS, _JUDGE_DIM)
         plan = Plan([_JUDGE_DIM, 256, 64], speakers=64, noise=0.3, norm="batch", look_every=30)
         networks, _, _ = train(plan, [(Strategy(), 1000)], vectors, labels)
-        tests = {split: load(folder / f"{split}.npz", _JUDGE_KEYS, _JUDGE_DIM, scale)[0] for split in ("dev", "test")}
-        np.savez(cache, **{split: networks.embed(0, of_split) for split, of_split in tests.items()})
+        found = {}
+        for split in ("dev", "test", "others"):
+            found[split] = networks.embed(0, load(folder / f"{split}.npz", _JUDGE_KEYS, _JUDGE_DIM, scale)[0])
+        found["unseen"] = np.concatenate([found["test"], found.pop("others")])
+        np.savez(cache, **found)
     with np.load(cache) as file:
         return {split: file[split] for split in file.files}
 
@@ -98,6 +108,7 @@ def main() -> None:
     p.add_argument("--dim", type=int, default=256, help="leading components of the vectors")
     p.add_argument("--least", type=int, default=10, help="train on speakers of at least so many utterances")
     p.add_argument("--train-speakers", type=int, help="only so many of them")
+    p.add_argument("--merged", action="store_true", help="ids that the frozen model takes for one person are one")
     a = p.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
     splits = cached(a.vectors, a.keys, a.dim)
@@ -106,7 +117,11 @@ def main() -> None:
     kept = np.flatnonzero(counts >= a.least)[: a.train_speakers]
     rows = np.isin(labels, kept)
     vectors, labels = vectors[rows], np.unique(labels[rows], return_inverse=True)[1]
-    tests = {split: splits[split] for split in ("dev", "test")}
+    if a.merged:
+        embeddings = np.load(a.vectors / "train.npz")["embedding"][rows].astype(np.float32)
+        labels = persons_of(int(labels.max()) + 1, suspected_pairs(embeddings - embeddings.mean(0), labels))[labels]
+        print(len(kept) - len(np.unique(labels)), "ids are others' second names")
+    tests = {split: splits[split] for split in TESTS}
     judges = judge_embeddings(a.vectors, a.out / "judge.npz")
     lists = trial_lists({split: of[1] for split, of in tests.items()}, judges, a.joined)
     save_trials(a.out / "trials.npz", lists)

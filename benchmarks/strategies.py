@@ -56,6 +56,8 @@ STRATEGIES = {
     "neighbours_hscl": _hard(NeighbourGroups(), loss="hscl"),
     "auto": _auto(),
     "auto_pairs": _auto(NeighbourGroups(group_size=2, band=(0, 32))),
+    "auto_half": _auto(hard_ratio=0.5),
+    "auto_half_pairs": _auto(NeighbourGroups(group_size=2, band=(0, 32)), hard_ratio=0.5),
     # One suspect each
     "guard": _hard(NeighbourGroups(), guard=True),
     "band": _hard(NeighbourGroups(band=(8, 48))),

@@ -157,7 +157,7 @@ def train(
         optimizer, lambda s: min((s + 1) / warm, 0.5 * (1 + np.cos(np.pi * max(0, s - warm) / (plan.steps - warm))))
     )
     samplers = [_sampler(plan, labels, networks, vectors, loss, run, *of) for run, of in enumerate(runs)]
-    references = {seed: _random_batches(plan, labels, seed) for seed in seeds}
+    references = {seed: random_batches(plan, labels, seed) for seed in seeds}
     label_of = torch.from_numpy(labels)
     curves: list[list[dict[str, Any]]] = [[] for _ in runs]
     for epoch in range(plan.steps // plan.steps_per_epoch):
@@ -205,9 +205,9 @@ def _sampler(
     )
 
 
-def _random_batches(plan: Plan, labels: np.ndarray, seed: int) -> Tensor:
-    """Twenty random batches, on which all runs of a seed are looked at alike."""
-    shape = BatchShape(plan.speakers, plan.utterances * plan.joined, steps_per_epoch=20, seed=seed + 1000)
+def random_batches(plan: Plan, labels: np.ndarray, seed: int, number: int = 20) -> Tensor:
+    """Random batches, on which all runs of a seed are looked at alike."""
+    shape = BatchShape(plan.speakers, plan.utterances * plan.joined, steps_per_epoch=number, seed=seed + 1000)
     return torch.tensor(list(RandomSpeakerBatches(labels, shape)))
 
 

@@ -66,3 +66,69 @@ def test_runs_side_by_side_learn_what_each_learns_alone(scripts):
     assert curves[1] == pytest.approx(curve[0]) if isinstance(curve[0], dict) else len(curve[0]) == 2
     np.testing.assert_allclose(together.embed(1, vectors), alone.embed(0, vectors), atol=1e-4)
     assert not np.allclose(together.embed(0, vectors), together.embed(1, vectors), atol=1e-2)
+
+
+def _small_encoders(number):
+    from chns.encoders import EcapaTdnn
+
+    sizes = {"channels": 8, "aggregation_channels": 12, "se_bottleneck": 4, "attention_channels": 4, "embedding_dim": 6}
+    return [EcapaTdnn(num_mels=5, res2net_scale=4, **sizes) for _ in range(number)]
+
+
+def test_a_stack_of_encoders_computes_and_learns_what_each_of_them_does():
+    stacked = runpy.run_path(str(BENCHMARKS / "stacked_encoder.py"))["StackedEcapa"]
+    torch.manual_seed(0)
+    encoders, features = _small_encoders(2), torch.randn(2, 6, 15, 5)
+    stack = stacked(encoders)
+    expected = torch.stack([encoder.train()(x) for encoder, x in zip(encoders, features, strict=True)])
+    found = stack(features)
+    torch.testing.assert_close(found, expected)
+    (expected**2).sum().backward()
+    (found**2).sum().backward()
+    for run, encoder in enumerate(encoders):
+        for name, weight in encoder.named_parameters():
+            gradient = stack.weights[name.replace(".", "/")].grad[run]
+            torch.testing.assert_close(gradient, weight.grad, rtol=1e-3, atol=1e-4)
+    (again,) = _small_encoders(1)
+    again.load_state_dict(stack.state_of(1), strict=False)
+    torch.testing.assert_close(again.eval()(features[1]), encoders[1].eval()(features[1]))
+
+
+def test_trainings_that_share_their_start_and_go_on_from_a_file_end_as_alone(monkeypatch, tmp_path):
+    pytest.importorskip("PIL", reason="log-mel images need Pillow")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    of = runpy.run_path(str(BENCHMARKS / "logmel_training.py"))
+    from vector_training import Plan
+
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(20), 6)
+    voices = rng.normal(size=(20, 1, 40))[labels]
+    words = of["Words"](torch.from_numpy((voices + rng.normal(size=(120, 8, 40))).astype(np.float32)), labels)
+    plan = Plan([96], speakers=4, steps=9, steps_per_epoch=3, joined=2)
+
+    def training(*names):
+        return of["Training"](plan, [f"{name}-0" for name in names], words, 8, 1)
+
+    together = training("random", "neighbours", "hscl", "memory")
+    together.run_epoch()
+    torch.save(together.state(), tmp_path / "state.pt")
+    continued = training("random", "neighbours", "hscl", "memory")
+    continued.take(torch.load(tmp_path / "state.pt", weights_only=True))
+    alone = training("neighbours")
+    alone.run_epoch()
+    for _ in range(2):
+        shares = [one.run_epoch()["neighbours-0"] for one in (together, continued, alone)]
+    assert shares[0] == shares[1] == pytest.approx(shares[2])
+    weights = [one.network("neighbours-0").embedding.weight for one in (together, continued, alone)]
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
+    torch.testing.assert_close(weights[0], weights[2], rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(weights[0], together.network("random-0").embedding.weight, atol=1e-3)
+    for module in (
+        "frozen_features",
+        "rival_samplers",
+        "stacked_encoder",
+        "strategies",
+        "vector_training",
+        "vector_losses",
+    ):
+        sys.modules.pop(module, None)
