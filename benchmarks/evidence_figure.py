@@ -1,9 +1,11 @@
 """One picture of all comparisons with random batches: docs/results/summary.csv and the JSON of comparison_tables.py.
 
     python benchmarks/evidence_figure.py docs/results/summary.csv docs/images/evidence.svg --add docs/results/words-*
+    python benchmarks/evidence_figure.py docs/results/whole.json docs/images/whole.svg --curves
 
 A row is a corpus, a trial list and a kind of batches: the change of the EER against random batches at equal steps, as a
-share of it, with its 95 % interval over speakers and seeds. Of added files, rows are the test speakers' lists.
+share of it, with its 95 % interval over speakers and seeds. Of added files, rows are the lists of unseen speakers, or,
+where there are none, of test speakers. Curves are the error rates of every kind of batches over the steps.
 """
 
 import argparse
@@ -26,8 +28,10 @@ def added(path: Path, strategies: Sequence[str]) -> list[dict[str, Any]]:
     of = json.loads(path.read_text())
     given = of["arguments"]
     name = f"{given['joined']} word{'s' if given['joined'] != '1' else ''}, {given['speakers']} speakers a batch"
+    name = f"whole encoders, {name}" if "channels" in given else name
+    people = "unseen" if "unseen hard" in of["lists"] else "test"
     rows = []
-    for title in ("test random", "test hard"):
+    for title in (f"{people} random", f"{people} hard"):
         for strategy in strategies:
             found = of["lists"][title].get(strategy)
             if found and "eer_relative" in found:
@@ -58,13 +62,42 @@ def draw(rows: Sequence[dict[str, Any]], out: Path) -> None:
     figure.savefig(out, metadata={"Date": None})
 
 
+def draw_curves(of: dict[str, Any], out: Path) -> None:
+    """EER and minDCF on random and hard trials over the steps, a line a kind of batches."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "chns"
+    from matplotlib import pyplot as plt
+
+    first = next(iter(of["curves"].values()))
+    titles = sorted((t for t in first[-1] if isinstance(first[-1][t], list)), reverse=True)
+    figure, axes = plt.subplots(2, len(titles), figsize=(3.2 * len(titles), 5.5), sharex=True, layout="constrained")
+    for name, rows in of["curves"].items():
+        for column, title in enumerate(titles):
+            shown = [row for row in rows if title in row]
+            for line, scale in enumerate((100, 1)):
+                values = [scale * row[title][line] for row in shown]
+                axes[line][column].plot([row["step"] for row in shown], values, label=name, lw=1.3)
+            axes[0][column].set_title(title.replace("hard", "trials, like voices").replace("random", "trials, random"))
+            axes[1][column].set_xlabel("steps")
+    axes[0][0].set_ylabel("EER, %")
+    axes[1][0].set_ylabel("minDCF, p_target 0.05")
+    axes[0][-1].legend(fontsize=7)
+    figure.savefig(out, metadata={"Date": None})
+
+
 def main() -> None:
     """Draw."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("summary", type=Path), p.add_argument("out", type=Path)
     p.add_argument("--add", nargs="*", type=Path, default=[])
     p.add_argument("--strategies", nargs="+", default=["neighbours", "chns", "neighbours_half", "auto"])
+    p.add_argument("--curves", action="store_true", help="draw those of a comparison's JSON, given as the summary")
     a = p.parse_args()
+    if a.curves:
+        draw_curves(json.loads(a.summary.read_text()), a.out)
+        return
     rows = summarised(a.summary)
     for path in a.add:
         rows += added(path, a.strategies)

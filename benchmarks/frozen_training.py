@@ -151,13 +151,18 @@ def main() -> None:
             found[title] = [round(float(v), 5) for v in rates(scores, trials.is_target)]
         return found
 
+    def validate(networks: Perceptrons, run: int) -> float:
+        trials = lists["dev random"]
+        return rates(trials.scores(lambda x: networks.embed(run, x), tests["dev"][0]), trials.is_target)[0]
+
     strategies = {name: STRATEGIES[name](begins(a.start, plan)) for name in a.strategies}
     for loss in sorted({strategy.loss for strategy in strategies.values()}):
         stack = [(name, seed) for name, seed in wanted if strategies[name].loss == loss]
         if not stack:
             continue
         started = time.process_time()
-        _, curves, decisions = train(plan, [(strategies[n], s) for n, s in stack], vectors, labels, look=look)
+        pairs = [(strategies[name], seed) for name, seed in stack]
+        _, curves, decisions = train(plan, pairs, vectors, labels, look=look, validate=validate)
         seconds = round((time.process_time() - started) / len(stack), 1)
         for run, (name, seed) in enumerate(stack):
             stem = a.out / f"{name}-{seed}"

@@ -52,9 +52,9 @@ class Voices:
         return torch.from_numpy(seen.astype(np.float32)), labels, who
 
 
-def drawn_point(rng: np.random.Generator) -> dict[str, Any]:
-    """One combination of what is swept."""
-    speakers = round(10 ** rng.uniform(3, 4.3))
+def drawn_point(rng: np.random.Generator, most: float = 2e4) -> dict[str, Any]:
+    """One combination of what is swept, of 1,000 to about so many speakers."""
+    speakers = round(10 ** rng.uniform(3, round(np.log10(most), 1)))
     point = {
         "speakers": speakers,
         "P": int(2 ** rng.integers(2, 8)),
@@ -110,11 +110,11 @@ def measured(point: Mapping[str, Any], seed: int) -> dict[str, Any]:
     return row
 
 
-def sweep(out: Path, points: int, jobs: int, seed: int) -> None:
+def sweep(out: Path, points: int, jobs: int, seed: int, most: float) -> None:
     """Measure so many points, keep what is there."""
     rows = json.loads(out.read_text()) if out.exists() else []
     rng = np.random.default_rng(seed)
-    drawn = [drawn_point(rng) for _ in range(points)][len(rows) :]
+    drawn = [drawn_point(rng, most) for _ in range(points)][len(rows) :]
     with ProcessPoolExecutor(jobs) as pool:
         for row in tqdm(pool.map(measured, drawn, range(len(rows), points)), total=len(drawn), disable=None):
             rows.append(row)
@@ -181,14 +181,15 @@ def main() -> None:
     s = of.add_parser("sweep")
     s.add_argument("out", type=Path), s.add_argument("--points", type=int, default=150)
     s.add_argument("--jobs", type=int, default=1), s.add_argument("--seed", type=int, default=0)
+    s.add_argument("--most", type=float, default=2e4, help="speakers")
     d = of.add_parser("draw")
-    d.add_argument("rows", type=Path), d.add_argument("out", type=Path)
+    d.add_argument("rows", type=Path, nargs="+"), d.add_argument("out", type=Path)
     d.add_argument("--measured", type=Path, help="points that were measured on speech")
     a = p.parse_args()
     if a.what == "sweep":
-        sweep(a.out, a.points, a.jobs, a.seed)
+        sweep(a.out, a.points, a.jobs, a.seed, a.most)
         return
-    rows = json.loads(a.rows.read_text())
+    rows = [row for path in a.rows for row in json.loads(path.read_text())]
     draw(rows, a.out, json.loads(a.measured.read_text()) if a.measured else [])
     print(table(rows))
 

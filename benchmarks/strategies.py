@@ -35,9 +35,15 @@ def _hard(
     return make
 
 
-def _auto(groups: Any = NeighbourGroups(), **thresholds: Any) -> Callable[[int], Strategy]:  # noqa: B008  # frozen
+def _auto(
+    groups: Any = NeighbourGroups(),  # noqa: B008  # frozen
+    *,
+    validated: bool = False,
+    **thresholds: Any,
+) -> Callable[[int], Strategy]:
     return lambda start: Strategy(  # noqa: ARG005
-        batches=lambda head: {"groups": groups, "schedule": StartWhenEasy(**thresholds)}  # noqa: ARG005
+        batches=lambda head: {"groups": groups, "schedule": StartWhenEasy(**thresholds)},  # noqa: ARG005
+        validated=validated,
     )
 
 
@@ -56,6 +62,7 @@ STRATEGIES = {
     "neighbours_hscl": _hard(NeighbourGroups(), loss="hscl"),
     "auto": _auto(),
     "auto_pairs": _auto(NeighbourGroups(group_size=2, band=(0, 32))),
+    "auto_validated": _auto(validated=True),
     "auto_half": _auto(hard_ratio=0.5),
     "auto_half_pairs": _auto(NeighbourGroups(group_size=2, band=(0, 32)), hard_ratio=0.5),
     # One suspect each

@@ -29,10 +29,12 @@ class Strategy:
         batches: Further arguments of `HardBatches`: groups, schedule, separate_same_person. Called anew for each run,
             as schedules remember, with the run's loss.
         loss: One of `LOSSES`.
+        validated: Whether the schedule is told the EER on validation trials after each epoch.
     """
 
     batches: Callable[[Any], Mapping[str, Any]] = lambda loss: {"schedule": None}  # noqa: ARG005
     loss: str = "supcon"
+    validated: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ def train(
     labels: np.ndarray,
     *,
     look: Callable[[Perceptrons, int], Mapping[str, Any]] | None = None,
+    validate: Callable[[Perceptrons, int], float] | None = None,
 ) -> tuple[Perceptrons, list[list[dict[str, Any]]], list[list[str]]]:
     """Train runs of one loss side by side.
 
@@ -140,6 +143,7 @@ def train(
         vectors: Shape (utterances, dim).
         labels: Integers (utterances,).
         look: Called with the networks and a run every ``look_every`` epochs; returns numbers that join its curve.
+        validate: Called with the networks and a run after each epoch, if its strategy is validated; returns an EER.
 
     Returns:
         The networks, the curve of each run (one row a look) and the decisions of each sampler.
@@ -179,7 +183,8 @@ def train(
             total += values.detach()
         for run, sampler in enumerate(samplers):
             share = float(easy[run]) / plan.steps_per_epoch
-            sampler.end(epoch, easy_anchor_share=share)
+            eer = validate(networks, run) if validate and runs[run][0].validated else None
+            sampler.end(epoch, easy_anchor_share=share, validation_eer=eer)
             if (epoch + 1) % plan.look_every == 0:
                 row = {"step": (epoch + 1) * plan.steps_per_epoch, "hard_ratio": sampler.hard_ratio_at(epoch)}
                 row |= {"easy": round(share, 4), "loss": round(float(total[run]) / plan.steps_per_epoch, 4)}
