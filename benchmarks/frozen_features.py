@@ -25,7 +25,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from chns.bundle.bundle import load_model
-from chns.features.log_mel import LogMel
+from chns.features import LogMel
 
 _LEVELS_A_NEPER = 20.7  # grey levels of the images for a factor of e in mel amplitude
 _WHITE, _FLOOR = 141.0, 1e-3

@@ -89,7 +89,7 @@ def test_no_command_that_takes_a_model_runs_its_code(attack, hum_manifest, tmp_p
         "chns.encoders.SpeakerEncoder",
         "chns.encoders.layers.frame_mask",
         "chns.encoders.ecapa_tdnn.torch.hub.load",
-        "chns.features.log_mel.torch.load",
+        "chns.features.mels.torch.load",
         "chns.core.factory.make",
         "chns",
         "",

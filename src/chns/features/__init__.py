@@ -12,11 +12,4 @@ same call, `num_mels`, `sample_rate_hz`, `frame_samples`, `hop_samples` and `fra
 
 from chns.core.front import lazily
 
-__getattr__, __all__ = lazily(
-    __name__,
-    {
-        "chns.features.decibel_mel": "DecibelMel",
-        "chns.features.log_mel": "LogMel",
-        "chns.features.standardised_mel": "StandardisedMel",
-    },
-)
+__getattr__, __all__ = lazily(__name__, {"chns.features.mels": "DecibelMel LogMel StandardisedMel"})

@@ -1,5 +1,5 @@
-from chns.features.decibel_mel import DecibelMel as DecibelMel
-from chns.features.log_mel import LogMel as LogMel
-from chns.features.standardised_mel import StandardisedMel as StandardisedMel
+from chns.features.mels import DecibelMel as DecibelMel
+from chns.features.mels import LogMel as LogMel
+from chns.features.mels import StandardisedMel as StandardisedMel
 
 __all__ = ["DecibelMel", "LogMel", "StandardisedMel"]

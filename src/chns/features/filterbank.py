@@ -24,17 +24,34 @@ def spectrum_matrix(frame_samples: int, points: int, window: Window) -> Float32A
 
     Shape (frame_samples, 2 * (points // 2)): without the highest bin, which lies under no filter.
     """
-    n = np.arange(frame_samples, dtype=np.float64)
-    cosine = np.cos(2 * math.pi * n / (frame_samples - 1))
-    weights = (0.5 - 0.5 * cosine) ** 0.85 if window == "povey" else 0.54 - 0.46 * cosine
-    angles = 2 * math.pi / points * n[:, None] * np.arange(points // 2, dtype=np.float64)
-    windowed = weights[:, None] * np.concatenate([np.cos(angles), -np.sin(angles)], axis=1)
+    if window == "povey":
+        cosine = np.cos(2 * math.pi * np.arange(frame_samples, dtype=np.float64) / (frame_samples - 1))
+        weights = (0.5 - 0.5 * cosine) ** 0.85
+    else:
+        weights = hamming(frame_samples, period=frame_samples - 1)
+    windowed = weights[:, None] * fourier_matrix(frame_samples, points)
     emphasised = windowed.copy()  # each sample less a share of the one before it, the first less a share of itself
     emphasised[:-1] -= _PREEMPHASIS * windowed[1:]
     emphasised[0] -= _PREEMPHASIS * windowed[0]
     scale_to_16_bits = 2.0**15
     matrix: Float32Array = (scale_to_16_bits * (emphasised - emphasised.mean(axis=0))).astype(np.float32)
     return matrix
+
+
+def hamming(num_samples: int, *, period: int) -> Float64Array:
+    """The Hamming window, shape (num_samples,)."""
+    window: Float64Array = 0.54 - 0.46 * np.cos(2 * math.pi * np.arange(num_samples, dtype=np.float64) / period)
+    return window
+
+
+def fourier_matrix(num_samples: int, points: int) -> Float64Array:
+    """Matrix M such that ``x @ M`` is the real, then the imaginary part of the spectrum of so many points.
+
+    Shape (num_samples, 2 * (points // 2)): without the highest bin, which lies under no filter.
+    """
+    samples, bins = np.arange(num_samples, dtype=np.float64), np.arange(points // 2, dtype=np.float64)
+    angles = 2 * math.pi / points * samples[:, None] * bins
+    return np.concatenate([np.cos(angles), -np.sin(angles)], axis=1)
 
 
 def mel_filters(num_mels: int, points: int, sample_rate_hz: int, low_hz: float, high_hz: float) -> Float32Array:
