@@ -59,13 +59,12 @@ COMMANDS = {
 
 # The commands of each module that has several.
 _MODULES = {
-    "comparison_commands": ("compare", "demo"),
     "embedding_commands": ("cluster", "embed", "trials"),
-    "manifest_commands": ("convert", "merge", "speech", "split"),
+    "manifest_commands": ("convert", "merge", "pack", "speech", "split"),
     "model_commands": ("export", "import", "push"),
-    "recognition_commands": ("identify", "verify"),
+    "recognition_commands": ("identify", "serve", "verify"),
     "store_commands": ("enrol", "store"),
-    "training_commands": ("augment-preview", "configs", "train"),
+    "training_commands": ("augment-preview", "compare", "configs", "demo", "train"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

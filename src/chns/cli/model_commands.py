@@ -107,8 +107,7 @@ def _export(
 ) -> dict[str, Graph]:
     """Write the files, describe them in the summary, and give back the graphs by name, the model's first."""
     from chns.bundle.graph import model_graph
-    from chns.inference.export import FORMS, export_int8, export_model
-    from chns.inference.export_sherpa import export_for_sherpa, sherpa_graph
+    from chns.inference.export import FORMS, export_for_sherpa, export_int8, export_model, sherpa_graph
 
     def load(path: Path) -> Graph:
         if arguments.format == "sherpa-onnx":
