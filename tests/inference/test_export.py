@@ -23,8 +23,17 @@ from chns.evaluation.metrics import verification_metrics
 from chns.evaluation.verification import score_trials
 from chns.features import LogMel
 from chns.inference import export
-from chns.inference.export import FORMS, check_recordings, evaluate_graphs, export_int8, export_model
-from chns.inference.export_sherpa import SherpaEncoder, export_for_sherpa, sherpa_features, sherpa_graph
+from chns.inference.export import (
+    FORMS,
+    SherpaEncoder,
+    check_recordings,
+    evaluate_graphs,
+    export_for_sherpa,
+    export_int8,
+    export_model,
+    sherpa_features,
+    sherpa_graph,
+)
 
 SMALL = Architecture(
     encoder="chns.encoders.EcapaTdnn",

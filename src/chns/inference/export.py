@@ -1,12 +1,24 @@
-"""Write a trained model as one graph from waveform to embedding, and measure what that costs.
+"""Write a trained model as one graph for other runtimes, and measure what that costs.
 
-The features are inside, so nothing can be computed differently elsewhere; batch and length are free. A file appears
-only if what it computes was checked: it is loaded again and must agree with the model on speech of several lengths.
+A file appears only if what it computes was checked: it is loaded again and must agree with the model on speech of
+several lengths. From waveform to embedding the features are inside, so nothing can be computed differently elsewhere;
+batch and length are free.
 
 Convolutions and matrix products get 8-bit weights; what flows between them is quantised anew for every input
 ("dynamic"), so no calibration data is needed. Weights are unsigned: with signed ones ONNX Runtime's integer convolution
 is three to four times slower on x86. The features stay in float, because their matrix spans too large a range (a cosine
 distance of 0.98 otherwise). What it brings is in ``docs/decisions/0008-export.md``.
+
+sherpa-onnx takes a speaker model whose input is log-mel features, and its own differ from ours in three ways:
+
+- 80 mels reach from 20 Hz to 400 Hz below half the sample rate; ours to half the sample rate unless a model was trained
+  with another ``high_hz``. The graph interpolates between sherpa's mels to get those that the model knows.
+- Frames are centred at multiples of the hop and mirror the signal at its ends, ours start at its beginning. The graph
+  drops the first and the last frame, the mirrored ones; there remain as many as we have, 2.5 ms later.
+- The mean over time is subtracted or not; the graph takes them as they are and does it itself.
+
+Only the first matters if left alone, together with the mirrored ends: ``docs/decisions/0008-export.md`` has how far
+apart embeddings are. Training with ``high_hz: 7600`` makes the interpolation exact.
 """
 
 from __future__ import annotations
@@ -16,20 +28,34 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
-from chns.bundle.bundle_graph import LARGEST_DISTANCE, checked_distance, several_lengths
-from chns.bundle.graph import Graph, model_graph, onnx_graph, torch_export_graph
-from chns.bundle.onnx_file import OPSET, require_export_packages, write_waveform_graph
-from chns.core import AudioError, BoolArray, Float32Array, IntArray, atomic_path
+from chns.bundle.bundle import Architecture
+from chns.bundle.bundle_graph import LARGEST_DISTANCE, MADE_BY, checked_distance, several_lengths
+from chns.bundle.graph import Graph, largest_distance, model_graph, onnx_graph, torch_export_graph
+from chns.bundle.onnx_file import OPSET, require_export_packages, write_onnx, write_waveform_graph
+from chns.core import AudioError, BoolArray, ConfigError, Float32Array, IntArray, atomic_path
 from chns.data import Manifest, WholeUtterances, read_audio
 from chns.encoders import SpeakerEncoder
 from chns.evaluation import VerificationMetrics, cosine_scores, verification_metrics
+from chns.features import LogMel
+
+LARGEST_INT8_DISTANCE = 0.02
 
 _LONGEST_SECONDS = 30.0
+_MAX_SECONDS = 180.0  # as `chns.evaluation.embedder.Embedder.utterances`
+_FEATURES_PREFIX = "features"
+
+# What sherpa-onnx's features are, beside their edges.
+_NUM_MELS = 80
+_LOW_HZ = 20.0
+_BELOW_HALF_RATE_HZ = 400.0
+_FEATURES = "chns.features.LogMel"
+_FIXED_SETTINGS = {"num_mels": _NUM_MELS, "frame_seconds": 0.025, "hop_seconds": 0.010, "window": "povey"}
 
 
 def check_recordings(paths: Sequence[Path], model: SpeakerEncoder) -> list[Float32Array]:
@@ -50,9 +76,6 @@ def check_recordings(paths: Sequence[Path], model: SpeakerEncoder) -> list[Float
             raise AudioError(f"recording must hold at least {shortest} samples, got {len(waveform)} in {path}.")
         batches += several_lengths(waveform, model.sample_rate_hz)
     return batches
-
-
-_MAX_SECONDS = 180.0  # as `chns.evaluation.embedder.Embedder.utterances`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +181,7 @@ def export_model(model: SpeakerEncoder, path: Path, *, form: str, check: Sequenc
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}.")
     chosen = FORMS[form]
-    require_suffix(path, chosen.suffix)
+    _require_suffix(path, chosen.suffix)
     model.cpu().eval()
     with atomic_path(path) as temporary:
         chosen.write(model, temporary)
@@ -166,7 +189,7 @@ def export_model(model: SpeakerEncoder, path: Path, *, form: str, check: Sequenc
     return Exported(path=path, num_bytes=path.stat().st_size, opset=chosen.opset, distance=distance)
 
 
-def require_suffix(path: Path, suffix: str) -> None:
+def _require_suffix(path: Path, suffix: str) -> None:
     """Make sure that a file will be taken for what it is.
 
     Raises:
@@ -195,16 +218,11 @@ FORMS = {
 }
 
 
-LARGEST_INT8_DISTANCE = 0.02
-
-_FEATURES_PREFIX = "features"
-
-
 def export_int8(source: Path, path: Path, *, load: Callable[[Path], Graph], check: Sequence[Float32Array]) -> Exported:
     """Write an ONNX file again with 8-bit weights, and check the file before it gets its name.
 
     Args:
-        source: Written by `chns.inference.export` or `chns.inference.export_sherpa`.
+        source: Written by `export_model` or `export_for_sherpa`.
         path: The new file.
         load: Reads such files: `chns.bundle.graph.onnx_graph`, say.
         check: Waveforms to compare on, each of shape (batch, samples).
@@ -217,7 +235,7 @@ def export_int8(source: Path, path: Path, *, load: Callable[[Path], Graph], chec
         ChnsError: If a package is missing.
         ExportError: If an embedding is further than `LARGEST_INT8_DISTANCE` from the source's.
     """
-    require_suffix(path, ".onnx")
+    _require_suffix(path, ".onnx")
     with atomic_path(path) as temporary:
         _quantise(source, temporary)
         distance = checked_distance(load(temporary), load(source), check, limit=LARGEST_INT8_DISTANCE)
@@ -242,3 +260,150 @@ def _quantise(source: Path, path: Path) -> None:
 def _not_from_onnxruntime(record: logging.LogRecord) -> bool:
     """Drop its advice to prepare the graph, which the exporter has done, and what it says about single tensors."""
     return "onnxruntime" not in record.pathname
+
+
+class SherpaEncoder(nn.Module):
+    """sherpa-onnx's features to embeddings: (batch, frames, 80) -> (batch, embedding_dim).
+
+    Args:
+        model: Whose encoder it is.
+        low_hz: Lower edge of the lowest filter that the model was trained with.
+        high_hz: Upper edge of the highest.
+    """
+
+    features_from_theirs: Tensor
+
+    def __init__(self, model: SpeakerEncoder, *, low_hz: float, high_hz: float) -> None:
+        super().__init__()
+        self.encoder = model.encoder
+        self.subtract_mean = model.features.subtract_mean
+        theirs = (_LOW_HZ, model.sample_rate_hz / 2 - _BELOW_HALF_RATE_HZ)
+        mels = _interpolation(_centres(*theirs), _centres(low_hz, high_hz))
+        self.register_buffer("features_from_theirs", mels, persistent=False)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Embed a batch; of fewer than three frames nothing remains."""
+        features = frames[:, 1:-1] @ self.features_from_theirs
+        if self.subtract_mean:
+            features = features - features.mean(1, keepdim=True)
+        embeddings: Tensor = self.encoder(features)
+        return embeddings
+
+
+def export_for_sherpa(
+    model: SpeakerEncoder, architecture: Architecture, path: Path, *, check: Sequence[Float32Array], comment: str = ""
+) -> tuple[Exported, float]:
+    """Write a model for sherpa-onnx, and check the file before it gets its name.
+
+    Args:
+        model: Put on the CPU and into evaluation mode.
+        architecture: How it was built.
+        path: The file.
+        check: Waveforms to compare on, each of shape (batch, samples).
+        comment: Goes into the file's metadata.
+
+    Returns:
+        What was written, with the distance to the same computed by torch; and the largest cosine distance to the
+        model on its own features, which sherpa-onnx's way of framing makes larger.
+
+    Raises:
+        ValueError: If the path does not end in .onnx.
+        ConfigError: If the model's features are too far from sherpa-onnx's.
+        ChnsError: If a package is missing.
+        ExportError: If the file does not compute what torch does.
+    """
+    _require_suffix(path, ".onnx")
+    if architecture.features != _FEATURES:
+        raise ConfigError(f"features must be {_FEATURES} for sherpa-onnx, got {architecture.features}. Export as onnx.")
+    model.cpu().eval()
+    encoder = SherpaEncoder(model, **_mel_range(architecture.feature_settings, model)).eval()
+    example = torch.zeros(2, 100, _NUM_MELS)
+    with torch.inference_mode():
+        dim = encoder(example).shape[1]
+    metadata = {
+        "framework": "wespeaker",
+        "language": "unspecified",
+        "url": "",
+        "comment": comment,
+        "sample_rate": str(model.sample_rate_hz),
+        "output_dim": str(dim),
+        "normalize_samples": "0",  # samples times 32768, as in our features
+        MADE_BY: "chns",
+    }
+    with atomic_path(path) as temporary:
+        write_onnx(encoder, example, temporary, input_name="x", axes=("batch", "frames", None), metadata=metadata)
+        graph = sherpa_graph(temporary, model.sample_rate_hz)
+        reference = _in_front_of(model_graph(encoder), model.sample_rate_hz)
+        distance = checked_distance(graph, reference, check, limit=LARGEST_DISTANCE)
+        to_own_features = largest_distance(graph, model_graph(model), check)
+    exported = Exported(path=path, num_bytes=path.stat().st_size, opset=OPSET, distance=distance)
+    return exported, to_own_features
+
+
+def sherpa_graph(path: Path, sample_rate_hz: int) -> Graph:
+    """A file for sherpa-onnx, from waveforms on: with the features that sherpa-onnx would compute."""
+    return _in_front_of(onnx_graph(path), sample_rate_hz)
+
+
+def sherpa_features(sample_rate_hz: int) -> nn.Module:
+    """Waveforms (batch, samples) to the features (batch, frames, 80) that sherpa-onnx computes.
+
+    As many frames as there are hops in the waveform, rounded; each is centred in its hop, and at the ends the waveform
+    is mirrored. No mean is subtracted.
+    """
+    return _MirroredLogMel(
+        LogMel(sample_rate_hz=sample_rate_hz, high_hz=sample_rate_hz / 2 - _BELOW_HALF_RATE_HZ, subtract_mean=False)
+    )
+
+
+class _MirroredLogMel(nn.Module):
+    def __init__(self, features: LogMel) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        frame, hop = self.features.frame_samples, self.features.hop_samples
+        num_samples = waveforms.shape[1]
+        num_frames = (num_samples + hop // 2) // hop
+        before = (frame - hop) // 2
+        after = max(0, (num_frames - 1) * hop + frame - before - num_samples)
+        start, end = waveforms[:, :before].flip(1), waveforms[:, num_samples - after :].flip(1)
+        features: Tensor = self.features(torch.cat([start, waveforms, end], dim=1))
+        return features[:, :num_frames]
+
+
+def _in_front_of(graph: Graph, sample_rate_hz: int) -> Graph:
+    features = sherpa_features(sample_rate_hz)
+
+    def run(waveforms: Float32Array) -> Float32Array:
+        with torch.inference_mode():
+            frames: Float32Array = features(torch.from_numpy(waveforms)).numpy()
+        return graph(frames)
+
+    return run
+
+
+def _mel_range(settings: Mapping[str, Any], model: SpeakerEncoder) -> dict[str, float]:
+    for name, wanted in _FIXED_SETTINGS.items():
+        if settings.get(name, wanted) != wanted:
+            raise ConfigError(f"{name} must be {wanted}, as sherpa-onnx has it, got {settings[name]}. Export as onnx.")
+    high_hz = settings.get("high_hz")
+    return {
+        "low_hz": settings.get("low_hz", _LOW_HZ),
+        "high_hz": model.sample_rate_hz / 2 if high_hz is None else high_hz,
+    }
+
+
+def _centres(low_hz: float, high_hz: float) -> Tensor:
+    """Centres of the filters on the mel scale, shape (80,)."""
+    low, high = (1127.0 * np.log1p(hz / 700.0) for hz in (low_hz, high_hz))
+    return torch.linspace(low, high, _NUM_MELS + 2, dtype=torch.float64)[1:-1]
+
+
+def _interpolation(given: Tensor, wanted: Tensor) -> Tensor:
+    """Matrix M such that ``x @ M`` is x, known at the rising places ``given``, at the places ``wanted``.
+
+    Linear between two places; beyond the ends the last value. Shape (given, wanted).
+    """
+    columns = [np.interp(wanted.numpy(), given.numpy(), row) for row in np.eye(len(given))]
+    return torch.from_numpy(np.stack(columns)).float()
