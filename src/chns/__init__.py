@@ -4,7 +4,7 @@ The names below are the stable interface; everything else may change. Each is im
 ``import chns`` costs nothing, and sampling needs no torch.
 """
 
-from chns.core.front import lazily
+from chns.core import lazily
 
 __version__ = "0.1.0"
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from chns.bundle import tensor_file
-from chns.bundle.tensor_file import read_checkpoint
+from chns.bundle.bounded import read_checkpoint
 from chns.core import ModelFileError
 
 

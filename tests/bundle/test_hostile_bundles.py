@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from chns.bundle.building import parameters_limited
+from chns.bundle.bounded import parameters_limited
 from chns.bundle.bundle import Architecture, load_bundle, save_bundle, weights_digest
 from chns.core import ConfigError, ModelFileError
 from chns.inference.verifier import Verifier

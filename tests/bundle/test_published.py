@@ -35,11 +35,11 @@ from published_models import (
     wespeaker_files,
 )
 
+from chns.bundle.bounded import read_checkpoint
 from chns.bundle.bundle import add_metrics, load_bundle
 from chns.bundle.download import HubError
 from chns.bundle.finding import bundle_folder, cache_folder
 from chns.bundle.published import READERS
-from chns.bundle.tensor_file import read_checkpoint
 from chns.cli import main
 from chns.core import ConfigError, ModelFileError
 from chns.data.audio import write_audio

@@ -103,7 +103,7 @@ class Architecture:
         """
         import torch
 
-        from chns.bundle.building import require_sensible_frames
+        from chns.bundle.bounded import require_sensible_frames
         from chns.encoders import SpeakerEncoder
 
         features = make(self.features, self.feature_settings)
@@ -378,7 +378,7 @@ def _with_weights(architecture: Architecture, path: Path) -> SpeakerEncoder:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from chns.bundle.building import parameters_limited
+    from chns.bundle.bounded import parameters_limited
 
     try:
         weights = load_file(path)

@@ -15,10 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from chns.bundle.building import parameters_limited
+from chns.bundle.bounded import parameters_limited, read_checkpoint
 from chns.bundle.bundle import Architecture, Bundle, load_bundle, require_own_bundle, save_bundle
 from chns.bundle.bundle_graph import add_graph_if_possible
-from chns.bundle.tensor_file import read_checkpoint
 from chns.core import ConfigError, ModelFileError, quoted
 from chns.encoders import SpeakerEncoder
 

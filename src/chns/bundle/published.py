@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from chns.bundle.bounded import Checkpoint, read_checkpoint
 from chns.bundle.bundle import Architecture, Bundle, load_bundle, require_own_bundle, save_bundle
 from chns.bundle.bundle_graph import add_graph_if_possible
 from chns.bundle.finding import BUNDLE_FILES, GRAPH_FILE, Published, bundle_folder
@@ -30,7 +31,6 @@ from chns.bundle.layouts import (
     resnet,
     wespeaker_ecapa_tdnn,
 )
-from chns.bundle.tensor_file import Checkpoint, read_checkpoint
 from chns.core import ConfigError, ModelFileError, atomic_folder, bounded_text, in_short, quoted, require_small_yaml
 from chns.features import StandardisedMel
 

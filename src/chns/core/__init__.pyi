@@ -1,3 +1,6 @@
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from chns.core.arrays import BoolArray as BoolArray
 from chns.core.arrays import Float32Array as Float32Array
 from chns.core.arrays import Float64Array as Float64Array
@@ -34,3 +37,5 @@ from chns.core.files import require_ours as require_ours
 from chns.core.files import require_small_yaml as require_small_yaml
 from chns.core.files import table_cell as table_cell
 from chns.core.parallel import JobPart as JobPart
+
+def lazily(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], list[str]]: ...

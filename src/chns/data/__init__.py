@@ -1,6 +1,6 @@
 """Recordings: the table of utterances, decoding, crops, and corpus preparation."""
 
-from chns.core.front import lazily
+from chns.core import lazily
 
 __getattr__, __all__ = lazily(
     __name__,

@@ -1,6 +1,6 @@
 """Trials, scores and error rates."""
 
-from chns.core.front import lazily
+from chns.core import lazily
 
 __getattr__, __all__ = lazily(
     __name__,

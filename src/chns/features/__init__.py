@@ -10,6 +10,6 @@ same call, `num_mels`, `sample_rate_hz`, `frame_samples`, `hop_samples` and `fra
 | `StandardisedMel` | ReDimNet2 |
 """
 
-from chns.core.front import lazily
+from chns.core import lazily
 
 __getattr__, __all__ = lazily(__name__, {"chns.features.mels": "DecibelMel LogMel StandardisedMel"})

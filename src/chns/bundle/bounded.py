@@ -1,27 +1,32 @@
-"""Read the tensors of a file that ``torch.save`` wrote, and nothing that could run: such files are pickles.
+"""Take from a stranger's file what a model is made of, without letting it decide how much work that is, or what runs.
 
-Only torch's zip format is read, mapped into memory and by torch's restricted unpickler. Lightning and others put
-objects of their own beside the weights; their classes are replaced by stand-ins that take anything and do nothing, so
-neither is their package needed nor their code run.
+A file that ``torch.save`` wrote is a pickle. Only torch's zip format is read, mapped into memory and by torch's
+restricted unpickler. Lightning and others put objects of their own beside the weights; their classes are replaced by
+stand-ins that take anything and do nothing, so neither is their package needed nor their code run. Sizes are checked
+before a tensor is touched: a few bytes can describe a tensor of terabytes, and a compressed archive can unfold to them.
 
-Sizes are checked before a tensor is touched: a few bytes can describe a tensor of terabytes, and a compressed archive
-can unfold to them.
+A description of a network can be as short: ``"blocks": [1000000000]`` takes a line in a file, and on torch's meta
+device no memory for weights, but hours and gigabytes for the modules around them. How many parameters there can be is
+known before: as many as the file of weights has tensors.
 """
 
 from __future__ import annotations
 
 import pickletools
+import threading
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError  # what torch.load raises; nothing is unpickled
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.serialization import safe_globals
 
-from chns.core import ModelFileError, quoted
+from chns.core import ConfigError, ModelFileError, quoted
 
 LARGEST_BYTES = 2**30
 LARGEST_NUMBER_OF_TENSORS = 10_000
@@ -30,6 +35,10 @@ _LARGEST_PICKLE_BYTES = 2**24
 _STATE_DICT = "state_dict"
 _ERRORS = (RuntimeError, UnpicklingError, ValueError, TypeError, LookupError, AttributeError, EOFError, OSError)
 _TAKES_ANY_SIZE = "builtins.bytearray"  # the one name that torch lets a file call with a number of bytes
+
+
+_LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 4_000, 48_000
+_MOST_OVERLAP = 16
 
 
 class Checkpoint(NamedTuple):
@@ -165,3 +174,51 @@ def _check_kind(name: object, tensor: object, path: Path) -> None:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+@contextmanager
+def parameters_limited(limit: int) -> Iterator[None]:
+    """Stop the building of modules in the block when they have registered more parameters than that.
+
+    Args:
+        limit: The largest number of parameters, whatever their sizes.
+
+    Raises:
+        ConfigError: If there are more.
+    """
+    builder = threading.get_ident()
+    count = 0
+
+    def count_one(_module: nn.Module, _name: str, _parameter: nn.Parameter) -> None:
+        nonlocal count
+        if threading.get_ident() != builder:
+            return
+        count += 1
+        if count > limit:
+            raise ConfigError(f"encoder must have at most {limit} parameters, as its weights allow, got more.")
+
+    handle = register_module_parameter_registration_hook(count_one)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def require_sensible_frames(features: Any) -> None:
+    """Bound the memory that a second of speech takes: rate and hop decide it, and no weights depend on them.
+
+    Args:
+        features: A module such as `chns.features.LogMel`.
+
+    Raises:
+        ConfigError: If the rate is none of speech, or frames follow one another too closely.
+    """
+    if not _LOWEST_RATE_HZ <= features.sample_rate_hz <= _HIGHEST_RATE_HZ:
+        raise ConfigError(
+            f"sample_rate_hz must be between {_LOWEST_RATE_HZ} and {_HIGHEST_RATE_HZ}, got {features.sample_rate_hz}."
+        )
+    if features.hop_samples < max(features.sample_rate_hz / 1_000, features.frame_samples / _MOST_OVERLAP):
+        raise ConfigError(
+            f"hop_seconds must be at least 0.001 and a {_MOST_OVERLAP}th of frame_seconds, got {features.hop_samples} "
+            f"samples at {features.sample_rate_hz} Hz."
+        )
