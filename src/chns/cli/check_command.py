@@ -121,26 +121,25 @@ def run_check(arguments: argparse.Namespace) -> int:
 
 def _check_labels(arguments: argparse.Namespace) -> int:
     """List utterances that fit another speaker better, and write a manifest without them."""
+    from chns.bundle.bundle_graph import PACKAGED_MODEL
     from chns.core import shown
     from chns.data import Manifest
-    from chns.evaluation import Embedder
+    from chns.evaluation import Embedder, embedding_bundle
     from chns.evaluation.wrong_labels import check_labels, label_embeddings
-    from chns.training.plan import embedding_model
 
     report = arguments.report or arguments.manifest.with_name(f"{arguments.manifest.stem}.labels.csv")
     _require_outputs(arguments, report, ".csv")
     if arguments.drop:
         raise ValueError(f"--drop must come without --labels, got {', '.join(arguments.drop)}. Check in two steps.")
     manifest = Manifest.read(arguments.manifest)
-    model, digest = embedding_model(arguments.labels)
-    embedder = Embedder(model=model, num_workers=1 if arguments.workers is None else arguments.workers)
+    bundle = embedding_bundle(PACKAGED_MODEL if arguments.labels == "packaged" else arguments.labels)
+    embedder = Embedder(model=bundle.model, num_workers=1 if arguments.workers is None else arguments.workers)
     kept = report.with_name(f"{report.name}.partial")
     if part := part_of(arguments):
-        tell_part(
-            arguments, len(label_embeddings(embedder, manifest, kept=kept, model=digest, part=part)), "utterances"
-        )
+        done = label_embeddings(embedder, manifest, kept=kept, model=bundle.digest, part=part)
+        tell_part(arguments, len(done), "utterances")
         return 0
-    check = check_labels(embedder, manifest, kept=kept, model=digest)
+    check = check_labels(embedder, manifest, kept=kept, model=bundle.digest)
     check.write(report)
     fixed = check.fixed_manifest() if arguments.fix else None
     if fixed is not None:

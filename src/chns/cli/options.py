@@ -97,21 +97,14 @@ def _add_trust_option(parser: argparse.ArgumentParser) -> None:
 
 def load_on_device(model: str, arguments: argparse.Namespace) -> tuple[Bundle, str]:
     """The bundle at ``model``, moved to the wished device, and that device; one of a graph alone stays on the CPU."""
-    from chns.bundle.bundle import Architecture, Bundle, load_bundle
-    from chns.bundle.bundle_graph import load_graph_bundle
-    from chns.bundle.finding import WEIGHTS_FILE, bundle_folder
+    from chns.evaluation import GraphModel, embedding_bundle
 
-    folder = bundle_folder(model)
-    graph = None if (folder / WEIGHTS_FILE).is_file() else load_graph_bundle(folder)
-    if graph is not None:
-        from chns.evaluation.embedder import GraphModel
-
+    bundle = embedding_bundle(model, trusted_packages=arguments.trust)
+    if isinstance(bundle.model, GraphModel):
         if arguments.device not in ("auto", "cpu"):
             raise ValueError(f"--device must be cpu for a model that is a graph alone, got {arguments.device!r}.")
-        encoder = GraphModel(graph).as_encoder()
-        return Bundle(encoder, Architecture(encoder=str(folder)), graph.digest, {}, graph.metrics), "cpu"
+        return bundle, "cpu"
     device = resolve_device(arguments.device)
-    bundle = load_bundle(folder, trusted_packages=arguments.trust)
     bundle.model.to(device)
     return bundle, device
 

@@ -10,7 +10,7 @@ __getattr__, __all__ = lazily(
             "thresholds_for_false_alarm"
         ),
         "chns.evaluation.calibration_metrics": "calibration_effect other_conventions",
-        "chns.evaluation.embedder": "Embedder write_embeddings",
+        "chns.evaluation.embedder": "Embedder GraphModel embedding_bundle write_embeddings",
         "chns.evaluation.enrolment": "EnrolmentModels read_enrolment_map resolve_enrolment",
         "chns.evaluation.intervals": "Interval mean_over_seeds paired_difference speaker_intervals",
         "chns.evaluation.metrics": (

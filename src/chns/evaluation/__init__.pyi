@@ -8,6 +8,8 @@ from chns.evaluation.calibration import thresholds_for_false_alarm as thresholds
 from chns.evaluation.calibration_metrics import calibration_effect as calibration_effect
 from chns.evaluation.calibration_metrics import other_conventions as other_conventions
 from chns.evaluation.embedder import Embedder as Embedder
+from chns.evaluation.embedder import GraphModel as GraphModel
+from chns.evaluation.embedder import embedding_bundle as embedding_bundle
 from chns.evaluation.embedder import write_embeddings as write_embeddings
 from chns.evaluation.enrolment import EnrolmentModels as EnrolmentModels
 from chns.evaluation.enrolment import read_enrolment_map as read_enrolment_map

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from chns.bundle.bundle_graph import GraphBundle
+from chns.bundle.bundle import Architecture, Bundle, load_bundle
+from chns.bundle.bundle_graph import GraphBundle, load_graph_bundle
+from chns.bundle.finding import WEIGHTS_FILE, bundle_folder
 from chns.core import Float32Array, Float64Array, IntArray, atomic_path
 from chns.core.distributed import gather_array, rank, world_size
 from chns.data import CropRequest, Manifest, SpeakerCrops, WholeUtterances, pad_waveforms, plain_worker_errors
@@ -50,9 +52,23 @@ class GraphModel(nn.Module):
         cut = [self._graph.run(row[None, :length]) for row, length in zip(rows, lengths.tolist(), strict=True)]
         return torch.from_numpy(np.concatenate(cut))
 
-    def as_encoder(self) -> SpeakerEncoder:
-        """Itself, for `Embedder`, which needs no more of an encoder."""
-        return cast(SpeakerEncoder, self)
+
+def embedding_bundle(model: Path | str, *, trusted_packages: Collection[str] = ()) -> Bundle:
+    """A bundle for `Embedder`: its weights, or its graph where it has no weights, as a `GraphModel`.
+
+    Args:
+        model: A folder, or ``hf://owner/name``.
+        trusted_packages: Packages of the user's own whose code the bundle may call.
+
+    Raises:
+        ModelFileError: If it is no bundle.
+    """
+    folder = bundle_folder(model)
+    graph = None if (folder / WEIGHTS_FILE).is_file() else load_graph_bundle(folder)
+    if graph is None:
+        return load_bundle(folder, trusted_packages=trusted_packages)
+    encoder = cast(SpeakerEncoder, GraphModel(graph))  # `Embedder` needs no more of an encoder
+    return Bundle(encoder, Architecture(encoder=str(folder)), graph.digest, {}, graph.metrics)
 
 
 @dataclass(frozen=True, kw_only=True)

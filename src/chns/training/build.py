@@ -12,11 +12,13 @@ import torch
 from torch import nn
 
 from chns.bundle.bundle import OUR_FACTORIES, Architecture, load_bundle
+from chns.bundle.bundle_graph import PACKAGED_MODEL
 from chns.core import ConfigError
 from chns.core.distributed import launched_world, rank, world_size
 from chns.core.factory import make
 from chns.data import Manifest
 from chns.encoders import SpeakerEncoder
+from chns.evaluation import embedding_bundle
 from chns.losses import DistillationLoss, TaughtLoss
 from chns.sampling.clusters import CLUSTERS_PER_BATCH, derived_num_clusters
 from chns.sampling.hard_batches import ClusterGroups, NeighbourGroups
@@ -28,7 +30,7 @@ from chns.training.folder import first_hard_epoch
 from chns.training.log import MetricsLogger, Validation
 from chns.training.loop import Rhythm
 from chns.training.own_parts import OwnBatches, try_encoder, try_loss
-from chns.training.plan import BatchPlan, CentroidCrops, GroupingModel, embedding_model
+from chns.training.plan import BatchPlan, CentroidCrops, GroupingModel
 from chns.training.rates import freeze_and_rate, parameter_groups
 from chns.training.settings import PAPER_SEGMENTS, ClusterSettings, OptimizerSettings, TrainSettings
 
@@ -175,12 +177,13 @@ def _own_batches(settings: TrainSettings, manifest: Manifest) -> OwnBatches | No
 
 
 def _grouping_model(settings: TrainSettings, folder: Path | None) -> GroupingModel | None:
-    """``clusters.model``: by its weights, or by its graph where it has no weights."""
+    """``clusters.model``."""
     name = settings.clusters.model
     if name is None:
         return None
-    model, digest = embedding_model(name, trusted_packages=named_by_user(settings))
-    return GroupingModel(model=model, digest=digest, folder=folder)
+    chosen = PACKAGED_MODEL if name == "packaged" else name
+    bundle = embedding_bundle(chosen, trusted_packages=named_by_user(settings))
+    return GroupingModel(model=bundle.model, digest=bundle.digest, folder=folder)
 
 
 def _auto(settings: TrainSettings, manifest: Manifest) -> ClusterSettings:

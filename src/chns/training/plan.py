@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,15 +13,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from chns.bundle.bundle import load_bundle, weights_digest
-from chns.bundle.bundle_graph import PACKAGED_MODEL, load_graph_bundle
-from chns.bundle.finding import WEIGHTS_FILE, bundle_folder
+from chns.bundle.bundle import weights_digest
 from chns.core import Float32Array, IntArray, atomic_path
 from chns.core.distributed import from_first_process
 from chns.data import Manifest
 from chns.encoders import SpeakerEncoder
 from chns.evaluation import Embedder
-from chns.evaluation.embedder import GraphModel
 from chns.sampling.batches import RandomSpeakerBatches
 from chns.sampling.clusters import SpeakerClusters
 from chns.sampling.hard_batches import Grouping, HardBatches
@@ -49,24 +46,6 @@ class GroupingModel:
     model: SpeakerEncoder
     digest: str
     folder: Path | None = None
-
-
-def embedding_model(name: str, *, trusted_packages: Collection[str] = ()) -> tuple[SpeakerEncoder, str]:
-    """A bundle that embeds crops: by its weights, or by its graph where it has no weights; and its digest.
-
-    Args:
-        name: A folder, ``hf://owner/name``, or ``packaged``.
-        trusted_packages: Packages of the user's own whose code the bundle may call.
-
-    Raises:
-        ModelFileError: If it is no bundle.
-    """
-    model = PACKAGED_MODEL if name == "packaged" else bundle_folder(name)
-    graph = None if (model / WEIGHTS_FILE).is_file() else load_graph_bundle(model)
-    if graph is not None:
-        return GraphModel(graph).as_encoder(), graph.digest
-    bundle = load_bundle(model, trusted_packages=trusted_packages)
-    return bundle.model, bundle.digest
 
 
 @dataclass(frozen=True, kw_only=True)
