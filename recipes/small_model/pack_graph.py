@@ -19,9 +19,8 @@ from four_bits import BLOCK
 from onnx import TensorProto, helper, numpy_helper
 
 from chns.bundle.bundle import load_bundle
-from chns.bundle.bundle_graph import built_in_signal, checked_distance
+from chns.bundle.bundle_graph import built_in_signal, checked_distance, write_waveform_graph
 from chns.bundle.graph import model_graph, read_untrusted_graph
-from chns.bundle.onnx_file import write_waveform_graph
 
 _FEWEST_NUMBERS = 64
 _UNIT = 16

@@ -16,9 +16,8 @@ import torch
 from speech_material import SAMPLE_RATE_HZ, Material, as_int16, corpora_below, decode, held_out
 
 from chns.bundle.bundle import load_model
-from chns.data.augmentation.augmenter import Augmenter
 from chns.data.augmentation.background import Background, ColouredNoise, Layer, RecordingFolder
-from chns.data.augmentation.effects import CODECS, Codec, without_clipping
+from chns.data.augmentation.effects import CODECS, Augmenter, Codec, without_clipping
 from chns.data.augmentation.reverberation import ResponseFolder, Reverberation
 from chns.encoders import SpeakerEncoder
 

@@ -7,7 +7,7 @@ import zipfile
 import pytest
 import torch
 
-from chns.bundle import tensor_file
+from chns.bundle import bounded
 from chns.bundle.bounded import read_checkpoint
 from chns.core import ModelFileError
 
@@ -125,9 +125,9 @@ def test_what_is_not_a_state_dict_is_refused(tmp_path, content, message):
 
 def test_too_many_tensors_and_too_large_files_are_refused(tmp_path, monkeypatch):
     path = saved(tmp_path / "c.pt", {"a": torch.ones(100), "b": torch.ones(100)})
-    monkeypatch.setattr(tensor_file, "LARGEST_NUMBER_OF_TENSORS", 1)
+    monkeypatch.setattr(bounded, "LARGEST_NUMBER_OF_TENSORS", 1)
     with pytest.raises(ModelFileError, match="checkpoint must hold at most 1 tensors, got more"):
         read_checkpoint(path)
-    monkeypatch.setattr(tensor_file, "LARGEST_BYTES", 100)
+    monkeypatch.setattr(bounded, "LARGEST_BYTES", 100)
     with pytest.raises(ModelFileError, match="checkpoint must be at most 100 bytes, got"):
         read_checkpoint(path)

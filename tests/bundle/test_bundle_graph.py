@@ -330,7 +330,7 @@ def test_the_graph_of_another_model_is_not_put_into_a_bundle(bundle):
 def test_missing_packages_end_in_a_warning_and_a_bundle_without_graph(tmp_path, monkeypatch, caplog):
     save_bundle(tmp_path / "m", SMALL.build(), SMALL, training={}, metrics={})
     monkeypatch.setattr("chns.bundle.bundle_graph.add_graph", add_graph)
-    monkeypatch.setattr("chns.bundle.onnx_file.find_spec", lambda name: None if name == "onnxscript" else name)
+    monkeypatch.setattr("chns.bundle.bundle_graph.find_spec", lambda name: None if name == "onnxscript" else name)
     add_graph_if_possible(tmp_path / "m", load_bundle(tmp_path / "m").model)
     (said,) = caplog.messages
     assert "m gets no graph, so that using it takes torch: onnxscript must be installed for ONNX" in said

@@ -9,7 +9,6 @@ from torch.utils.data import DataLoader
 from chns.bundle.bundle import Architecture
 from chns.core import ManifestError
 from chns.data.audio import write_audio
-from chns.data.augmentation.augmenter import Augmenter
 from chns.data.augmentation.background import (
     Babble,
     Background,
@@ -18,7 +17,15 @@ from chns.data.augmentation.background import (
     RecordingFolder,
     TrainingUtterances,
 )
-from chns.data.augmentation.effects import SPEED_COLUMN, Codec, Gain, Speed, speed_factors, with_speed_speakers
+from chns.data.augmentation.effects import (
+    SPEED_COLUMN,
+    Augmenter,
+    Codec,
+    Gain,
+    Speed,
+    speed_factors,
+    with_speed_speakers,
+)
 from chns.data.augmentation.reverberation import ResponseFolder, Reverberation, SyntheticDecay
 from chns.data.dataset import CropBatches, CropRequest, SpeakerCrops, WholeUtterances
 from chns.data.manifest import Manifest, with_columns

@@ -8,12 +8,11 @@ import onnx
 import pytest
 import torch
 
-from chns.bundle import onnx_file
+from chns.bundle import bundle_graph
 from chns.bundle.bundle import Architecture
-from chns.bundle.bundle_graph import ExportError, built_in_signal
+from chns.bundle.bundle_graph import OPSET, ExportError, built_in_signal
 from chns.bundle.graph import largest_distance, model_graph, onnx_graph
 from chns.bundle.layouts import import_model
-from chns.bundle.onnx_file import OPSET
 from chns.core import AudioError, ChnsError, ConfigError
 from chns.data.audio import read_audio, write_audio
 from chns.data.manifest import Manifest
@@ -152,7 +151,7 @@ def test_an_unknown_form_and_nothing_to_check_on_are_errors(model, tmp_path):
 
 
 def test_a_missing_package_is_named_with_the_way_out(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_file, "find_spec", lambda name: None if name == "onnxscript" else name)
+    monkeypatch.setattr(bundle_graph, "find_spec", lambda name: None if name == "onnxscript" else name)
     with pytest.raises(ChnsError, match=r"onnxscript must be installed for ONNX.*pip install 'chns\[export\]'"):
         export_model(model, tmp_path / "m.onnx", form="onnx", check=built_in_signal(model))
 

@@ -3,7 +3,7 @@
 Other toolkits' models are known by the names of their files. What they hold is read, checked and made a bundle by
 `chns.bundle.published`, once: the bundle stays in a cache (``$CHNS_CACHE``, else ``~/.cache/chns``), under the Hub's
 commit or the digest of the files. A graph for sherpa-onnx is no bundle and needs no conversion
-(`chns.bundle.sherpa_graph`).
+(`chns.bundle.bundle_graph`).
 """
 
 from __future__ import annotations

@@ -6,11 +6,10 @@ __getattr__, __all__ = lazily(
     __name__,
     {
         "chns.data.audio": "Channel Waveform channel_number file_channels_differ proven_info read_audio write_audio",
-        "chns.data.augmentation.augmenter": "Augmenter",
         "chns.data.augmentation.background": (
             "Babble Background ColouredNoise Layer NoiseSource RecordingFolder TrainingUtterances"
         ),
-        "chns.data.augmentation.effects": "Codec Gain Speed with_speed_speakers",
+        "chns.data.augmentation.effects": "Augmenter Codec Gain Speed with_speed_speakers",
         "chns.data.augmentation.reverberation": (
             "ResponseFolder ResponseSource Reverberation SimulatedRooms SyntheticDecay"
         ),

@@ -5,7 +5,6 @@ from chns.data.audio import file_channels_differ as file_channels_differ
 from chns.data.audio import proven_info as proven_info
 from chns.data.audio import read_audio as read_audio
 from chns.data.audio import write_audio as write_audio
-from chns.data.augmentation.augmenter import Augmenter as Augmenter
 from chns.data.augmentation.background import Babble as Babble
 from chns.data.augmentation.background import Background as Background
 from chns.data.augmentation.background import ColouredNoise as ColouredNoise
@@ -13,6 +12,7 @@ from chns.data.augmentation.background import Layer as Layer
 from chns.data.augmentation.background import NoiseSource as NoiseSource
 from chns.data.augmentation.background import RecordingFolder as RecordingFolder
 from chns.data.augmentation.background import TrainingUtterances as TrainingUtterances
+from chns.data.augmentation.effects import Augmenter as Augmenter
 from chns.data.augmentation.effects import Codec as Codec
 from chns.data.augmentation.effects import Gain as Gain
 from chns.data.augmentation.effects import Speed as Speed

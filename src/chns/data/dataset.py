@@ -39,7 +39,7 @@ class CropRequest(NamedTuple):
 
 
 class CropAugmenter(Protocol):
-    """What a crop goes through, such as `chns.data.augmentation.augmenter.Augmenter`."""
+    """What a crop goes through, such as `chns.data.augmentation.effects.Augmenter`."""
 
     def speed_of(self, seed: Sequence[int]) -> float:
         """How fast the crop with this seed is played."""

@@ -35,9 +35,17 @@ import torch
 from torch import Tensor, nn
 
 from chns.bundle.bundle import Architecture
-from chns.bundle.bundle_graph import LARGEST_DISTANCE, MADE_BY, checked_distance, several_lengths
+from chns.bundle.bundle_graph import (
+    LARGEST_DISTANCE,
+    MADE_BY,
+    OPSET,
+    checked_distance,
+    require_export_packages,
+    several_lengths,
+    write_onnx,
+    write_waveform_graph,
+)
 from chns.bundle.graph import Graph, largest_distance, model_graph, onnx_graph, torch_export_graph
-from chns.bundle.onnx_file import OPSET, require_export_packages, write_onnx, write_waveform_graph
 from chns.core import AudioError, BoolArray, ConfigError, Float32Array, IntArray, atomic_path
 from chns.data import Manifest, WholeUtterances, read_audio
 from chns.encoders import SpeakerEncoder

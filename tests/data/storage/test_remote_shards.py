@@ -22,8 +22,7 @@ from torch.utils.data import DataLoader
 from chns.cli import main
 from chns.core import AudioError, ChnsError, ManifestError
 from chns.data.audio import audio_info, read_audio
-from chns.data.augmentation.augmenter import Augmenter
-from chns.data.augmentation.effects import Gain, Speed
+from chns.data.augmentation.effects import Augmenter, Gain, Speed
 from chns.data.dataset import (
     CropBatches,
     CropRequest,

@@ -1,4 +1,6 @@
-"""Effects that need no recording but the crop: gain, speed and codecs; and the rules that all effects share.
+"""What a crop goes through, and the effects that need no other recording: gain, speed and codecs.
+
+`Augmenter` is the chain; the rules that all effects share are here too.
 
 A speaker heard 10 % faster has a voice 10 % higher: another voice. So speed, which changes length and pitch together as
 with a tape, has two uses. `Speed` changes a crop and keeps its label; `with_speed_speakers` makes each speaker at each
@@ -15,6 +17,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 import soundfile
@@ -27,6 +30,8 @@ SPEED_COLUMN = "speed_factor"
 """Column of a manifest that says how fast an utterance is to be played; 1 where it is empty."""
 
 MIN_FACTOR, MAX_FACTOR = 0.5, 2.0
+
+_SPEED_PLACE = 0  # of the effects of a crop
 
 _NARROW_HZ, _WIDE_HZ = 8_000, 16_000
 _TELEPHONE_BAND_HZ = (300.0, 3_400.0)
@@ -288,3 +293,65 @@ def _coded(
 def _of_length(waveform: Float32Array, num_samples: int) -> Float32Array:
     """Cut what a codec's last frame added, or fill up with silence."""
     return np.pad(waveform[:num_samples], (0, max(0, num_samples - len(waveform))))
+
+
+class Effect(Protocol):
+    """Changes a waveform, or not, and says what it did."""
+
+    def __call__(self, waveform: Float32Array, rng: np.random.Generator) -> tuple[Float32Array, str]:
+        """The waveform and words; none if it was left as it is."""
+        ...
+
+
+class Augmenter:
+    """Applies effects in the order of the world; whichever is None is left out.
+
+    Args:
+        speed: How fast the voice is.
+        reverberation: The room around it.
+        background: What else is heard in the room.
+        codec: The line that carries the sum.
+        gain: The volume in the end.
+    """
+
+    def __init__(
+        self,
+        *,
+        speed: Speed | None = None,
+        reverberation: Effect | None = None,
+        background: Effect | None = None,
+        codec: Codec | None = None,
+        gain: Gain | None = None,
+    ) -> None:
+        self._speed = speed
+        self._effects: list[Effect | None] = [reverberation, background, codec, gain]
+
+    def speed_of(self, seed: Sequence[int]) -> float:
+        """How fast the crop with this seed is played: how much of the recording it needs depends on it."""
+        return 1.0 if self._speed is None else self._speed.draw(_generator(seed, _SPEED_PLACE))
+
+    def __call__(self, waveform: Float32Array, seed: Sequence[int]) -> tuple[Float32Array, tuple[str, ...]]:
+        """Apply all effects but the speed, which the waveform already has.
+
+        Args:
+            waveform: Shape (samples,), in [-1, 1].
+            seed: Decides everything drawn.
+
+        Returns:
+            The waveform, shape (samples,), in [-1, 1], and what was done, in words, in this order.
+
+        Raises:
+            FileNotFoundError: If a recording of a background or a room is gone.
+            AudioError: If one cannot be read.
+        """
+        done = []
+        for place, effect in enumerate(self._effects, _SPEED_PLACE + 1):
+            if effect is not None:
+                waveform, words = effect(waveform, _generator(seed, place))
+                done.append(words)
+        return without_clipping(waveform), tuple(filter(None, done))
+
+
+def _generator(seed: Sequence[int], place: int) -> np.random.Generator:
+    """Of one effect on one crop, independent of the others and of the crop's own."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(place,)))
