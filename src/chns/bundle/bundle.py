@@ -33,8 +33,17 @@ from chns.bundle.finding import (
     require_bundle,
     require_local,
 )
-from chns.core import ConfigError, ModelFileError, NonFiniteError, atomic_folder, atomic_path, quoted, require_ours
-from chns.core.factory import make, require_trusted
+from chns.core import (
+    ConfigError,
+    ModelFileError,
+    NonFiniteError,
+    atomic_folder,
+    atomic_path,
+    make,
+    quoted,
+    require_ours,
+    require_trusted,
+)
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,7 @@ from chns.cli import command_parser
 from chns.cli.options import add_model_options, load_on_device
 
 if TYPE_CHECKING:
-    from chns.bundle.bundle import Bundle
+    from chns.bundle import Bundle
     from chns.core import BoolArray, IntArray
     from chns.data import Manifest
     from chns.evaluation import Calibration, MeasuredTrials, Thresholds
@@ -81,8 +81,7 @@ def run_calibrate(arguments: argparse.Namespace) -> None:
     _require_consistent(arguments)
     lists = _read_lists(arguments)
 
-    from chns.bundle.bundle import add_metrics
-    from chns.bundle.finding import require_local
+    from chns.bundle import add_metrics, require_local
 
     require_local(arguments.model)
     bundle, device = load_on_device(arguments.model, arguments)

@@ -121,11 +121,10 @@ def run_check(arguments: argparse.Namespace) -> int:
 
 def _check_labels(arguments: argparse.Namespace) -> int:
     """List utterances that fit another speaker better, and write a manifest without them."""
-    from chns.bundle.bundle_graph import PACKAGED_MODEL
+    from chns.bundle import PACKAGED_MODEL
     from chns.core import shown
     from chns.data import Manifest
-    from chns.evaluation import Embedder, embedding_bundle
-    from chns.evaluation.wrong_labels import check_labels, label_embeddings
+    from chns.evaluation import Embedder, check_labels, embedding_bundle, label_embeddings
 
     report = arguments.report or arguments.manifest.with_name(f"{arguments.manifest.stem}.labels.csv")
     _require_outputs(arguments, report, ".csv")

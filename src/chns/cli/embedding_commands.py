@@ -13,7 +13,7 @@ from chns.core import counted
 
 if TYPE_CHECKING:
     from chns.core import Float32Array
-    from chns.sampling.clusters import SpeakerClusters
+    from chns.sampling import SpeakerClusters
 
 _CLUSTER_EXAMPLES = """  chns cluster runs/supcon/model vox2.parquet --num-clusters 50 --out clusters.safetensors
   chns cluster runs/supcon/model own.parquet --num-clusters 20 --out c.safetensors --table speakers.csv
@@ -48,7 +48,7 @@ def run_cluster(arguments: argparse.Namespace) -> None:
     """Make centroids and clusters, write them, and print sizes, tightness and the closest pairs."""
     from chns.data import Manifest
     from chns.evaluation import Embedder
-    from chns.sampling.clusters import cluster_speakers
+    from chns.sampling import cluster_speakers
 
     manifest = Manifest.read(arguments.manifest, root=arguments.root)
     bundle, device = load_on_device(arguments.model, arguments)
@@ -74,7 +74,7 @@ def run_cluster(arguments: argparse.Namespace) -> None:
 def _cluster_summary(
     speakers: list[str], centroids: Float32Array, clusters: SpeakerClusters, *, num_pairs: int
 ) -> dict[str, Any]:
-    from chns.sampling.clusters import closest_pairs, cluster_tightness
+    from chns.sampling import closest_pairs, cluster_tightness
 
     tightness = cluster_tightness(centroids, clusters)
     return {
@@ -101,7 +101,7 @@ def _write_clusters(path: Path, speakers: list[str], centroids: Float32Array, cl
     import csv
 
     from chns.core import atomic_path, table_cell
-    from chns.sampling.clusters import similarity_to_centre
+    from chns.sampling import similarity_to_centre
 
     rows = zip(speakers, clusters.labels.tolist(), similarity_to_centre(centroids, clusters).tolist(), strict=True)
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:

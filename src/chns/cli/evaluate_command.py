@@ -18,8 +18,7 @@ from chns.core import counted
 if TYPE_CHECKING:
     from chns.core import Float32Array, IntArray
     from chns.data import Manifest
-    from chns.evaluation import CohortNormalisation, EnrolmentModels, Kind, Trials
-    from chns.evaluation.conditions import Condition, Sweep
+    from chns.evaluation import CohortNormalisation, Condition, EnrolmentModels, Kind, Sweep, Trials
 
 _KINDS: tuple[Kind, ...] = ("z", "t", "s", "as")
 _TOP_K = 300
@@ -164,8 +163,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         print(shown(sentence), file=sys.stderr)
     normalisation = _normalisation(arguments)
 
-    from chns.evaluation import Embedder
-    from chns.evaluation.verification import score_conditions
+    from chns.evaluation import Embedder, score_conditions
 
     bundle, device = load_on_device(arguments.model, arguments)
     conditions = _conditions(arguments, bundle.model.sample_rate_hz)
@@ -213,8 +211,7 @@ def _identify(arguments: argparse.Namespace) -> None:
     """Open-set identification among the speakers of the manifest."""
     from chns.core import atomic_path
     from chns.data import Manifest
-    from chns.evaluation import Embedder
-    from chns.evaluation.identification import identification_rates
+    from chns.evaluation import Embedder, identification_rates
 
     manifest = Manifest.read(arguments.manifest, root=arguments.root)
     bundle, device = load_on_device(arguments.model, arguments)
@@ -229,7 +226,7 @@ def _identify(arguments: argparse.Namespace) -> None:
 def _conditions(arguments: argparse.Namespace, sample_rate_hz: int) -> Sequence[Condition]:
     if not arguments.sweep:
         return []
-    from chns.evaluation.conditions import sweep_conditions
+    from chns.evaluation import sweep_conditions
 
     return sweep_conditions(arguments.sweep, sample_rate_hz=sample_rate_hz, noise_folder=arguments.noise)
 
@@ -246,7 +243,7 @@ def _sweep(
     import numpy as np
 
     from chns.core import atomic_path
-    from chns.evaluation.conditions import noise_in_words, sweep_rates
+    from chns.evaluation import noise_in_words, sweep_rates
 
     assert trials.is_target is not None  # else it was refused
     sweep = sweep_rates(

@@ -290,8 +290,7 @@ def pack_parser() -> argparse.ArgumentParser:
 
 def run_pack(arguments: argparse.Namespace) -> None:
     """Pack, and print what came out."""
-    from chns.data import Manifest, pack_shards
-    from chns.data.packing import MANIFEST_NAME
+    from chns.data import MANIFEST_NAME, Manifest, pack_shards
 
     if (arguments.order == "cluster") != (arguments.clusters is not None):
         raise ValueError("--order cluster and --clusters C.safetensors must be given together, got only one of them.")
@@ -327,7 +326,7 @@ def run_pack(arguments: argparse.Namespace) -> None:
 def _speaker_groups(arguments: argparse.Namespace, manifest: Manifest) -> IntArray | None:
     if arguments.clusters is None:
         return None
-    from chns.sampling.clusters import SpeakerClusters
+    from chns.sampling import SpeakerClusters
 
     labels = SpeakerClusters.load(arguments.clusters).labels
     if len(labels) != len(manifest.speakers):

@@ -14,9 +14,7 @@ from chns.cli import command_parser
 from chns.core import BoolArray, Float64Array, counted
 
 if TYPE_CHECKING:
-    from chns.evaluation import Interval, Trials
-    from chns.evaluation.groups import GroupedRates
-    from chns.evaluation.spoofing import SpoofMetrics
+    from chns.evaluation import GroupedRates, Interval, SpoofMetrics, Trials
 
 INTERVALS_HELP = """--intervals draws the speakers of the trials 1,000 times with replacement (bootstrap, 95 %).
 --against OTHER: SCORES minus OTHER on the same draws; negative means that SCORES makes fewer errors,
@@ -106,13 +104,13 @@ def interval_sections(arguments: argparse.Namespace) -> Iterator[IntervalSection
     from chns.evaluation import (
         REPORTED_P_TARGETS,
         contradictions,
+        group_rates,
         label_contradictions,
         paired_difference,
         read_scores,
         resolve,
         speaker_intervals,
     )
-    from chns.evaluation.groups import group_rates
 
     p_targets = arguments.p_target or REPORTED_P_TARGETS
     manifest = Manifest.read(arguments.intervals)
@@ -274,8 +272,7 @@ def run_metrics(arguments: argparse.Namespace) -> None:
 def _spoofing(arguments: argparse.Namespace) -> tuple[tuple[Float64Array, BoolArray], SpoofMetrics]:
     """Scores and labels of the trials that are no spoofs, and the metrics of all."""
     from chns.data import Manifest
-    from chns.evaluation import resolve
-    from chns.evaluation.spoofing import read_countermeasure, read_spoof_scores, spoof_metrics
+    from chns.evaluation import read_countermeasure, read_spoof_scores, resolve, spoof_metrics
 
     if arguments.against is not None or arguments.by:
         raise ValueError("--against and --by must come without --spoofing, got both. Leave the spoofs out for them.")

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from chns.cli import command_parser
 
 if TYPE_CHECKING:
-    from chns.bundle.bundle import Bundle
-    from chns.bundle.graph import Graph
+    from chns.bundle import Bundle, Graph
     from chns.core import Float32Array
     from chns.data import Manifest
     from chns.evaluation import Trials
@@ -68,9 +67,8 @@ def run_export(arguments: argparse.Namespace) -> None:
     if [arguments.format is None, arguments.out is None] != [arguments.into_bundle] * 2:
         raise ValueError("either --format and --out must be given, or --into-bundle, got neither or both.")
 
-    from chns.bundle.bundle import load_bundle
-    from chns.bundle.bundle_graph import built_in_signal
-    from chns.inference.export import check_recordings
+    from chns.bundle import built_in_signal, load_bundle
+    from chns.inference import check_recordings
 
     bundle = load_bundle(arguments.model, trusted_packages=arguments.trust)
     if arguments.into_bundle:
@@ -91,8 +89,7 @@ def run_export(arguments: argparse.Namespace) -> None:
 
 
 def _write_into_bundle(arguments: argparse.Namespace, bundle: Bundle) -> None:
-    from chns.bundle.bundle_graph import add_graph
-    from chns.bundle.finding import GRAPH_FILE, require_local
+    from chns.bundle import GRAPH_FILE, add_graph, require_local
 
     require_local(arguments.model)
     distance = add_graph(Path(arguments.model), bundle.model)
@@ -106,8 +103,8 @@ def _export(
     arguments: argparse.Namespace, bundle: Bundle, check: list[Float32Array], summary: dict[str, Any]
 ) -> dict[str, Graph]:
     """Write the files, describe them in the summary, and give back the graphs by name, the model's first."""
-    from chns.bundle.graph import model_graph
-    from chns.inference.export import FORMS, export_for_sherpa, export_int8, export_model, sherpa_graph
+    from chns.bundle import model_graph
+    from chns.inference import FORMS, export_for_sherpa, export_int8, export_model, sherpa_graph
 
     def load(path: Path) -> Graph:
         if arguments.format == "sherpa-onnx":
@@ -147,7 +144,7 @@ def _labelled_trials(arguments: argparse.Namespace) -> tuple[Trials, Manifest] |
 
 def _error_rates(bundle: Bundle, graphs: dict[str, Graph], trials: Trials, manifest: Manifest) -> dict[str, Any]:
     from chns.evaluation import resolve
-    from chns.inference.export import evaluate_graphs
+    from chns.inference import evaluate_graphs
 
     assert trials.is_target is not None
     enrolment, test = resolve(trials, manifest)
@@ -210,11 +207,11 @@ def import_parser() -> argparse.ArgumentParser:
 def run_import(arguments: argparse.Namespace) -> None:
     """Write the bundle, and print what it is."""
     if arguments.toolkit is None:
-        from chns.bundle.published import own_copy
+        from chns.bundle import own_copy
 
         bundle = own_copy(arguments.model, arguments.out)
     else:
-        from chns.bundle.layouts import import_model
+        from chns.bundle import import_model
 
         bundle = import_model(arguments.toolkit, Path(arguments.model), arguments.out)
     parameters = sum(parameter.numel() for parameter in bundle.model.parameters())
@@ -261,7 +258,7 @@ def push_parser() -> argparse.ArgumentParser:
 
 def run_push(arguments: argparse.Namespace) -> None:
     """Write the repository's content, upload it unless told not to, and print where it is."""
-    from chns.inference.publish import Publication, push_to_hub, write_repository
+    from chns.inference import Publication, push_to_hub, write_repository
 
     own_text = {} if arguments.intended_use is None else {"intended_use": arguments.intended_use}
     publication = Publication(

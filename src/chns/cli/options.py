@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from chns.bundle.bundle import Bundle
+    from chns.bundle import Bundle
     from chns.core import Float32Array
     from chns.data import Channel
-    from chns.inference.verifier import Verifier
+    from chns.inference import Verifier
 
 
 def add_verifier_options(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +45,7 @@ def add_channel_option(parser: argparse.ArgumentParser) -> None:
 
 def load_verifier(arguments: argparse.Namespace) -> Verifier:
     """The model that the options of such a command name."""
-    from chns.inference.verifier import Verifier
+    from chns.inference import Verifier
 
     device = arguments.device
     return Verifier.load(

@@ -24,8 +24,7 @@ from chns.cli.options import (
 from chns.core import counted
 
 if TYPE_CHECKING:
-    from chns.inference.bulk import Opens
-    from chns.inference.verifier import Decision, Verifier
+    from chns.inference import Decision, Opens, Verifier
 
 DIFFERENT_SPEAKERS = 1
 
@@ -67,7 +66,7 @@ def verify_parser() -> argparse.ArgumentParser:
 def run_verify(arguments: argparse.Namespace) -> int:
     """Print score, decision and warnings; the exit code tells the decision."""
     if arguments.model is None:
-        from chns.inference.verifier import PACKAGED_MODEL_IN_WORDS
+        from chns.inference import PACKAGED_MODEL_IN_WORDS
 
         print(f"model: {PACKAGED_MODEL_IN_WORDS}.", file=sys.stderr)
     verifier = load_verifier(arguments)
@@ -148,8 +147,7 @@ def identify_parser() -> argparse.ArgumentParser:
 
 def run_identify(arguments: argparse.Namespace) -> int:
     """Print who sounds most like the recording; the exit code tells whether the first is accepted."""
-    from chns.store.encryption import read_key
-    from chns.store.voiceprints import VoiceprintStore, identified, lead_of
+    from chns.store import VoiceprintStore, identified, lead_of, read_key
 
     _require_options_that_fit(arguments)
     key = read_key(arguments.key_file)
@@ -208,8 +206,7 @@ def _require_options_that_fit(arguments: argparse.Namespace) -> None:
 
 def _identify_manifest(arguments: argparse.Namespace, verifier: Verifier, open_store: Opens) -> int:
     from chns.data import Manifest, channel_number
-    from chns.inference.bulk import identify_many
-    from chns.inference.hearing import wanted_of
+    from chns.inference import identify_many, wanted_of
 
     manifest = Manifest.read(arguments.manifest, root=arguments.root)
     wanted = wanted_of(manifest, channel=channel_number(as_channel(arguments.channel)))
@@ -298,7 +295,7 @@ def run_serve(arguments: argparse.Namespace) -> None:
     from chns.service.app import build_app
     from chns.service.engine import Limits, SpeakerEngine
     from chns.service.guard import ApiKeys, is_loopback
-    from chns.store.encryption import read_key
+    from chns.store import read_key
 
     keys = ApiKeys.read(arguments.api_keys)
     if not keys and not is_loopback(arguments.host):

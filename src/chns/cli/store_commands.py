@@ -23,9 +23,8 @@ from chns.cli.options import (
 from chns.core import counted
 
 if TYPE_CHECKING:
-    from chns.inference.bulk import Opens, Outcome
-    from chns.inference.verifier import Verifier
-    from chns.store.voiceprints import VoiceprintStore
+    from chns.inference import Opens, Outcome, Verifier
+    from chns.store import VoiceprintStore
 
 _ENROL_EXAMPLES = f"""\
   chns enrol runs/chns/model people.store anna anna-1.wav anna-2.wav --note "consent of 2026-05-04"
@@ -66,9 +65,8 @@ def run_enrol(arguments: argparse.Namespace) -> int:
     import numpy as np
 
     from chns.data import channel_number
-    from chns.inference.listening import source_name
-    from chns.store.encryption import read_key
-    from chns.store.voiceprints import VoiceprintStore
+    from chns.inference import source_name
+    from chns.store import VoiceprintStore, read_key
 
     _require_name_or_manifest(arguments)
     key = read_key(arguments.key_file)
@@ -117,8 +115,7 @@ def _require_name_or_manifest(arguments: argparse.Namespace) -> None:
 
 def _enrol_manifest(arguments: argparse.Namespace, verifier: Verifier, open_store: Opens) -> int:
     from chns.data import Manifest, channel_number
-    from chns.inference.bulk import Known, enrol_many
-    from chns.inference.hearing import wanted_of
+    from chns.inference import Known, enrol_many, wanted_of
 
     manifest = Manifest.read(arguments.manifest, root=arguments.root)
     wanted = wanted_of(manifest, channel=channel_number(as_channel(arguments.channel)))
@@ -146,7 +143,7 @@ def _add_report_option(parser: argparse.ArgumentParser) -> None:
 
 def _told_outcomes(arguments: argparse.Namespace, outcomes: Sequence[Outcome]) -> tuple[dict[str, Any], str]:
     """Write the report, if one is wished; the summary for JSON, and in a line."""
-    from chns.inference.bulk import Outcome, counts_of, write_table
+    from chns.inference import Outcome, counts_of, write_table
 
     if arguments.report is not None:
         write_table(arguments.report, Outcome._fields, outcomes)
@@ -206,8 +203,7 @@ def store_parser() -> argparse.ArgumentParser:
 
 def run_store(arguments: argparse.Namespace) -> int:
     """Do one of the five and print what was done."""
-    from chns.store.encryption import read_key
-    from chns.store.voiceprints import VoiceprintStore
+    from chns.store import VoiceprintStore, read_key
 
     actions = {"list": _list, "show": _show, "delete": _delete, "export": _export, "re-embed": _re_embed}
     with VoiceprintStore.open_existing(arguments.store, key=read_key(arguments.key_file)) as store:
@@ -255,7 +251,7 @@ def _delete(store: VoiceprintStore, arguments: argparse.Namespace) -> tuple[dict
 
 
 def _export(store: VoiceprintStore, arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    from chns.store.content import export_voiceprints
+    from chns.store import export_voiceprints
 
     count = export_voiceprints(store, arguments.out)
     return {
@@ -266,10 +262,8 @@ def _export(store: VoiceprintStore, arguments: argparse.Namespace) -> tuple[dict
 
 def _re_embed(store: VoiceprintStore, arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from chns.data import Manifest, channel_number
-    from chns.inference.bulk import re_embed
-    from chns.inference.hearing import wanted_of
-    from chns.store.encryption import read_key
-    from chns.store.voiceprints import VoiceprintStore
+    from chns.inference import re_embed, wanted_of
+    from chns.store import VoiceprintStore, read_key
 
     key = read_key(arguments.key_file)
     verifier = load_verifier(arguments)

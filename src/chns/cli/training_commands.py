@@ -62,7 +62,7 @@ def run_train(arguments: Namespace) -> None:
     """Train, then print the summary."""
     if arguments.out is None:
         raise ValueError("--out must name the folder of the run, got none.")
-    from chns.core.distributed import rank
+    from chns.core import rank
     from chns.training.folder import RunFolder
     from chns.training.parsing import settings_of
     from chns.training.run import train

@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from chns.bundle.bundle import load_bundle
+from chns.bundle import load_bundle
 from chns.comparison.runs import PlannedRun, TrialListSettings
 from chns.comparison.verdict import Change
 from chns.core import BoolArray, Float64Array, IntArray, TrialError
 from chns.data import Manifest
 from chns.evaluation import (
+    BootstrapMetrics,
     Embedder,
     Interval,
     Trials,
+    bootstrap_metrics,
     mean_over_seeds,
     read_scores,
     read_trials,
@@ -26,7 +28,6 @@ from chns.evaluation import (
     score_trials,
     write_scores,
 )
-from chns.evaluation.intervals import BootstrapMetrics, bootstrap_metrics
 from chns.training.build import named_by_user
 
 _log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from chns.core import Float64Array, IntArray
-from chns.sampling.clusters import derived_num_clusters
+from chns.sampling import derived_num_clusters
 from chns.training.folder import TrainSettings, first_hard_epoch
 
 Log = Mapping[str, Float64Array]

@@ -38,14 +38,20 @@ __getattr__, __all__ = lazily(
     __name__,
     {
         "chns.core.arrays": "BoolArray Float32Array Float64Array IntArray",
+        "chns.core.distributed": (
+            "any_process average_buffers average_gradients from_first_process gather_array gather_batch "
+            "gather_rows largest_anywhere launched_world rank require_device world_size"
+        ),
         "chns.core.errors": (
             "AudioError ChnsError ConfigError FolderInUseError ManifestError ModelFileError NonFiniteError "
             "RunFolderError TrialError counted in_short percent quoted shown suggestion usage_message"
         ),
+        "chns.core.factory": "make require_trusted",
         "chns.core.files": (
             "FORMULA LARGEST_YAML_BYTES atomic_folder atomic_path bounded_text config_path locked_folder "
-            "no_formula number plain_text presets read_yaml require_ours require_small_yaml table_cell"
+            "no_formula number plain_disk_errors plain_text presets read_yaml require_ours require_small_yaml "
+            "table_cell"
         ),
-        "chns.core.parallel": "JobPart",
+        "chns.core.parallel": "JobPart mapped",
     },
 )

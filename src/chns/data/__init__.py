@@ -5,11 +5,16 @@ from chns.core import lazily
 __getattr__, __all__ = lazily(
     __name__,
     {
-        "chns.data.audio": "Channel Waveform channel_number file_channels_differ proven_info read_audio write_audio",
-        "chns.data.augmentation.background": (
-            "Babble Background ColouredNoise Layer NoiseSource RecordingFolder TrainingUtterances"
+        "chns.data.audio": (
+            "MAX_RATE_HZ MIN_RATE_HZ Channel Waveform channel_number file_channels_differ proven_info read_audio "
+            "write_audio"
         ),
-        "chns.data.augmentation.effects": "Augmenter Codec Gain Speed with_speed_speakers",
+        "chns.data.augmentation.background": (
+            "Babble Background ColouredNoise Layer NoiseSource RecordingFolder TrainingUtterances mix_at_snr"
+        ),
+        "chns.data.augmentation.effects": (
+            "CODECS Augmenter Codec Gain Speed speed_factors with_speed_speakers without_clipping"
+        ),
         "chns.data.augmentation.reverberation": (
             "ResponseFolder ResponseSource Reverberation SimulatedRooms SyntheticDecay"
         ),
@@ -25,12 +30,15 @@ __getattr__, __all__ = lazily(
         "chns.data.corpora.scan": "Candidate ScanResult",
         "chns.data.corpora.synthetic": "prepare_synthetic",
         "chns.data.corpora.voxceleb": "corpus_parts prepare_voxceleb set_of_folder",
-        "chns.data.dataset": "CropBatches CropRequest SpeakerCrops WholeUtterances pad_waveforms plain_worker_errors",
+        "chns.data.dataset": (
+            "CropBatches CropRequest SpeakerCrops UtteranceChange WholeUtterances pad_waveforms plain_worker_errors"
+        ),
         "chns.data.manifest": "Manifest corpora_of",
-        "chns.data.manifest_file": "manifest_suffix",
-        "chns.data.packing": "pack_shards",
+        "chns.data.manifest_file": "REQUIRED_COLUMNS manifest_suffix",
+        "chns.data.packing": "MANIFEST_NAME pack_shards",
         "chns.data.quality": "LARGEST_SAMPLE Quality channels_differ joint_quality measure_quality",
         "chns.data.resumable": "embed_utterances forget",
         "chns.data.speech_activity": "detect_speech mark_speech trim_to_speech",
+        "chns.data.storage.packed": "Recording",
     },
 )

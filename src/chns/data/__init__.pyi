@@ -1,3 +1,5 @@
+from chns.data.audio import MAX_RATE_HZ as MAX_RATE_HZ
+from chns.data.audio import MIN_RATE_HZ as MIN_RATE_HZ
 from chns.data.audio import Channel as Channel
 from chns.data.audio import Waveform as Waveform
 from chns.data.audio import channel_number as channel_number
@@ -12,11 +14,15 @@ from chns.data.augmentation.background import Layer as Layer
 from chns.data.augmentation.background import NoiseSource as NoiseSource
 from chns.data.augmentation.background import RecordingFolder as RecordingFolder
 from chns.data.augmentation.background import TrainingUtterances as TrainingUtterances
+from chns.data.augmentation.background import mix_at_snr as mix_at_snr
+from chns.data.augmentation.effects import CODECS as CODECS
 from chns.data.augmentation.effects import Augmenter as Augmenter
 from chns.data.augmentation.effects import Codec as Codec
 from chns.data.augmentation.effects import Gain as Gain
 from chns.data.augmentation.effects import Speed as Speed
+from chns.data.augmentation.effects import speed_factors as speed_factors
 from chns.data.augmentation.effects import with_speed_speakers as with_speed_speakers
+from chns.data.augmentation.effects import without_clipping as without_clipping
 from chns.data.augmentation.reverberation import ResponseFolder as ResponseFolder
 from chns.data.augmentation.reverberation import ResponseSource as ResponseSource
 from chns.data.augmentation.reverberation import Reverberation as Reverberation
@@ -50,12 +56,15 @@ from chns.data.corpora.voxceleb import set_of_folder as set_of_folder
 from chns.data.dataset import CropBatches as CropBatches
 from chns.data.dataset import CropRequest as CropRequest
 from chns.data.dataset import SpeakerCrops as SpeakerCrops
+from chns.data.dataset import UtteranceChange as UtteranceChange
 from chns.data.dataset import WholeUtterances as WholeUtterances
 from chns.data.dataset import pad_waveforms as pad_waveforms
 from chns.data.dataset import plain_worker_errors as plain_worker_errors
 from chns.data.manifest import Manifest as Manifest
 from chns.data.manifest import corpora_of as corpora_of
+from chns.data.manifest_file import REQUIRED_COLUMNS as REQUIRED_COLUMNS
 from chns.data.manifest_file import manifest_suffix as manifest_suffix
+from chns.data.packing import MANIFEST_NAME as MANIFEST_NAME
 from chns.data.packing import pack_shards as pack_shards
 from chns.data.quality import LARGEST_SAMPLE as LARGEST_SAMPLE
 from chns.data.quality import Quality as Quality
@@ -67,3 +76,4 @@ from chns.data.resumable import forget as forget
 from chns.data.speech_activity import detect_speech as detect_speech
 from chns.data.speech_activity import mark_speech as mark_speech
 from chns.data.speech_activity import trim_to_speech as trim_to_speech
+from chns.data.storage.packed import Recording as Recording

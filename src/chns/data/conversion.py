@@ -21,8 +21,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from chns.core import AudioError, JobPart, ManifestError, atomic_path, locked_folder, require_ours
-from chns.core.parallel import mapped
+from chns.core import AudioError, JobPart, ManifestError, atomic_path, locked_folder, mapped, require_ours
 from chns.data.audio import OPUS_RATES_HZ, WRITTEN_FORMATS, AudioInfo, audio_info, proven_info, read_audio, write_audio
 from chns.data.corpora.scan import Rejected
 from chns.data.manifest import Manifest

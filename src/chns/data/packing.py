@@ -32,8 +32,7 @@ import pyarrow.parquet as pq
 import soundfile
 from tqdm import tqdm
 
-from chns.core import AudioError, JobPart, ManifestError, atomic_path, locked_folder, require_ours
-from chns.core.parallel import mapped
+from chns.core import AudioError, JobPart, ManifestError, atomic_path, locked_folder, mapped, require_ours
 from chns.data.audio import audio_info, read_audio
 from chns.data.corpora.scan import Rejected, ScanResult
 from chns.data.manifest import Manifest

@@ -23,8 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from chns.core import Float32Array, IntArray, JobPart, atomic_path, locked_folder
-from chns.core.parallel import mapped
+from chns.core import Float32Array, IntArray, JobPart, atomic_path, locked_folder, mapped
 from chns.data.audio import Waveform, read_audio
 from chns.data.manifest import Manifest, Utterance, fingerprint
 from chns.data.manifest_file import require_small_parquet

@@ -17,9 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chns.core import BoolArray, number, quoted
-from chns.data.audio import Waveform
-from chns.data.augmentation.background import ColouredNoise, NoiseSource, RecordingFolder, mix_at_snr
-from chns.data.augmentation.effects import CODECS, Codec, without_clipping
+from chns.data import CODECS, Codec, ColouredNoise, NoiseSource, RecordingFolder, Waveform, mix_at_snr, without_clipping
 from chns.evaluation.intervals import Interval, interval
 from chns.evaluation.metrics import REPORTED_P_TARGETS
 from chns.evaluation.speaker_bootstrap import bootstrap_metrics

@@ -17,15 +17,19 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from chns.bundle.bundle import Architecture, Bundle, load_bundle
-from chns.bundle.bundle_graph import GraphBundle, load_graph_bundle
-from chns.bundle.finding import WEIGHTS_FILE, bundle_folder
-from chns.core import Float32Array, Float64Array, IntArray, atomic_path
-from chns.core.distributed import gather_array, rank, world_size
-from chns.data import CropRequest, Manifest, SpeakerCrops, WholeUtterances, pad_waveforms, plain_worker_errors
-from chns.data.dataset import UtteranceChange
+from chns.bundle import WEIGHTS_FILE, Architecture, Bundle, GraphBundle, bundle_folder, load_bundle, load_graph_bundle
+from chns.core import Float32Array, Float64Array, IntArray, atomic_path, gather_array, rank, world_size
+from chns.data import (
+    CropRequest,
+    Manifest,
+    SpeakerCrops,
+    UtteranceChange,
+    WholeUtterances,
+    pad_waveforms,
+    plain_worker_errors,
+)
 from chns.encoders import SpeakerEncoder
-from chns.sampling.speaker_batches import centroids_of, draw_per_speaker
+from chns.sampling import centroids_of, draw_per_speaker
 
 _BATCH_SECONDS = 120.0
 _KEPT_ON_DEVICE = 32  # batches whose embeddings are copied together

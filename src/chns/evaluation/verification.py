@@ -16,7 +16,7 @@ from chns.evaluation.enrolment import Averaged, EnrolmentModels, score_enrolment
 from chns.evaluation.normalisation import CohortNormalisation, normalise
 from chns.evaluation.pairs import unit_embeddings
 from chns.evaluation.scoring import cosine_scores
-from chns.sampling.speaker_batches import centroids_of
+from chns.sampling import centroids_of
 
 
 def score_trials(

@@ -23,7 +23,7 @@ from chns.core import ModelFileError, atomic_path, in_short, table_cell
 from chns.inference.hearing import Wanted, heard_many
 from chns.inference.listening import named_source
 from chns.inference.verifier import Embedding, Verifier
-from chns.store.voiceprints import VoiceprintStore, identified, plain_name
+from chns.store import VoiceprintStore, identified, plain_name
 
 Opens = Callable[[], VoiceprintStore]
 Result = Literal["enrolled", "present", "rejected"]

@@ -34,18 +34,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from chns.bundle.bundle import Architecture
-from chns.bundle.bundle_graph import (
+from chns.bundle import (
     LARGEST_DISTANCE,
     MADE_BY,
     OPSET,
+    Architecture,
+    Graph,
     checked_distance,
+    largest_distance,
+    model_graph,
+    onnx_graph,
     require_export_packages,
     several_lengths,
+    torch_export_graph,
     write_onnx,
     write_waveform_graph,
 )
-from chns.bundle.graph import Graph, largest_distance, model_graph, onnx_graph, torch_export_graph
 from chns.core import AudioError, BoolArray, ConfigError, Float32Array, IntArray, atomic_path
 from chns.data import Manifest, WholeUtterances, read_audio
 from chns.encoders import SpeakerEncoder

@@ -16,9 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from chns.core import AudioError, Float32Array, ManifestError, in_short
-from chns.data import Manifest, Quality, file_channels_differ, joint_quality, proven_info
-from chns.data.augmentation.effects import speed_factors
-from chns.data.storage.packed import Recording
+from chns.data import Manifest, Quality, Recording, file_channels_differ, joint_quality, proven_info, speed_factors
 from chns.data.storage.ranges import KEPT_CONNECTIONS
 from chns.data.storage.remote import RemoteRecording
 from chns.inference.listening import Part, file_windows, measured_windows, source_name

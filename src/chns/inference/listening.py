@@ -23,7 +23,10 @@ import soxr
 from chns.core import AudioError, Float32Array
 from chns.data import (
     LARGEST_SAMPLE,
+    MAX_RATE_HZ,
+    MIN_RATE_HZ,
     Quality,
+    Recording,
     channels_differ,
     file_channels_differ,
     joint_quality,
@@ -31,8 +34,6 @@ from chns.data import (
     proven_info,
     read_audio,
 )
-from chns.data.audio import MAX_RATE_HZ, MIN_RATE_HZ
-from chns.data.storage.packed import Recording
 
 __all__ = [
     "MIN_SECONDS",

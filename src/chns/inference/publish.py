@@ -13,9 +13,18 @@ from typing import Any
 
 import yaml
 
-from chns.bundle.bundle import Bundle, load_bundle, require_own_bundle
-from chns.bundle.download import SCHEME, explained_hub_errors, require_hub, require_repository
-from chns.bundle.finding import BUNDLE_FILES, GRAPH_FILE, bundle_folder
+from chns.bundle import (
+    BUNDLE_FILES,
+    GRAPH_FILE,
+    SCHEME,
+    Bundle,
+    bundle_folder,
+    explained_hub_errors,
+    load_bundle,
+    require_hub,
+    require_own_bundle,
+    require_repository,
+)
 from chns.core import ModelFileError, atomic_folder, quoted
 from chns.evaluation import is_number
 from chns.inference.decision_rule import DecisionRule

@@ -21,8 +21,7 @@ import soxr
 from chns.core import Float32Array
 from chns.inference.listening import MIN_SECONDS, WINDOW_SECONDS, as_waveform, checked_rate, measure_quality
 from chns.inference.verifier import AudioArray, Verifier
-from chns.store.content import VoiceprintSearch
-from chns.store.voiceprints import Match, VoiceprintStore, unit_length
+from chns.store import Match, VoiceprintSearch, VoiceprintStore, unit_length
 
 _MIN_HOP_SECONDS = 0.01
 

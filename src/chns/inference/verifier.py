@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from chns.bundle.bundle import Bundle, load_bundle
-from chns.bundle.bundle_graph import PACKAGED_MODEL, GraphBundle, load_graph_bundle
+from chns.bundle import PACKAGED_MODEL, Bundle, GraphBundle, load_bundle, load_graph_bundle
 from chns.core import AudioError, Float32Array, IntArray, ModelFileError
 from chns.data import Channel, channel_number
 from chns.inference.decision_rule import DecisionRule
@@ -40,7 +39,7 @@ from chns.inference.listening import (
 )
 
 if TYPE_CHECKING:
-    from chns.store.voiceprints import Match, VoiceprintStore
+    from chns.store import Match, VoiceprintStore
 
 AudioPath = str | os.PathLike[str]
 AudioArray = npt.NDArray[np.int16] | npt.NDArray[np.floating]

@@ -11,8 +11,13 @@ They also take the third argument of pytorch-metric-learning's trainers, if it i
 `DistillationLoss` is called with a teacher's embeddings instead of labels.
 """
 
-from chns.losses.aam_softmax import AAMSoftmaxLoss
-from chns.losses.contrast import HSCLLoss, SupConLoss
-from chns.losses.distillation import DistillationLoss, TaughtLoss
+from chns.core import lazily
 
-__all__ = ["AAMSoftmaxLoss", "DistillationLoss", "HSCLLoss", "SupConLoss", "TaughtLoss"]
+__getattr__, __all__ = lazily(
+    __name__,
+    {
+        "chns.losses.aam_softmax": "AAMSoftmaxLoss",
+        "chns.losses.contrast": "HSCLLoss SupConLoss",
+        "chns.losses.distillation": "DistillationLoss TaughtLoss",
+    },
+)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from chns.bundle.bundle import Bundle, load_bundle, read_description
+from chns.bundle import Bundle, load_bundle, read_description
 from chns.core import Float64Array, ManifestError, RunFolderError, atomic_path, table_cell
 from chns.evaluation import Embedder, Trials, read_scores, verification_metrics
 from chns.report.run_findings import OddUtterance, RunFindings, ScoredTrials, SuspectedDuplicate
@@ -28,8 +28,7 @@ from chns.report.speakers import (
     embed_training_speakers,
     speaker_map,
 )
-from chns.sampling.clusters import unit_length
-from chns.sampling.same_person import suspected_pairs
+from chns.sampling import suspected_pairs, unit_length
 from chns.training.build import training_manifest
 from chns.training.folder import ClusterSettings, RunFolder, TrainSettings, flat_settings, read_settings, strategy_name
 

@@ -21,10 +21,8 @@ from typing import NamedTuple
 import numpy as np
 
 from chns.core import AudioError, Float64Array, IntArray, ManifestError
-from chns.data import Manifest
-from chns.data.audio import read_audio
-from chns.data.quality import measure_quality
-from chns.evaluation.trials import matching_rows
+from chns.data import Manifest, measure_quality, read_audio
+from chns.evaluation import matching_rows
 from chns.report.curve_figures import RunScores
 from chns.report.drawing import Group
 from chns.report.run_findings import ComparedRuns, OddUtterance, RunFindings, SuspectedDuplicate

@@ -26,22 +26,26 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from chns.bundle.bundle import Bundle
+from chns.bundle import Bundle
 from chns.core import Float32Array, Float64Array, IntArray, ManifestError, atomic_path
-from chns.data import Manifest, corpora_of
-from chns.data.manifest_file import REQUIRED_COLUMNS
+from chns.data import REQUIRED_COLUMNS, Manifest, corpora_of
 from chns.evaluation import Embedder, cosine_scores
 from chns.report.run_findings import BatchHardness, ClusterShapes, ColumnPurity, SpeakerMap
-from chns.sampling.batches import ClusterSpeakerBatches, NeighbourSpeakerBatches, RandomSpeakerBatches
-from chns.sampling.clusters import (
+from chns.sampling import (
+    BatchShape,
+    ClusterSpeakerBatches,
+    HardSpeakerBatches,
+    NeighbourSpeakerBatches,
+    RandomSpeakerBatches,
     SpeakerClusters,
+    centroids_of,
     cluster_speakers,
     cluster_tightness,
     derived_num_clusters,
+    draw_per_speaker,
+    find_neighbours,
     unit_length,
 )
-from chns.sampling.neighbours import find_neighbours
-from chns.sampling.speaker_batches import BatchShape, HardSpeakerBatches, centroids_of, draw_per_speaker
 from chns.training.folder import BatchSettings, ClusterSettings
 
 _log = logging.getLogger(__name__)

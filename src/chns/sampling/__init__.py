@@ -5,25 +5,20 @@ audio nor knows what an utterance is, so it serves faces or sentences as well. `
 the rest are its parts.
 """
 
-from chns.sampling.batches import ClusterSpeakerBatches, NeighbourSpeakerBatches, RandomSpeakerBatches
-from chns.sampling.clusters import SpeakerClusters, cluster_speakers
-from chns.sampling.hard_batches import ClusterGroups, HardBatches, NeighbourGroups
-from chns.sampling.neighbours import SpeakerNeighbours, find_neighbours
-from chns.sampling.schedule import StartAt, StartWhenEasy
-from chns.sampling.speaker_batches import BatchShape
+from chns.core import lazily
 
-__all__ = [
-    "BatchShape",
-    "ClusterGroups",
-    "ClusterSpeakerBatches",
-    "HardBatches",
-    "NeighbourGroups",
-    "NeighbourSpeakerBatches",
-    "RandomSpeakerBatches",
-    "SpeakerClusters",
-    "SpeakerNeighbours",
-    "StartAt",
-    "StartWhenEasy",
-    "cluster_speakers",
-    "find_neighbours",
-]
+__getattr__, __all__ = lazily(
+    __name__,
+    {
+        "chns.sampling.batches": "ClusterSpeakerBatches NeighbourSpeakerBatches RandomSpeakerBatches",
+        "chns.sampling.clusters": (
+            "CLUSTERS_PER_BATCH SpeakerClusters closest_pairs cluster_speakers cluster_tightness "
+            "derived_num_clusters similarity_to_centre unit_length"
+        ),
+        "chns.sampling.hard_batches": "ClusterGroups Grouping HardBatches NeighbourGroups",
+        "chns.sampling.neighbours": "SpeakerNeighbours find_neighbours",
+        "chns.sampling.same_person": "suspected_pairs",
+        "chns.sampling.schedule": "EpochSignals Schedule StartAt StartWhenEasy",
+        "chns.sampling.speaker_batches": "BatchShape HardSpeakerBatches centroids_of draw_per_speaker",
+    },
+)

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 
 from chns import __version__
 from chns.core import ModelFileError
-from chns.inference.decision_rule import likelihood_in_words
+from chns.inference import likelihood_in_words
 from chns.service.answers import (
     NOBODY,
     PROBLEMS,
@@ -39,7 +39,7 @@ from chns.service.answers import (
 )
 from chns.service.engine import Heard, SpeakerEngine, stream_feed, stream_request, voice_of, without_path
 from chns.service.guard import ApiKeys, Guard, Measurements, answer_errors, content_policy, inline_sources
-from chns.store.voiceprints import identified
+from chns.store import identified
 
 _Answer = TypeVar("_Answer")
 

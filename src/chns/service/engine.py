@@ -24,16 +24,23 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
-from chns.bundle.bundle_graph import PACKAGED_MODEL, load_graph_bundle
-from chns.bundle.graph import available_threads
+from chns.bundle import PACKAGED_MODEL, available_threads, load_graph_bundle
 from chns.core import AudioError, Float32Array
 from chns.data import proven_info
 from chns.data.aac import AAC_EXTENSIONS
-from chns.inference.decision_rule import ErrorRates, expected_error_rates
-from chns.inference.listening import WINDOW_SECONDS, file_windows, measure_quality
-from chns.inference.streaming import StreamingIdentifier, StreamingVerifier
-from chns.inference.verifier import Decision, Embedding, Verifier
-from chns.store.voiceprints import VoiceprintStore
+from chns.inference import (
+    WINDOW_SECONDS,
+    Decision,
+    Embedding,
+    ErrorRates,
+    StreamingIdentifier,
+    StreamingVerifier,
+    Verifier,
+    expected_error_rates,
+    file_windows,
+    measure_quality,
+)
+from chns.store import VoiceprintStore
 
 _Answer = TypeVar("_Answer")
 _Graph = Callable[[Float32Array], Float32Array]

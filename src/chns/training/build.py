@@ -11,19 +11,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from chns.bundle.bundle import OUR_FACTORIES, Architecture, load_bundle
-from chns.bundle.bundle_graph import PACKAGED_MODEL
-from chns.core import ConfigError
-from chns.core.distributed import launched_world, rank, world_size
-from chns.core.factory import make
+from chns.bundle import OUR_FACTORIES, PACKAGED_MODEL, Architecture, load_bundle
+from chns.core import ConfigError, launched_world, make, rank, world_size
 from chns.data import Manifest
 from chns.encoders import SpeakerEncoder
 from chns.evaluation import embedding_bundle
 from chns.losses import DistillationLoss, TaughtLoss
-from chns.sampling.clusters import CLUSTERS_PER_BATCH, derived_num_clusters
-from chns.sampling.hard_batches import ClusterGroups, NeighbourGroups
-from chns.sampling.schedule import Schedule, StartAt, StartWhenEasy
-from chns.sampling.speaker_batches import BatchShape
+from chns.sampling import (
+    CLUSTERS_PER_BATCH,
+    BatchShape,
+    ClusterGroups,
+    NeighbourGroups,
+    Schedule,
+    StartAt,
+    StartWhenEasy,
+    derived_num_clusters,
+)
 from chns.training.augmenting import with_new_speakers
 from chns.training.cost import loader_workers
 from chns.training.folder import first_hard_epoch
@@ -84,7 +87,7 @@ def fitted(settings: TrainSettings, manifest: Manifest) -> tuple[TrainSettings, 
         number = derived_num_clusters(len(manifest.speakers), batches.wanted_speakers)
         clusters = replace(clusters, num_clusters=number)
         told["clusters.num_clusters"] = f"{number}, of which a batch holds about {CLUSTERS_PER_BATCH} as in the paper"
-    num_processes = world(settings)[0]
+    num_processes, _ = launched_world(settings.train.devices, settings.train.num_nodes)
     samples = data.crop_seconds * settings.features.get("sample_rate_hz", 16_000)
     batch_bytes = 4 * num_segments * samples / num_processes
     workers, of_workers = loader_workers(data.num_workers, num_processes=num_processes, batch_bytes=batch_bytes)
@@ -177,7 +180,6 @@ def _own_batches(settings: TrainSettings, manifest: Manifest) -> OwnBatches | No
 
 
 def _grouping_model(settings: TrainSettings, folder: Path | None) -> GroupingModel | None:
-    """``clusters.model``."""
     name = settings.clusters.model
     if name is None:
         return None
@@ -446,8 +448,3 @@ def make_logger(settings: TrainSettings) -> MetricsLogger | None:
     if not callable(getattr(logger, "log_metrics", None)):
         raise ConfigError(f"train.logger must have a method log_metrics(metrics, step), got {chosen.factory}.")
     return logger
-
-
-def world(settings: TrainSettings) -> tuple[int, int]:
-    """Processes on this machine, and machines; see `launched_world`."""
-    return launched_world(settings.train.devices, settings.train.num_nodes)

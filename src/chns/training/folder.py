@@ -21,7 +21,7 @@ import yaml
 from jsonargparse import ArgumentError
 
 from chns.core import ConfigError, Float64Array, RunFolderError, bounded_text, in_short, number, quoted, read_yaml
-from chns.sampling.clusters import SpeakerClusters
+from chns.sampling import SpeakerClusters
 from chns.training.log import COLUMNS
 from chns.training.parsing import SettingsParser
 from chns.training.settings import BatchSettings, ClusterSettings, ObjectSettings, TrainSettings

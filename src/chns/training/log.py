@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from chns.core import BoolArray, atomic_path
-from chns.core.files import plain_disk_errors
+from chns.core import BoolArray, atomic_path, plain_disk_errors
 from chns.data import Manifest, SpeakerCrops, corpora_of
 from chns.encoders import SpeakerEncoder
 from chns.evaluation import Embedder, VerificationMetrics, make_trials, resolve, score_trials, verification_metrics

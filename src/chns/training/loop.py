@@ -27,11 +27,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from chns.core import NonFiniteError, atomic_path, percent
-from chns.core.distributed import average_buffers, world_size
+from chns.core import NonFiniteError, atomic_path, average_buffers, percent, world_size
 from chns.data import CropBatches, SpeakerCrops, plain_worker_errors
 from chns.encoders import SpeakerEncoder
-from chns.sampling.schedule import EpochSignals
+from chns.sampling import EpochSignals
 from chns.training.log import Meter, MetricsLogger, RunLog, Speed, Validated, Validation, crops_per_second, peak_memory
 from chns.training.plan import BatchPlan
 from chns.training.state import LastEpochs, Stateful, StopRequest, load_training, save_training

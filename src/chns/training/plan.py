@@ -13,19 +13,24 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from chns.bundle.bundle import weights_digest
-from chns.core import Float32Array, IntArray, atomic_path
-from chns.core.distributed import from_first_process
+from chns.bundle import weights_digest
+from chns.core import Float32Array, IntArray, atomic_path, from_first_process
 from chns.data import Manifest
 from chns.encoders import SpeakerEncoder
 from chns.evaluation import Embedder
-from chns.sampling.batches import RandomSpeakerBatches
-from chns.sampling.clusters import SpeakerClusters
-from chns.sampling.hard_batches import Grouping, HardBatches
-from chns.sampling.neighbours import SpeakerNeighbours
-from chns.sampling.same_person import suspected_pairs
-from chns.sampling.schedule import EpochSignals, Schedule, StartWhenEasy
-from chns.sampling.speaker_batches import BatchShape, HardSpeakerBatches
+from chns.sampling import (
+    BatchShape,
+    EpochSignals,
+    Grouping,
+    HardBatches,
+    HardSpeakerBatches,
+    RandomSpeakerBatches,
+    Schedule,
+    SpeakerClusters,
+    SpeakerNeighbours,
+    StartWhenEasy,
+    suspected_pairs,
+)
 from chns.training.own_parts import OwnBatches
 
 _log = logging.getLogger(__name__)

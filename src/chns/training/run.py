@@ -20,10 +20,19 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
 
-from chns.bundle.bundle import Architecture, load_bundle, require_own_bundle, save_bundle
-from chns.bundle.bundle_graph import add_graph_if_possible
-from chns.core import ChnsError, ConfigError, atomic_path, in_short, locked_folder
-from chns.core.distributed import from_first_process, rank, require_device, world_size
+from chns.bundle import Architecture, add_graph_if_possible, load_bundle, require_own_bundle, save_bundle
+from chns.core import (
+    ChnsError,
+    ConfigError,
+    atomic_path,
+    from_first_process,
+    in_short,
+    launched_world,
+    locked_folder,
+    rank,
+    require_device,
+    world_size,
+)
 from chns.data import Manifest
 from chns.encoders import SpeakerEncoder
 from chns.losses import TaughtLoss
@@ -39,7 +48,6 @@ from chns.training.build import (
     optimizer_maker,
     read_data,
     starting_model,
-    world,
 )
 from chns.training.cost import count_encoder, count_step, usable_memory_bytes
 from chns.training.folder import RunFolder, config_text, longer
@@ -206,7 +214,7 @@ def _in_chunks(
         return settings, {}
     usable = usable_memory_bytes(fabric.device)
     if fabric.device.type == "cpu":
-        usable /= world(settings)[0]
+        usable /= launched_world(settings.train.devices, settings.train.num_nodes)[0]
     size = cost.chunk_size(usable, num_processes=fabric.world_size)
     if size is None:
         return settings, {}
@@ -288,7 +296,7 @@ class _Progress:
 def _launched(settings: TrainSettings) -> Fabric:
     """Start the other processes, if there are to be any, and join them."""
     require_device(settings.train.device, settings.train.precision)
-    devices, num_nodes = world(settings)
+    devices, num_nodes = launched_world(settings.train.devices, settings.train.num_nodes)
     if settings.train.timeout_minutes <= 0:
         raise ConfigError(f"train.timeout_minutes must be positive, got {settings.train.timeout_minutes:g}.")
     strategy: str | DDPStrategy = settings.train.strategy

@@ -14,9 +14,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from chns.bundle.bundle import require_finite
-from chns.core import ModelFileError, atomic_path
-from chns.core.distributed import any_process
+from chns.bundle import require_finite
+from chns.core import ModelFileError, any_process, atomic_path
 
 _FORMAT = "chns-training-2"
 

@@ -21,7 +21,7 @@ from lightning_fabric.wrappers import _FabricModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from chns.core.distributed import average_gradients, gather_batch, gather_rows, largest_anywhere, rank
+from chns.core import average_gradients, gather_batch, gather_rows, largest_anywhere, rank
 
 
 class StepResult(NamedTuple):

@@ -22,8 +22,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from chns.core import AudioError, ManifestError, atomic_path, counted, table_cell
-from chns.core.parallel import mapped
+from chns.core import AudioError, ManifestError, atomic_path, counted, mapped, table_cell
 from chns.data.audio import (
     EXTENSIONS,
     UNREAD_EXTENSIONS,

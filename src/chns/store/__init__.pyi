@@ -1,0 +1,9 @@
+from chns.store.content import VoiceprintSearch as VoiceprintSearch
+from chns.store.content import export_voiceprints as export_voiceprints
+from chns.store.encryption import read_key as read_key
+from chns.store.voiceprints import Match as Match
+from chns.store.voiceprints import VoiceprintStore as VoiceprintStore
+from chns.store.voiceprints import identified as identified
+from chns.store.voiceprints import lead_of as lead_of
+from chns.store.voiceprints import plain_name as plain_name
+from chns.store.voiceprints import unit_length as unit_length
