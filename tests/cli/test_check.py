@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -199,7 +200,8 @@ class Pitch(torch.nn.Module):
 
 
 def test_labels_that_fit_another_speaker_better_are_listed_and_left_out(mislabelled, monkeypatch, capsys):
-    monkeypatch.setattr("chns.training.plan.embedding_model", lambda _: (Pitch(), "pitch"))
+    made = SimpleNamespace(model=Pitch(), digest="pitch")
+    monkeypatch.setattr("chns.evaluation.embedder.embedding_bundle", lambda _: made)
     fixed = mislabelled.with_name("fixed.parquet")
     command = ["check", mislabelled, "--labels", "any", "--workers", 0]
     assert run(*command, "--fix", fixed) == 1
