@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from report import Ratio, Timing, parser, peer, publish, take_turns
 
-from chns.evaluation.intervals import bootstrap_metrics
+from chns.evaluation import bootstrap_metrics
 from chns.evaluation.metrics import REPORTED_P_TARGETS, verification_metrics
 
 OURS, PAIR = "chns, one system", "chns, two systems, paired"

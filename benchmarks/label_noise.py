@@ -38,7 +38,7 @@ from torch.nn import functional as F
 from chns.bundle.bundle_graph import PACKAGED_MODEL
 from chns.data import Manifest
 from chns.data.audio import read_audio
-from chns.evaluation.intervals import Interval, bootstrap_metrics, mean_over_seeds
+from chns.evaluation import Interval, bootstrap_metrics, mean_over_seeds
 from chns.evaluation.metrics import equal_error_rate
 from chns.evaluation.wrong_labels import LabelFit, higher_component, label_fit
 from chns.losses import SupConLoss

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chns.cli import command_parser
-from chns.cli.options import add_model_options, load_on_device
+from chns.cli.options import add_model_options, load_embedder
 
 if TYPE_CHECKING:
-    from chns.bundle import Bundle
     from chns.core import BoolArray, IntArray
     from chns.data import Manifest
-    from chns.evaluation import Calibration, MeasuredTrials, Thresholds
+    from chns.evaluation import Calibration, Embedder, MeasuredTrials, Thresholds
 
 _FEW_FALSE_ALARMS = 30
 
@@ -84,8 +83,8 @@ def run_calibrate(arguments: argparse.Namespace) -> None:
     from chns.bundle import add_metrics, require_local
 
     require_local(arguments.model)
-    bundle, device = load_on_device(arguments.model, arguments)
-    measured = {name: trials.measure(bundle, device, arguments.workers) for name, trials in lists.items()}
+    embedder, bundle = load_embedder(arguments.model, arguments)
+    measured = {name: trials.measure(embedder) for name, trials in lists.items()}
     fitted, is_target = measured["fitted_on"], lists["fitted_on"].is_target
     quality = {name: fitted.quality[name] for name in arguments.quality}
     calibration = fit_calibration(fitted.scores, is_target, p_target=arguments.p_target, quality=quality)
@@ -139,10 +138,9 @@ class _LabelledTrials(NamedTuple):
             print(sentence, file=sys.stderr)
         return cls(path, manifest, *rows, trials.is_target)
 
-    def measure(self, bundle: Bundle, device: str, num_workers: int) -> MeasuredTrials:
-        from chns.evaluation import Embedder, measure_trials
+    def measure(self, embedder: Embedder) -> MeasuredTrials:
+        from chns.evaluation import measure_trials
 
-        embedder = Embedder(model=bundle.model, device=device, num_workers=num_workers)
         return measure_trials(embedder, self.manifest, self.enrolment, self.test)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chns.cli import add_part_option, command_parser, part_of, tell_part
-from chns.cli.options import add_model_options, add_root_option, load_on_device
+from chns.cli.options import add_model_options, add_root_option, load_embedder
 from chns.core import counted
 
 if TYPE_CHECKING:
@@ -47,12 +47,10 @@ def cluster_parser() -> argparse.ArgumentParser:
 def run_cluster(arguments: argparse.Namespace) -> None:
     """Make centroids and clusters, write them, and print sizes, tightness and the closest pairs."""
     from chns.data import Manifest
-    from chns.evaluation import Embedder
     from chns.sampling import cluster_speakers
 
     manifest = Manifest.read(arguments.manifest, root=arguments.root)
-    bundle, device = load_on_device(arguments.model, arguments)
-    embedder = Embedder(model=bundle.model, device=device, num_workers=arguments.workers)
+    embedder, bundle = load_embedder(arguments.model, arguments)
     centroids = embedder.centroids(
         manifest, utterances_per_speaker=arguments.utterances, crop_seconds=arguments.crop_seconds, seed=arguments.seed
     )
@@ -132,11 +130,10 @@ def embed_parser() -> argparse.ArgumentParser:
 def run_embed(arguments: argparse.Namespace) -> None:
     """Embed, write, and print what came out."""
     from chns.data import Manifest, embed_utterances, forget
-    from chns.evaluation import Embedder, write_embeddings
+    from chns.evaluation import write_embeddings
 
     manifest = Manifest.read(arguments.manifest, root=arguments.root)
-    bundle, device = load_on_device(arguments.model, arguments)
-    embedder = Embedder(model=bundle.model, device=device, num_workers=arguments.workers)
+    embedder, bundle = load_embedder(arguments.model, arguments)
     kept = arguments.out.with_name(f"{arguments.out.name}.partial")
     embeddings = embed_utterances(
         lambda rows: embedder.utterances(manifest.take(rows)),
@@ -196,10 +193,8 @@ def run_trials(arguments: argparse.Namespace) -> None:
     manifest = Manifest.read(arguments.manifest)
     embeddings = None
     if arguments.hardest_under is not None:
-        from chns.evaluation import Embedder
-
-        bundle, device = load_on_device(arguments.hardest_under, arguments)
-        embeddings = Embedder(model=bundle.model, device=device, num_workers=arguments.workers).utterances(manifest)
+        embedder, _ = load_embedder(arguments.hardest_under, arguments)
+        embeddings = embedder.utterances(manifest)
     trials = make_trials(
         manifest,
         targets_per_speaker=arguments.targets,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from chns.cli import command_parser
-from chns.cli.options import add_model_options, add_root_option, load_on_device, sweep_path
+from chns.cli.options import add_model_options, add_root_option, load_embedder, sweep_path
 from chns.core import counted
 
 if TYPE_CHECKING:
@@ -163,12 +163,12 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         print(shown(sentence), file=sys.stderr)
     normalisation = _normalisation(arguments)
 
-    from chns.evaluation import Embedder, score_conditions
+    from chns.evaluation import score_conditions
 
-    bundle, device = load_on_device(arguments.model, arguments)
+    embedder, bundle = load_embedder(arguments.model, arguments)
     conditions = _conditions(arguments, bundle.model.sample_rate_hz)
     scores, *others = score_conditions(
-        Embedder(model=bundle.model, device=device, num_workers=arguments.workers),
+        embedder,
         manifest,
         rows.enrolment,
         rows.test,
@@ -211,12 +211,11 @@ def _identify(arguments: argparse.Namespace) -> None:
     """Open-set identification among the speakers of the manifest."""
     from chns.core import atomic_path
     from chns.data import Manifest
-    from chns.evaluation import Embedder, identification_rates
+    from chns.evaluation import identification_rates
 
     manifest = Manifest.read(arguments.manifest, root=arguments.root)
-    bundle, device = load_on_device(arguments.model, arguments)
-    embeddings = Embedder(model=bundle.model, device=device, num_workers=arguments.workers).utterances(manifest)
-    found = identification_rates(embeddings, manifest.speaker_labels, arguments.gallery)
+    embedder, _ = load_embedder(arguments.model, arguments)
+    found = identification_rates(embedder.utterances(manifest), manifest.speaker_labels, arguments.gallery)
     content = {"model": str(arguments.model), "manifest": str(arguments.manifest), **found.to_json()}
     with atomic_path(arguments.scores) as temporary:
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chns.cli import command_parser
+from chns.cli.options import add_trust_option
 
 if TYPE_CHECKING:
     from chns.bundle import Bundle, Graph
@@ -50,9 +51,7 @@ def export_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--trials", type=Path, metavar="TRIALS", help="also compare error rates on this trial list")
     parser.add_argument("--manifest", type=Path, metavar="M.parquet", help="where the utterances of the trials are")
-    parser.add_argument(
-        "--trust", action="append", default=[], metavar="PACKAGE", help="package of your own encoder; may be repeated"
-    )
+    add_trust_option(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     return parser
 
@@ -249,9 +248,7 @@ def push_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dry-run", type=Path, metavar="FOLDER", help="write what would be uploaded here, and upload nothing"
     )
-    parser.add_argument(
-        "--trust", action="append", default=[], metavar="PACKAGE", help="package of your own encoder; may be repeated"
-    )
+    add_trust_option(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     return parser
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from chns.bundle import Bundle
     from chns.core import Float32Array
     from chns.data import Channel
+    from chns.evaluation import Embedder
     from chns.inference import Verifier
 
 
@@ -30,7 +31,7 @@ def add_verifier_options(parser: argparse.ArgumentParser) -> None:
         help="what runs the model: onnxruntime its graph, torch its weights (default: the graph, on the CPU, if there "
         "is one)",
     )
-    _add_trust_option(parser)
+    add_trust_option(parser)
 
 
 def add_channel_option(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +73,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     """The same for commands that embed a manifest, and how many processes feed them."""
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
     _add_workers_option(parser)
-    _add_trust_option(parser)
+    add_trust_option(parser)
 
 
 def add_root_option(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +86,8 @@ def add_root_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_trust_option(parser: argparse.ArgumentParser) -> None:
+def add_trust_option(parser: argparse.ArgumentParser) -> None:
+    """Whose code a model may call."""
     parser.add_argument(
         "--trust",
         action="append",
@@ -95,18 +97,19 @@ def _add_trust_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_on_device(model: str, arguments: argparse.Namespace) -> tuple[Bundle, str]:
-    """The bundle at ``model``, moved to the wished device, and that device; one of a graph alone stays on the CPU."""
-    from chns.evaluation import GraphModel, embedding_bundle
+def load_embedder(model: str, arguments: argparse.Namespace) -> tuple[Embedder, Bundle]:
+    """The bundle at ``model``, and what embeds with it on the wished device; a graph alone stays on the CPU."""
+    from chns.evaluation import Embedder, GraphModel, embedding_bundle
 
     bundle = embedding_bundle(model, trusted_packages=arguments.trust)
     if isinstance(bundle.model, GraphModel):
         if arguments.device not in ("auto", "cpu"):
             raise ValueError(f"--device must be cpu for a model that is a graph alone, got {arguments.device!r}.")
-        return bundle, "cpu"
-    device = resolve_device(arguments.device)
-    bundle.model.to(device)
-    return bundle, device
+        device = "cpu"
+    else:
+        device = resolve_device(arguments.device)
+        bundle.model.to(device)
+    return Embedder(model=bundle.model, device=device, num_workers=arguments.workers), bundle
 
 
 def resolve_device(name: str) -> str:
@@ -189,8 +192,7 @@ _TEXTS_THAT_NAME_FILES = (
 )
 _OUTPUT_OPTIONS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(
-        ("augment-preview", "cluster", "compare", "configs", "convert", "embed", "export", "import", "merge", "pack"),
-        ("out",),
+        ("augment-preview", "compare", "configs", "convert", "embed", "export", "import", "merge", "pack"), ("out",)
     ),
     **dict.fromkeys(("speech", "split", "train", "trials"), ("out",)),
     "report": (),  # its folder may be that of a run

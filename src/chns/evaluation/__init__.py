@@ -15,9 +15,7 @@ __getattr__, __all__ = lazily(
         "chns.evaluation.enrolment": "EnrolmentModels read_enrolment_map resolve_enrolment",
         "chns.evaluation.groups": "GroupedRates group_rates",
         "chns.evaluation.identification": "identification_rates",
-        "chns.evaluation.intervals": (
-            "BootstrapMetrics Interval bootstrap_metrics mean_over_seeds paired_difference speaker_intervals"
-        ),
+        "chns.evaluation.intervals": "Interval mean_over_seeds paired_difference speaker_intervals",
         "chns.evaluation.metrics": (
             "REPORTED_P_TARGETS VerificationMetrics det_curve detection_cost error_rates metric_line "
             "verification_metrics write_det_curve"
@@ -25,6 +23,7 @@ __getattr__, __all__ = lazily(
         "chns.evaluation.normalisation": "CohortNormalisation Kind",
         "chns.evaluation.pairs": "make_trials",
         "chns.evaluation.scoring": "cosine_scores read_labelled_scores read_scores write_scores",
+        "chns.evaluation.speaker_bootstrap": "BootstrapMetrics bootstrap_metrics",
         "chns.evaluation.spoofing": "SpoofMetrics read_countermeasure read_spoof_scores spoof_metrics",
         "chns.evaluation.trials": (
             "Trials contradictions label_contradictions matching_rows read_trials resolve trial_coverage write_trials"

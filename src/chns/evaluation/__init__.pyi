@@ -22,9 +22,7 @@ from chns.evaluation.enrolment import resolve_enrolment as resolve_enrolment
 from chns.evaluation.groups import GroupedRates as GroupedRates
 from chns.evaluation.groups import group_rates as group_rates
 from chns.evaluation.identification import identification_rates as identification_rates
-from chns.evaluation.intervals import BootstrapMetrics as BootstrapMetrics
 from chns.evaluation.intervals import Interval as Interval
-from chns.evaluation.intervals import bootstrap_metrics as bootstrap_metrics
 from chns.evaluation.intervals import mean_over_seeds as mean_over_seeds
 from chns.evaluation.intervals import paired_difference as paired_difference
 from chns.evaluation.intervals import speaker_intervals as speaker_intervals
@@ -43,6 +41,8 @@ from chns.evaluation.scoring import cosine_scores as cosine_scores
 from chns.evaluation.scoring import read_labelled_scores as read_labelled_scores
 from chns.evaluation.scoring import read_scores as read_scores
 from chns.evaluation.scoring import write_scores as write_scores
+from chns.evaluation.speaker_bootstrap import BootstrapMetrics as BootstrapMetrics
+from chns.evaluation.speaker_bootstrap import bootstrap_metrics as bootstrap_metrics
 from chns.evaluation.spoofing import SpoofMetrics as SpoofMetrics
 from chns.evaluation.spoofing import read_countermeasure as read_countermeasure
 from chns.evaluation.spoofing import read_spoof_scores as read_spoof_scores

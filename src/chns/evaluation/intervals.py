@@ -16,17 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chns.evaluation.metrics import REPORTED_P_TARGETS
-from chns.evaluation.speaker_bootstrap import BootstrapMetrics, bootstrap_metrics
-
-__all__ = [
-    "BootstrapMetrics",
-    "Interval",
-    "bootstrap_metrics",
-    "interval",
-    "mean_over_seeds",
-    "paired_difference",
-    "speaker_intervals",
-]
+from chns.evaluation.speaker_bootstrap import bootstrap_metrics
 
 
 @dataclass(frozen=True)

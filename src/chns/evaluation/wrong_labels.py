@@ -30,6 +30,7 @@ from chns.core import BoolArray, Float32Array, Float64Array, IntArray, JobPart, 
 from chns.data import Manifest, embed_utterances, forget
 from chns.evaluation.embedder import Embedder
 from chns.evaluation.pairs import unit_embeddings
+from chns.sampling import unit_or_zero
 
 _ROWS_AT_ONCE = 4096
 _MOST_ROUNDS = 500
@@ -75,13 +76,13 @@ def label_fit(embeddings: Float32Array, speaker_labels: IntArray) -> LabelFit:
     counts = _require_comparable(speaker_labels)
     sums = np.zeros((len(counts), unit.shape[1]))
     np.add.at(sums, speaker_labels, unit)
-    centroids = _unit(sums)
+    centroids = unit_or_zero(sums)
     own, other = np.empty(len(unit)), np.empty(len(unit))
     other_speaker = np.empty(len(unit), np.int64)
     for start in range(0, len(unit), _ROWS_AT_ONCE):
         some = slice(start, start + _ROWS_AT_ONCE)
         labels, rows = speaker_labels[some], unit[some]
-        own[some] = np.einsum("ud,ud->u", rows, _unit(sums[labels] - rows))
+        own[some] = np.einsum("ud,ud->u", rows, unit_or_zero(sums[labels] - rows))
         cosines = rows @ centroids.T
         cosines[np.arange(len(labels)), labels] = -np.inf
         other_speaker[some] = cosines.argmax(axis=1)
@@ -152,13 +153,6 @@ def _log_densities(
     squares = (values[:, None] - means) ** 2 / variances
     densities: Float64Array = np.log(shares) - (np.log(2 * np.pi * variances) + squares) / 2
     return densities
-
-
-def _unit(vectors: Float64Array) -> Float64Array:
-    """Vectors of length one; a zero one stays zero."""
-    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    normalised: Float64Array = vectors / np.maximum(lengths, np.finfo(np.float64).tiny)
-    return normalised
 
 
 @dataclass(frozen=True, eq=False)

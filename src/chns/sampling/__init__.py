@@ -17,7 +17,7 @@ __getattr__, __all__ = lazily(
         ),
         "chns.sampling.hard_batches": "ClusterGroups Grouping HardBatches NeighbourGroups",
         "chns.sampling.neighbours": "SpeakerNeighbours find_neighbours",
-        "chns.sampling.same_person": "suspected_pairs",
+        "chns.sampling.same_person": "suspected_pairs unit_or_zero",
         "chns.sampling.schedule": "EpochSignals Schedule StartAt StartWhenEasy",
         "chns.sampling.speaker_batches": "BatchShape HardSpeakerBatches centroids_of draw_per_speaker",
     },

@@ -16,6 +16,7 @@ from chns.sampling.hard_batches import NeighbourGroups as NeighbourGroups
 from chns.sampling.neighbours import SpeakerNeighbours as SpeakerNeighbours
 from chns.sampling.neighbours import find_neighbours as find_neighbours
 from chns.sampling.same_person import suspected_pairs as suspected_pairs
+from chns.sampling.same_person import unit_or_zero as unit_or_zero
 from chns.sampling.schedule import EpochSignals as EpochSignals
 from chns.sampling.schedule import Schedule as Schedule
 from chns.sampling.schedule import StartAt as StartAt

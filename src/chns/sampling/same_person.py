@@ -162,7 +162,7 @@ def own_similarities(embeddings: Float32Array, speaker_labels: IntArray) -> Floa
     cosines = np.empty(len(speaker_labels))
     for some in _blocks(len(speaker_labels)):
         labels, one = speaker_labels[some], embeddings[some].astype(np.float64)
-        cosines[some] = np.einsum("ud,ud->u", _unit(one), _unit(sums[labels] - one))
+        cosines[some] = np.einsum("ud,ud->u", unit_or_zero(one), unit_or_zero(sums[labels] - one))
     cosines[counts[speaker_labels] == 1] = np.nan
     means: Float64Array = np.bincount(speaker_labels, cosines) / counts
     return means
@@ -194,7 +194,7 @@ def _mean_directions(embeddings: Float32Array, speaker_labels: IntArray) -> Floa
     """Mean of each speaker's normalised embeddings: its product with a unit vector is a mean cosine."""
     sums = np.zeros((int(speaker_labels.max()) + 1, embeddings.shape[1]))
     for some in _blocks(len(embeddings)):
-        np.add.at(sums, speaker_labels[some], _unit(embeddings[some].astype(np.float64)))
+        np.add.at(sums, speaker_labels[some], unit_or_zero(embeddings[some].astype(np.float64)))
     means = np.empty(sums.shape, np.float32)
     counts = np.bincount(speaker_labels)[:, None]
     for some in _blocks(len(sums)):
@@ -207,7 +207,7 @@ def _centroids(embeddings: Float32Array, speaker_labels: IntArray) -> Float32Arr
     sums = _sums_by_speaker(embeddings, speaker_labels)
     centroids = np.empty(sums.shape, np.float32)
     for some in _blocks(len(sums)):
-        centroids[some] = _unit(sums[some])
+        centroids[some] = unit_or_zero(sums[some])
     return centroids
 
 
@@ -218,9 +218,9 @@ def _sums_by_speaker(embeddings: Float32Array, speaker_labels: IntArray) -> Floa
     return sums
 
 
-def _unit(vectors: Float64Array) -> Float64Array:
-    """Vectors of length one; a zero one stays zero."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+def unit_or_zero(vectors: Float64Array) -> Float64Array:
+    """Vectors of length one, shape (..., dim); a zero one stays zero."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     normalised: Float64Array = vectors / np.maximum(lengths, np.finfo(np.float64).tiny)
     return normalised
 
