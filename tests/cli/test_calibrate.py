@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-import torch
+from small_models import saved_model
 
-from chns.bundle.bundle import Architecture, add_metrics, load_bundle, save_bundle
+from chns.bundle.bundle import add_metrics, load_bundle
 from chns.cli import main
 from chns.core import ModelFileError
 from chns.data.manifest import Manifest
@@ -17,15 +17,8 @@ from chns.inference.verifier import Verifier
 
 @pytest.fixture
 def model(tmp_path):
-    torch.manual_seed(0)
-    settings = {"channels": 16, "aggregation_channels": 24, "embedding_dim": 8}
-    architecture = Architecture(encoder="chns.encoders.EcapaTdnn", encoder_settings=settings)
-    network = architecture.build()
-    with torch.no_grad():
-        network(torch.randn(8, 8_000))
     metrics = {"validation": {"eer": 0.1, "threshold": 0.25}}
-    save_bundle(tmp_path / "model", network, architecture, training={"speakers": 3}, metrics=metrics)
-    return tmp_path / "model"
+    return saved_model(tmp_path / "model", training={"speakers": 3}, metrics=metrics)
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-import torch
+from small_models import saved_model
 
-from chns.bundle.bundle import Architecture, load_model, save_bundle
+from chns.bundle.bundle import load_model
 from chns.cli import main
 from chns.data.manifest import Manifest
 from chns.evaluation.embedder import Embedder
@@ -17,17 +17,7 @@ MAP = "s00-model s00/0 s00/1 s00/2\ns01-model s01/1\ns02-model s02/1 s02/2\n"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    torch.manual_seed(0)
-    architecture = Architecture(
-        encoder="chns.encoders.EcapaTdnn",
-        encoder_settings={"channels": 16, "aggregation_channels": 24, "embedding_dim": 8},
-    )
-    network = architecture.build()
-    with torch.no_grad():
-        network(torch.randn(8, 8_000))
-    folder = tmp_path_factory.mktemp("model") / "model"
-    save_bundle(folder, network, architecture, training={}, metrics={})
-    return folder
+    return saved_model(tmp_path_factory.mktemp("model") / "model")
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
-import torch
+from small_models import saved_model
 
-from chns.bundle.bundle import Architecture, load_bundle, save_bundle
+from chns.bundle.bundle import load_bundle
 from chns.cli import main
 from chns.data.manifest import Manifest
 from chns.sampling import SpeakerClusters
@@ -15,17 +15,7 @@ from chns.sampling import SpeakerClusters
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    torch.manual_seed(0)
-    architecture = Architecture(
-        encoder="chns.encoders.EcapaTdnn",
-        encoder_settings={"channels": 16, "aggregation_channels": 24, "embedding_dim": 8},
-    )
-    network = architecture.build()
-    with torch.no_grad():
-        network(torch.randn(8, 8_000))
-    folder = tmp_path_factory.mktemp("model") / "model"
-    save_bundle(folder, network, architecture, training={}, metrics={})
-    return folder
+    return saved_model(tmp_path_factory.mktemp("model") / "model")
 
 
 def run_json(capsys, *words):

@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
+from small_models import saved_model
 
-from chns.bundle.bundle import Architecture, load_bundle, save_bundle
+from chns.bundle.bundle import load_bundle
 from chns.cli import main
 from chns.store.voiceprints import VoiceprintStore
 
@@ -18,19 +18,6 @@ KEY = "a key of the kind that nobody guesses"
 @pytest.fixture(autouse=True)
 def _no_key_in_the_environment(monkeypatch):
     monkeypatch.delenv("CHNS_STORE_KEY", raising=False)
-
-
-def saved_model(folder, seed):
-    torch.manual_seed(seed)
-    architecture = Architecture(
-        encoder="chns.encoders.EcapaTdnn",
-        encoder_settings={"channels": 16, "aggregation_channels": 24, "embedding_dim": 8},
-    )
-    network = architecture.build()
-    with torch.no_grad():
-        network(torch.randn(8, 8_000))
-    save_bundle(folder, network, architecture, training={}, metrics={})
-    return folder
 
 
 @pytest.fixture(scope="module")

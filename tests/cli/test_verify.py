@@ -5,9 +5,8 @@ import json
 import numpy as np
 import pytest
 import soundfile
-import torch
+from small_models import saved_model
 
-from chns.bundle.bundle import Architecture, save_bundle
 from chns.cli import main
 from chns.core import AudioError
 from chns.data.audio import write_audio
@@ -16,19 +15,7 @@ from chns.inference.verifier import Verifier
 
 @pytest.fixture(scope="module")
 def save_model(tmp_path_factory):
-    torch.manual_seed(0)
-    settings = {"channels": 16, "aggregation_channels": 24, "embedding_dim": 8}
-    architecture = Architecture(encoder="chns.encoders.EcapaTdnn", encoder_settings=settings)
-    network = architecture.build()
-    with torch.no_grad():
-        network(torch.randn(8, 8_000))
-
-    def save(**metrics):
-        folder = tmp_path_factory.mktemp("model") / "model"
-        save_bundle(folder, network, architecture, training={}, metrics=metrics)
-        return str(folder)
-
-    return save
+    return lambda **metrics: str(saved_model(tmp_path_factory.mktemp("model") / "model", metrics=metrics))
 
 
 @pytest.fixture(scope="module")
