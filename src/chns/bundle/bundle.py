@@ -254,7 +254,7 @@ def add_metrics(folder: Path | str, metrics: Mapping[str, Any], *, digest: str) 
     from filelock import FileLock
 
     with FileLock(folder / _LOCK):
-        description = _read_description(folder / DESCRIPTION_FILE)
+        description = read_description(folder)
         if description["weights_sha256"] != digest:
             raise ModelFileError(
                 f"weights must be those that were measured, got others in {folder}. "
@@ -280,7 +280,7 @@ def load_bundle(model: Path | str, *, trusted_packages: Collection[str] = ()) ->
     """
     folder = bundle_folder(model)
     _require_weights(folder)
-    description = _read_description(folder / DESCRIPTION_FILE)
+    description = read_description(folder)
     architecture = Architecture(**{name: description[name] for name in Architecture.__dataclass_fields__})
     for part, ours in OUR_FACTORIES.items():
         source = str(folder / DESCRIPTION_FILE)
@@ -298,7 +298,30 @@ def read_description(folder: Path) -> dict[str, Any]:
     Raises:
         ModelFileError: If it is damaged, or of another format.
     """
-    return _read_description(folder / DESCRIPTION_FILE)
+    path = folder / DESCRIPTION_FILE
+    if path.stat().st_size > LARGEST_DESCRIPTION_BYTES:
+        raise ModelFileError(f"description must be at most {LARGEST_DESCRIPTION_BYTES} bytes, got more in {path}.")
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"description must be JSON, got something else in {path} ({error}).") from error
+    if not isinstance(description, dict) or description.get("format") != _FORMAT:
+        raise ModelFileError(f"model must be of format {_FORMAT}, got another in {path}.")
+    description.setdefault("features", _DEFAULT_FEATURES)
+    wanted = {
+        "encoder": str,
+        "encoder_settings": dict,
+        "features": str,
+        "feature_settings": dict,
+        "weights_sha256": str,
+        "training": dict,
+        "metrics": dict,
+    }
+    for name, kind in wanted.items():
+        if not isinstance(description.get(name), kind):
+            found = quoted(description.get(name))
+            raise ModelFileError(f"{name} must be of type {kind.__name__}, got {found} in {path}.")
+    return description
 
 
 def put_graph(folder: Path, write: Callable[[Path], Mapping[str, Any]], *, digest: str) -> None:
@@ -315,7 +338,7 @@ def put_graph(folder: Path, write: Callable[[Path], Mapping[str, Any]], *, diges
     """
     require_bundle(folder)
     _require_weights(folder)
-    description = _read_description(folder / DESCRIPTION_FILE)
+    description = read_description(folder)
     if description["weights_sha256"] != digest:
         raise ModelFileError(f"weights must be those that the graph was made from, got others in {folder}.")
     with atomic_path(folder / GRAPH_FILE) as temporary:
@@ -354,32 +377,6 @@ def _require_weights(folder: Path) -> None:
 
 def _write_description(path: Path, description: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-
-
-def _read_description(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > LARGEST_DESCRIPTION_BYTES:
-        raise ModelFileError(f"description must be at most {LARGEST_DESCRIPTION_BYTES} bytes, got more in {path}.")
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"description must be JSON, got something else in {path} ({error}).") from error
-    if not isinstance(description, dict) or description.get("format") != _FORMAT:
-        raise ModelFileError(f"model must be of format {_FORMAT}, got another in {path}.")
-    description.setdefault("features", _DEFAULT_FEATURES)
-    wanted = {
-        "encoder": str,
-        "encoder_settings": dict,
-        "features": str,
-        "feature_settings": dict,
-        "weights_sha256": str,
-        "training": dict,
-        "metrics": dict,
-    }
-    for name, kind in wanted.items():
-        if not isinstance(description.get(name), kind):
-            found = quoted(description.get(name))
-            raise ModelFileError(f"{name} must be of type {kind.__name__}, got {found} in {path}.")
-    return description
 
 
 def _with_weights(architecture: Architecture, path: Path) -> SpeakerEncoder:
