@@ -27,7 +27,7 @@ from chns.bundle.download import (
     parsed_address,
     require_sizes,
 )
-from chns.core import ModelFileError, atomic_path
+from chns.core import ModelFileError, write_text
 
 _log = logging.getLogger(__name__)
 
@@ -192,8 +192,7 @@ def _from_hub(address: str) -> Path:
         return remembered
     key = "--".join([parsed.repository.replace("/", "--"), *filter(None, [parsed.file]), folder.name])
     converted = _converted(published, folder, key=key, source=address)
-    with atomic_path(_note(address)) as temporary:
-        temporary.write_text(f"{converted}\n", encoding="utf-8")
+    write_text(_note(address), f"{converted}\n")
     return converted
 
 

@@ -209,7 +209,7 @@ def _sizes(text: str) -> list[int]:
 
 def _identify(arguments: argparse.Namespace) -> None:
     """Open-set identification among the speakers of the manifest."""
-    from chns.core import atomic_path
+    from chns.core import write_text
     from chns.data import Manifest
     from chns.evaluation import identification_rates
 
@@ -217,8 +217,7 @@ def _identify(arguments: argparse.Namespace) -> None:
     embedder, _ = load_embedder(arguments.model, arguments)
     found = identification_rates(embedder.utterances(manifest), manifest.speaker_labels, arguments.gallery)
     content = {"model": str(arguments.model), "manifest": str(arguments.manifest), **found.to_json()}
-    with atomic_path(arguments.scores) as temporary:
-        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    write_text(arguments.scores, json.dumps(content, indent=1))
     print(json.dumps(content) if arguments.json else f"{found}\n{arguments.scores}: the same for programs")
 
 
@@ -241,7 +240,7 @@ def _sweep(
     """The error rates under each condition, which are also written."""
     import numpy as np
 
-    from chns.core import atomic_path
+    from chns.core import write_text
     from chns.evaluation import noise_in_words, sweep_rates
 
     assert trials.is_target is not None  # else it was refused
@@ -254,8 +253,7 @@ def _sweep(
         test_seconds=manifest.durations_seconds[np.unique(rows.test)],
     )
     origin = {"model": str(arguments.model), "manifest": str(arguments.manifest), "trials": str(arguments.trials)}
-    with atomic_path(sweep_path(arguments.scores)) as temporary:
-        temporary.write_text(json.dumps({**origin, **sweep.to_json()}, indent=1), encoding="utf-8")
+    write_text(sweep_path(arguments.scores), json.dumps({**origin, **sweep.to_json()}, indent=1))
     return sweep
 
 

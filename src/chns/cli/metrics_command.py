@@ -255,10 +255,9 @@ def run_metrics(arguments: argparse.Namespace) -> None:
         sections = [*_sections(arguments, scores, is_target), *interval_sections(arguments)]
     content = {key: value for section in sections for key, value in section.to_json().items()}
     if arguments.out:
-        from chns.core import atomic_path
+        from chns.core import write_text
 
-        with atomic_path(arguments.out) as temporary:
-            temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        write_text(arguments.out, json.dumps(content, indent=1))
     if arguments.json:
         print(json.dumps(content))
     else:

@@ -152,7 +152,7 @@ def configs_parser() -> argparse.ArgumentParser:
 
 def run_configs(arguments: argparse.Namespace) -> None:
     """List all presets, or print or copy one."""
-    from chns.core import atomic_path, presets, suggestion
+    from chns.core import presets, suggestion, write_text
 
     known = presets()
     texts = {name: path.read_text(encoding="utf-8") for name, path in known.items()}
@@ -171,8 +171,7 @@ def run_configs(arguments: argparse.Namespace) -> None:
     if arguments.out is not None:
         if arguments.out.exists():
             raise FileExistsError(f"--out must be a new file, got {arguments.out}, which exists. Choose another name.")
-        with atomic_path(arguments.out) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(arguments.out, text)
         text = f"{arguments.out}: a copy of {arguments.name}\n"
     print(json.dumps({"config": text}) if arguments.json else text, end="\n" if arguments.json else "")
 

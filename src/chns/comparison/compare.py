@@ -16,7 +16,7 @@ from chns.comparison.results import METRICS, ListResults, TrialList, evaluate, r
 from chns.comparison.run_evidence import ConditionMixing, TwinEvidence, condition_mixing
 from chns.comparison.runs import Comparison, Length, PlannedRun, check_runs, plan_runs, train_runs
 from chns.comparison.verdict import Verdict, find_twins, judge
-from chns.core import Float64Array, atomic_path
+from chns.core import Float64Array, write_text
 from chns.data import Manifest, corpora_of
 from chns.training.build import read_data
 from chns.training.folder import RunFolder
@@ -251,5 +251,4 @@ def _verdicts(runs: list[PlannedRun], comparison: Comparison, results: list[List
 
 
 def _write(path: Path, text: str) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, text)

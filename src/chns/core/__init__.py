@@ -47,7 +47,7 @@ __getattr__, __all__ = lazily(
         "chns.core.files": (
             "FORMULA LARGEST_YAML_BYTES atomic_folder atomic_path bounded_text config_path locked_folder "
             "no_formula number plain_disk_errors plain_text presets read_yaml require_ours require_small_yaml "
-            "table_cell"
+            "table_cell write_text"
         ),
         "chns.core.parallel": "JobPart mapped",
     },

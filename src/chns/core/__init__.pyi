@@ -51,6 +51,7 @@ from chns.core.files import read_yaml as read_yaml
 from chns.core.files import require_ours as require_ours
 from chns.core.files import require_small_yaml as require_small_yaml
 from chns.core.files import table_cell as table_cell
+from chns.core.files import write_text as write_text
 from chns.core.parallel import JobPart as JobPart
 from chns.core.parallel import mapped as mapped
 

@@ -70,6 +70,12 @@ def atomic_path(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file in UTF-8, whole or not at all; errors as `atomic_path`."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def atomic_folder(path: Path, *, ours: Collection[str]) -> Iterator[Path]:
     """Give a temporary folder beside ``path``; put it in place of ``path`` when the block ends without an error.

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from chns.core import AudioError, JobPart, ManifestError, atomic_path, locked_folder, mapped, require_ours
+from chns.core import AudioError, JobPart, ManifestError, locked_folder, mapped, require_ours, write_text
 from chns.data.audio import OPUS_RATES_HZ, WRITTEN_FORMATS, AudioInfo, audio_info, proven_info, read_audio, write_audio
 from chns.data.corpora.scan import Rejected
 from chns.data.manifest import Manifest
@@ -145,8 +145,7 @@ def _claim(out: Path) -> None:
         if mark.is_file():
             return
         raise
-    with atomic_path(mark) as temporary:
-        temporary.write_text(_MARK_TEXT, encoding="ascii")
+    write_text(mark, _MARK_TEXT)
 
 
 def _targets(sources: Sequence[_Source], suffix: str) -> tuple[dict[_Source, str], list[Rejected]]:

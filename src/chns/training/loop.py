@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from chns.core import NonFiniteError, atomic_path, average_buffers, percent, world_size
+from chns.core import NonFiniteError, average_buffers, percent, world_size, write_text
 from chns.data import CropBatches, SpeakerCrops, plain_worker_errors
 from chns.encoders import SpeakerEncoder
 from chns.sampling import EpochSignals
@@ -415,11 +415,10 @@ class Training:
     def _write_decisions(self) -> None:
         """What the plan decided so far, one decision a line, and how many speakers may be one person."""
         if self._writes and self._plan.decisions:
-            with atomic_path(self._record.folder / "decisions.txt") as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in self._plan.decisions), encoding="utf-8")
+            write_text(self._record.folder / "decisions.txt", "".join(f"{line}\n" for line in self._plan.decisions))
         if self._writes and self._plan.num_same_person is not None:
-            with atomic_path(self._record.folder / "same_person.json") as temporary:
-                temporary.write_text(json.dumps({"pairs": self._plan.num_same_person}) + "\n", encoding="utf-8")
+            pairs = json.dumps({"pairs": self._plan.num_same_person})
+            write_text(self._record.folder / "same_person.json", f"{pairs}\n")
 
     def _save(self) -> None:
         average_buffers(self._model)

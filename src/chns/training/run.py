@@ -24,7 +24,6 @@ from chns.bundle import Architecture, add_graph_if_possible, load_bundle, requir
 from chns.core import (
     ChnsError,
     ConfigError,
-    atomic_path,
     from_first_process,
     in_short,
     launched_world,
@@ -32,6 +31,7 @@ from chns.core import (
     rank,
     require_device,
     world_size,
+    write_text,
 )
 from chns.data import Manifest
 from chns.encoders import SpeakerEncoder
@@ -381,11 +381,9 @@ def _begin(settings: TrainSettings, folder: Path, derived: Mapping[str, str]) ->
         for name in ("clusters", "neighbours"):
             shutil.rmtree(folder / name, ignore_errors=True)
     _write_json(folder / "derived.json", dict(derived))
-    with atomic_path(folder / "config.yaml") as temporary:
-        temporary.write_text(config_text(settings, folder), encoding="utf-8")
+    write_text(folder / "config.yaml", config_text(settings, folder))
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=2) + "\n")
     return content

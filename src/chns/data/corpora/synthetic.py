@@ -27,7 +27,7 @@ import numpy.typing as npt
 import soxr
 from tqdm import tqdm
 
-from chns.core import ChnsError, Float32Array, ManifestError, atomic_path
+from chns.core import ChnsError, Float32Array, ManifestError, write_text
 from chns.data.audio import Waveform, audio_info, write_audio
 from chns.data.corpora.espeak import open_engine, require_espeak
 from chns.data.manifest import Manifest
@@ -291,8 +291,7 @@ def _check_settings(
 def _claim_folder(path: Path, settings: dict[str, Any]) -> None:
     """Write the settings file, or check that the one already there says the same."""
     if not path.exists():
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(settings, indent=2) + "\n")
+        write_text(path, json.dumps(settings, indent=2) + "\n")
         return
     try:
         earlier = json.loads(path.read_text())
