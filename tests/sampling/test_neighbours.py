@@ -76,7 +76,7 @@ def test_an_approximate_search_finds_nearly_all_that_an_exact_one_finds(monkeypa
 def test_what_an_approximate_search_does_not_find_is_minus_one_at_the_end(monkeypatch):
     """Two dozen cells of a few speakers, of which one is looked into."""
     monkeypatch.setattr(neighbours, "_MOST_COMPARED_EXACTLY", 0)
-    monkeypatch.setattr(neighbours, "_PROBED_CELLS", 1)
+    monkeypatch.setattr(neighbours, "_SEARCHED_CELLS", 1)
     found = find_neighbours(voices(400), num_neighbours=60).indices
     missing = found == -1
     assert missing.any()
