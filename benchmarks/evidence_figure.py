@@ -1,11 +1,13 @@
-"""One picture of all comparisons with random batches: docs/results/summary.csv and the JSON of comparison_tables.py.
+r"""One picture of all comparisons with random batches: docs/results/summary.csv and the JSON of comparison_tables.py.
 
-    python benchmarks/evidence_figure.py docs/results/summary.csv docs/images/evidence.svg --add docs/results/words-*
+    python benchmarks/evidence_figure.py docs/results/summary.csv docs/images/evidence.svg \
+        --add docs/results/words-1-16.json docs/results/words-*-unseen.json
     python benchmarks/evidence_figure.py docs/results/whole.json docs/images/whole.svg --curves
 
-A row is a corpus, a trial list and a kind of batches: the change of the EER against random batches at equal steps, as a
-share of it, with its 95 % interval over speakers and seeds. Of added files, rows are the lists of unseen speakers, or,
-where there are none, of test speakers. Curves are the error rates of every kind of batches over the steps.
+A row is a corpus, a trial list and a kind of batches: the change of the EER (and of minDCF, for added files) against
+random batches at equal steps, as a share of it, with its 95 % interval over speakers and seeds. Of added files, rows
+are the lists of unseen speakers, or, where there are none, of test speakers. Curves are the error rates of every kind
+of batches over the steps.
 """
 
 import argparse
@@ -20,7 +22,7 @@ def summarised(path: Path) -> list[dict[str, Any]]:
     """Rows of the table, numbers as numbers."""
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    return [row | {key: float(row[key]) for key in ("mean", "low", "high")} for row in rows]
+    return [row | {"eer": [float(row[key]) for key in ("mean", "low", "high")]} for row in rows]
 
 
 def added(path: Path, strategies: Sequence[str]) -> list[dict[str, Any]]:
@@ -35,10 +37,11 @@ def added(path: Path, strategies: Sequence[str]) -> list[dict[str, Any]]:
         for strategy in strategies:
             found = of["lists"][title].get(strategy)
             if found and "eer_relative" in found:
-                mean, low, high = (100 * value for value in found["eer_relative"])
-                trials = "like voices" if title.endswith("hard") else "random"
+                trials = f"{people} {'like voices' if title.endswith('hard') else 'random'}"
                 row = {"corpus": name, "trials": trials, "batches": strategy, "seeds": found["seeds"]}
-                rows.append(row | {"mean": mean, "low": low, "high": high})
+                for rate in ("eer", "min_dcf"):
+                    row[rate] = [100 * value for value in found[f"{rate}_relative"]]
+                rows.append(row)
     return rows
 
 
@@ -50,15 +53,18 @@ def draw(rows: Sequence[dict[str, Any]], out: Path) -> None:
     mpl.rcParams["svg.hashsalt"] = "chns"
     from matplotlib import pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(9, 0.8 + 0.24 * len(rows)), layout="constrained")
-    for place, row in enumerate(rows):
-        colour = "tab:green" if row["high"] < 0 else "tab:red" if row["low"] > 0 else "grey"
-        around = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
-        axis.errorbar(row["mean"], -place, xerr=around, fmt="o", color=colour, ms=4, lw=1.5)
+    size = (10, 0.8 + 0.24 * len(rows))
+    figure, axes = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
+    for axis, rate, title in zip(axes, ("eer", "min_dcf"), ("EER", "minDCF, p_target 0.05"), strict=True):
+        for place, row in enumerate(rows):
+            if rate in row:
+                mean, low, high = row[rate]
+                colour = "tab:green" if high < 0 else "tab:red" if low > 0 else "grey"
+                axis.errorbar(mean, -place, xerr=[[mean - low], [high - mean]], fmt="o", color=colour, ms=4, lw=1.5)
+        axis.axvline(0, color="black", lw=0.8)
+        axis.set(xlim=(-60, 60), title=title, xlabel="change against random batches, %")
     names = [f"{row['corpus']}; {row['trials']} trials; {row['batches']} ({row['seeds']})" for row in rows]
-    axis.set_yticks([-place for place in range(len(rows))], labels=names, fontsize=8)
-    axis.axvline(0, color="black", lw=0.8)
-    axis.set(xlim=(-60, 60), xlabel="change of the EER against random batches, % (fewer errors to the left)")
+    axes[0].set_yticks([-place for place in range(len(rows))], labels=names, fontsize=8)
     figure.savefig(out, metadata={"Date": None})
 
 
@@ -92,7 +98,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("summary", type=Path), p.add_argument("out", type=Path)
     p.add_argument("--add", nargs="*", type=Path, default=[])
-    p.add_argument("--strategies", nargs="+", default=["neighbours", "chns", "neighbours_half", "auto"])
+    p.add_argument("--strategies", nargs="+", default=["neighbours", "chns", "neighbours_half", "auto", "auto_pairs"])
     p.add_argument("--curves", action="store_true", help="draw those of a comparison's JSON, given as the summary")
     a = p.parse_args()
     if a.curves:

@@ -1,6 +1,7 @@
 """When hard batches pay: a cheap model of the problem, swept; a map of the gain with axes that a user knows.
 
     python benchmarks/regime.py sweep docs/results/regime.json --points 150 --jobs 2
+    python benchmarks/regime.py rules docs/results/regime_rules.json
     python benchmarks/regime.py draw docs/results/regime.json docs/images/regime.svg
 
 A speaker is a point of 48 dimensions whose variances fall, so that a few directions tell most speakers apart and many
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from strategies import STRATEGIES
 from tqdm import tqdm
 from vector_training import Plan, Strategy, make_trials, rates, train
 
@@ -74,6 +76,17 @@ def drawn_point(rng: np.random.Generator, most: float = 2e4) -> dict[str, Any]:
 
 def measured(point: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Error rates of one training by random and one by hard batches at a point."""
+    first = point["skipped"]
+    groups = NeighbourGroups(point["group_size"], band=(first, first + 2 * point["group_size"]))
+    schedule = StartAt(4, hard_ratio=point["hard_ratio"])
+    hard = Strategy(
+        batches=lambda loss: {"groups": groups, "schedule": schedule, "separate_same_person": False}  # noqa: ARG005
+    )
+    return compared(point, seed, {"random": Strategy(), "hard": hard})
+
+
+def compared(point: Mapping[str, Any], seed: int, strategies: Mapping[str, Strategy]) -> dict[str, Any]:
+    """Error rates of one training by each strategy at a point."""
     torch.set_num_threads(1)
     voices = Voices(point["noise"], seed)
     vectors, labels, _ = voices.speak(point["speakers"], point["utterances"])
@@ -93,21 +106,35 @@ def measured(point: Mapping[str, Any], seed: int) -> dict[str, Any]:
         norm="batch",
         look_every=4,
     )
-    first = point["skipped"]
-    groups = NeighbourGroups(point["group_size"], band=(first, first + 2 * point["group_size"]))
-    schedule = StartAt(4, hard_ratio=point["hard_ratio"])
-    hard = Strategy(
-        batches=lambda loss: {"groups": groups, "schedule": schedule, "separate_same_person": False}  # noqa: ARG005
-    )
-    networks, curves, _ = train(plan, [(Strategy(), seed), (hard, seed)], vectors, labels)
+    networks, curves, _ = train(plan, [(of, seed) for of in strategies.values()], vectors, labels)
     row = dict(point, seed=seed)
-    for run, name in enumerate(("random", "hard")):
+    for run, name in enumerate(strategies):
         row[f"{name}_easy"] = [at["easy_random"] for at in curves[run]]
         row[f"{name}_easy_in_batch"] = curves[run][-1]["easy"]
+        row[f"{name}_ratio"] = curves[run][-1]["hard_ratio"]
         for title, trials in lists.items():
             scores = trials.scores(lambda x: networks.embed(run, x), tested)  # noqa: B023  # called at once
             row[f"{name}_eer_{title}"] = round(float(rates(scores, trials.is_target)[0]), 5)
     return row
+
+
+def rules(out: Path, points: int, seed: int) -> None:
+    """`auto` with groups of eight and with pairs, at points where random batches become easy."""
+    strategies = {name: STRATEGIES[name](4) for name in ("random", "auto", "auto_pairs")}
+    rng = np.random.default_rng(seed)
+    rows = json.loads(out.read_text()) if out.exists() else []
+    drawn = [drawn_point(rng) | {"noise": float(rng.uniform(0.15, 0.35))} for _ in range(points)]
+    for number in tqdm(range(len(rows), points), disable=None):
+        rows.append(compared(drawn[number], number, strategies))
+        out.write_text("[\n" + ",\n".join(json.dumps(r) for r in rows) + "\n]\n")
+    begun = [r for r in rows if r["auto_ratio"] > 0]
+    print(f"auto began at {len(begun)} of {len(rows)} points")
+    for name in ("auto", "auto_pairs"):
+        for title in ("random", "hard"):
+            found = [100 * gains(r, title, name) for r in begun]
+            print(
+                name, title, "gain, %: median, lowest, highest", np.round([np.median(found), min(found), max(found)], 1)
+            )
 
 
 def sweep(out: Path, points: int, jobs: int, seed: int, most: float) -> None:
@@ -121,9 +148,9 @@ def sweep(out: Path, points: int, jobs: int, seed: int, most: float) -> None:
             out.write_text("[\n" + ",\n".join(json.dumps(r) for r in rows) + "\n]\n")
 
 
-def gains(row: Mapping[str, Any], title: str) -> float:
-    """Share of the errors of random batches that hard ones do not make."""
-    return 1 - row[f"hard_eer_{title}"] / max(row[f"random_eer_{title}"], 1e-4)
+def gains(row: Mapping[str, Any], title: str, name: str = "hard") -> float:
+    """Share of the errors of random batches that others do not make."""
+    return 1 - row[f"{name}_eer_{title}"] / max(row[f"random_eer_{title}"], 1e-4)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -182,10 +209,16 @@ def main() -> None:
     s.add_argument("out", type=Path), s.add_argument("--points", type=int, default=150)
     s.add_argument("--jobs", type=int, default=1), s.add_argument("--seed", type=int, default=0)
     s.add_argument("--most", type=float, default=2e4, help="speakers")
+    r = of.add_parser("rules")
+    r.add_argument("out", type=Path), r.add_argument("--points", type=int, default=12)
+    r.add_argument("--seed", type=int, default=1)
     d = of.add_parser("draw")
     d.add_argument("rows", type=Path, nargs="+"), d.add_argument("out", type=Path)
     d.add_argument("--measured", type=Path, help="points that were measured on speech")
     a = p.parse_args()
+    if a.what == "rules":
+        rules(a.out, a.points, a.seed)
+        return
     if a.what == "sweep":
         sweep(a.out, a.points, a.jobs, a.seed, a.most)
         return
