@@ -107,7 +107,7 @@ GUARDS = [
         "text on the screen", "core/errors.py", "one if one.isprintable() else", "one if True else", f"{TEXT} -k screen"
     ),
     Guard(
-        "formulas", "core/files.py", "if re.match(FORMULA, text) else text", "if False else text", f"{TEXT} -k formula"
+        "formulas", "core/errors.py", "if re.match(FORMULA, text) else text", "if False else text", f"{TEXT} -k formula"
     ),
     Guard("numbers", "core/files.py", 'if not text.isascii() or "_" in text:', "if False:", f"{TEXT} -k ascii_digits"),
     Guard("the user's folders", "core/files.py", "    if foreign:", "    if False:", f"{LOST} -k comes_while"),

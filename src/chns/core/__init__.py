@@ -40,14 +40,14 @@ __getattr__, __all__ = lazily(
             "gather_rows largest_anywhere launched_world rank require_device world_size"
         ),
         "chns.core.errors": (
-            "AudioError ChnsError ConfigError FolderInUseError ManifestError ModelFileError NonFiniteError "
-            "RunFolderError TrialError counted in_short percent quoted shown suggestion usage_message"
+            "FORMULA AudioError ChnsError ConfigError FolderInUseError ManifestError ModelFileError NonFiniteError "
+            "RunFolderError TrialError counted in_short no_formula percent plain_text quoted "
+            "shown suggestion table_cell usage_message"
         ),
         "chns.core.factory": "make require_trusted",
         "chns.core.files": (
-            "FORMULA LARGEST_YAML_BYTES atomic_folder atomic_path bounded_text config_path locked_folder "
-            "no_formula number plain_disk_errors plain_text presets read_yaml require_ours require_small_yaml "
-            "table_cell write_text"
+            "LARGEST_YAML_BYTES atomic_folder atomic_path bounded_text config_path locked_folder number "
+            "plain_disk_errors presets read_yaml require_ours require_small_yaml write_text"
         ),
         "chns.core.parallel": "JobPart mapped",
     },

@@ -1,4 +1,4 @@
-"""Exceptions a caller may want to catch.
+"""Exceptions a caller may want to catch, and how text from strangers is shown: in a message, on a screen, in a table.
 
 Every message reads ``<name> must <rule>, got <value> [in <file>:<line>]. <what to do next>.``
 A wrong argument of a function is a plain ``ValueError``; the classes here are for input that came from outside, whose
@@ -8,6 +8,8 @@ values a message quotes with `quoted`.
 import re
 from collections.abc import Collection, Iterable
 from reprlib import Repr
+
+FORMULA = r"'*\s*[-=+@" + "\uff1d\uff0b\uff0d\uff20]"  # what a spreadsheet runs at the start of a cell
 
 _LONGEST_QUOTE, _LONGEST_MESSAGE = 200, 500
 _short = Repr()
@@ -35,6 +37,24 @@ def shown(text: object) -> str:
     return "".join(
         one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode() for one in str(text)
     )
+
+
+def table_cell(text: str) -> str:
+    """Text from a stranger as a cell of a table for people: no formula, and nothing that a screen acts on."""
+    return no_formula(shown(text))
+
+
+def no_formula(text: str) -> str:
+    """Text as a cell of a table that may be opened in a spreadsheet, which would run one that begins like a formula.
+
+    An apostrophe in front makes it text; `plain_text` takes it away.
+    """
+    return f"'{text}" if re.match(FORMULA, text) else text
+
+
+def plain_text(cell: str) -> str:
+    """The text of a cell that `no_formula` has made."""
+    return cell[1:] if cell.startswith("'") and re.match(FORMULA, cell) else cell
 
 
 def in_short(text: object) -> str:

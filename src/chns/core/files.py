@@ -23,7 +23,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from chns.core.errors import ChnsError, ConfigError, FolderInUseError, in_short, quoted, shown, suggestion
+from chns.core.errors import ChnsError, ConfigError, FolderInUseError, in_short, quoted, suggestion
 
 _TEMPORARY = re.compile(
     r"\.(?P<final>.*)\.chns-(?P<kind>tmp|old)-(?P<process>\d+)-(?P<machine>[0-9a-f]{8})?[0-9a-f]{8}(?:\.[^.]*)?"
@@ -300,7 +300,6 @@ def locked_folder(folder: Path, *, part: object = None) -> Iterator[None]:
 LARGEST_YAML_BYTES = 2**20
 _MOST_VALUES, _DEEPEST = 100_000, 50
 _LONGEST_SCALAR = 3_000  # longer hexadecimal integers could not be printed
-FORMULA = r"'*\s*[-=+@" + "\uff1d\uff0b\uff0d\uff20]"  # what a spreadsheet runs at the start of a cell
 _NAMES_CODE = "class_path"  # jsonargparse would import what it names
 
 
@@ -315,24 +314,6 @@ def number(text: str) -> float:
     if not text.isascii() or "_" in text:
         raise ValueError(f"number must be written with the digits 0 to 9, got {quoted(text)}.")
     return float(text)
-
-
-def table_cell(text: str) -> str:
-    """Text from a stranger as a cell of a table for people: no formula, and nothing that a screen acts on."""
-    return no_formula(shown(text))
-
-
-def no_formula(text: str) -> str:
-    """Text as a cell of a table that may be opened in a spreadsheet, which would run one that begins like a formula.
-
-    An apostrophe in front makes it text; `plain_text` takes it away.
-    """
-    return f"'{text}" if re.match(FORMULA, text) else text
-
-
-def plain_text(cell: str) -> str:
-    """The text of a cell that `no_formula` has made."""
-    return cell[1:] if cell.startswith("'") and re.match(FORMULA, cell) else cell
 
 
 def bounded_text(path: Path, *, most_bytes: int = LARGEST_YAML_BYTES) -> str:
