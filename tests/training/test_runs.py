@@ -195,7 +195,8 @@ def test_a_run_stopped_in_mid_epoch_and_resumed_ends_with_the_same_weights(
     how, finished, tmp_path, configs, hum_manifest
 ):
     folder = tmp_path / "stopped"
-    words = command(configs, hum_manifest, folder)
+    workers = "0" if how == signal.SIGKILL else "1"
+    words = command(configs, hum_manifest, folder, "--data.num_workers", workers)
     stop_in_the_hard_phase(words, folder, how)
     assert main(words) == 0
     assert_same_weights(weights(folder), weights(finished))
@@ -296,15 +297,18 @@ def stop_in_the_hard_phase(words, folder, how):
     slow += "m.Meter.add = lambda *a: (time.sleep(0.15), add(*a))[1]; "
     start = f"{slow}\nfrom chns.cli import main; raise SystemExit(main({words!r}))"
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    process = subprocess.Popen([sys.executable, "-c", start], env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", start], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     deadline = time.monotonic() + 120
     # The tiny configuration saves after step 4 and at the end of each epoch of 6; the hard phase begins with step 7.
     while not _logged_step(folder) >= 10:
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(how)
+    os.killpg(process.pid, how)  # as terminals and job schedulers do: the loader's workers get it, too
     _, errors = process.communicate(timeout=60)
+    assert errors.count("stopping after this step") == (how != signal.SIGKILL), errors
     assert process.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 130), errors
     assert not (folder / "summary.json").exists()
     assert torch.load(folder / "training.pt", weights_only=True)["step"] % 6 != 0

@@ -113,7 +113,7 @@ def describe_estimate(found: Estimate) -> str:
             "device's data sheet, and at half of them:",
             _table(["strategy", *(device.name for device in ACCELERATORS)], _hour_rows(found, num_runs)),
             f"One core makes {found.crops_per_second:,.0f} crops a second of this corpus.",
-            "Measured on this machine, ten steps on random batches:\n"
+            "Measured on this machine, on random batches, ten steps or as many as a minute has:\n"
             + "\n".join(_measured(name, speed, found.num_steps) for name, speed in found.speeds.items()),
         ]
     )

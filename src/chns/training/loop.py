@@ -39,7 +39,7 @@ from chns.training.step import FiniteWatch, TrainingStep, gradient_scaler
 _log = logging.getLogger(__name__)
 
 _MUCH_WAITING = 0.2  # of the time between two lines of the log
-_TIMED_STEPS = 10  # after which the length of the run is told
+_TIMED_STEPS, _MEASURED_SECONDS = 10, 60.0  # after which a run's length is told, and a measurement of speed ends
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +207,7 @@ class Training:
                     raise KeyboardInterrupt
 
     def measure(self, num_steps: int) -> Speed:
-        """Take so many steps of the first epoch, on random batches, after a first one that starts all; write nothing.
+        """Take at most so many steps of the first epoch, after a first one that starts all; write nothing.
 
         Raises:
             AudioError, FileNotFoundError: If a recording cannot be read.
@@ -221,6 +221,8 @@ class Training:
                 waits.append(self._now() - asked)
                 self._train_step(0, waveforms, labels)
                 seconds.append(self._now() - asked)
+                if sum(seconds[1:]) > _MEASURED_SECONDS:
+                    break
         timed = slice(1 if len(seconds) > 1 else 0, None)
         return Speed(
             seconds_per_step=float(np.mean(seconds[timed])),
@@ -235,8 +237,8 @@ class Training:
         return bool(self._fabric.is_global_zero)
 
     def _progress_bar(self) -> tqdm[Never]:
-        hidden = None if self._writes else True
-        return tqdm(total=self.num_steps, initial=self._step, desc="training", unit="step", disable=hidden)
+        disable = not self._writes or None
+        return tqdm(total=self.num_steps, initial=self._step, desc="training", unit="step", disable=disable)
 
     def _train_epoch(self, epoch: int, log: RunLog | None, progress: tqdm[Never], stop: StopRequest) -> None:
         first_step = self._step - epoch * self._plan.steps_per_epoch
@@ -259,8 +261,7 @@ class Training:
 
     def _tell_length(self) -> None:
         """How long the run will take at the speed of its steps 2 to 10, and the memory it has needed."""
-        done = self._step - self._began_at
-        if done == 1:  # which started the workers
+        if (done := self._step - self._began_at) == 1:  # which started the workers
             self._timed_from = self._now()
         if done != _TIMED_STEPS or not self._writes:
             return
@@ -336,10 +337,10 @@ class Training:
             batch_sampler=self._requests(epoch, first_step),
             num_workers=self._rhythm.num_workers,
             pin_memory=self._fabric.device.type == "cuda",
+            worker_init_fn=StopRequest.outlive,
         )
         with plain_worker_errors():
-            for waveforms, labels in loader:
-                yield self._fabric.to_device(waveforms), self._fabric.to_device(labels)
+            yield from map(self._fabric.to_device, loader)
 
     def _train_step(self, epoch: int, waveforms: Tensor, labels: Tensor) -> None:
         rate = learning_rate_factor(self._step, self.num_steps, self._rhythm.warmup_share)
@@ -368,8 +369,7 @@ class Training:
 
         Recordings that are themselves broken are named apart.
         """
-        bad = self._watch.found()
-        if bad is None:
+        if (bad := self._watch.found()) is None:
             return
         self._optimizer.zero_grad()
         requests = next(iter(self._requests(epoch, bad.step - epoch * self._plan.steps_per_epoch)))

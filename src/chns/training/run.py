@@ -169,7 +169,7 @@ def measure_steps(settings: TrainSettings, *, num_steps: int = 10) -> Speed:
 
     Args:
         settings: Of the run; on one device.
-        num_steps: How many, if an epoch has as many.
+        num_steps: How many, if an epoch has as many; fewer where they take more than a minute.
 
     Raises:
         AudioError, FileNotFoundError: If a recording cannot be read.

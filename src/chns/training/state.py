@@ -160,3 +160,17 @@ class StopRequest:
             raise KeyboardInterrupt
         self._noted = True
         _log.info("stopping after this step; the same command goes on from here")
+
+    @staticmethod
+    def outlive(worker: int) -> None:  # noqa: ARG004
+        """Of a loader's worker: what a terminal or a job scheduler sends to all processes alike, it survives once.
+
+        The run needs its crops to finish the step. torch itself asks twice where a worker does not end.
+        """
+
+        def first(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+            for each in _SIGNALS:
+                signal.signal(each, signal.SIG_DFL)
+
+        for number in _SIGNALS:
+            signal.signal(number, first)
