@@ -26,6 +26,16 @@ MODELS, FILES, SERVERS, TEXT, LOST, SURVIVES, HEARD, LISTS, LENGTHS = (
         "recordings", "lists", "lengths",
     )
 )  # fmt: skip
+COLLECT, RUNS, AAC, CORE, DELETION = (
+    f"tests/{name}.py"
+    for name in (
+        "report/test_collect",
+        "training/test_runs",
+        "data/test_aac",
+        "core/test_files",
+        "store/test_store_deletion",
+    )
+)
 
 
 class Guard(NamedTuple):
@@ -238,6 +248,161 @@ GUARDS = [
         "if is_timed and time <",
         "if False and time <",
         f"{LENGTHS} -k lies_about",
+    ),
+    Guard(
+        "what runs name",
+        "report/collect.py",
+        "if manifest is None and settings.data.train:",
+        "if False:",
+        f"{COLLECT} -k unless_it_is_named",
+    ),
+    Guard(
+        "where a manifest of a run hears",
+        "report/collect.py",
+        "if manifest is None and root is None:",
+        "if False:",
+        f"{COLLECT} -k recordings_that_the_manifest",
+    ),
+    Guard(
+        "what comparisons name",
+        "report/heard.py",
+        'require_near(table.manifest, run, option="--test-manifest")',
+        "pass",
+        "tests/report/test_heard.py -k names_the_manifests",
+    ),
+    Guard(
+        "edit lists",
+        "data/aac.py",
+        "if num_edits > 1 or not ticks or start < 0 or speed != _NORMAL_SPEED:",
+        "if False:",
+        f"{AAC} -k rearranges",
+    ),
+    Guard(
+        "names in other letters",
+        "store/voiceprints.py",
+        "    if plain != name:",
+        "    if False:",
+        "tests/store/test_store.py -k look_like_others",
+    ),
+    Guard(
+        "speakers in other letters",
+        "data/check/findings.py",
+        "same_looking(manifest.speakers, spelling=plain_letters)",
+        "same_looking(manifest.speakers)",
+        f"{LISTS} -k letters_that_look",
+    ),
+    Guard(
+        "a way out of WebM",
+        "data/audio.py",
+        "What FFmpeg reads, `ffmpeg -i IN OUT.wav` writes anew.",
+        "",
+        f"{HEARD} -k webm",
+    ),
+    Guard("holes in an MP3", "data/container.py", "if hole > _MP3_PASSED else", "if False else", f"{HEARD} -k hole"),
+    Guard(
+        "settings of a model in few words",
+        "bundle/bundle.py",
+        "got an error in {path} ({in_short(error)}).",
+        "got an error in {path} ({error}).",
+        f"{MODELS} -k hostile_settings",
+    ),
+    # Not of a stranger, but of what nobody would see to be missing: mutants of more than one token, and of functions
+    # that mutmut does not reach.
+    Guard(
+        "the best model",
+        "training/run.py",
+        "metrics is not None and metrics.eer < self._best_eer()",
+        "metrics is not None",
+        f"{RUNS} -k best_model_stays",
+    ),
+    Guard(
+        "the progress of a loss",
+        "training/loop.py",
+        "self._set_progress(self._step / self.num_steps)",
+        "pass",
+        f"{RUNS} -k told_before_each_step",
+    ),
+    Guard(
+        "running statistics of several processes",
+        "training/loop.py",
+        "average_buffers(self._model)\n                if self._mean",
+        "pass\n                if self._mean",
+        f"{RUNS} -k running_statistics",
+    ),
+    Guard(
+        "other utterances for each grouping",
+        "sampling/hard_batches.py",
+        "default_rng(self._random.shape.seed + epoch)",
+        "default_rng(self._random.shape.seed)",
+        "tests/sampling/test_hard_batches.py -k every_grouping_looks",
+    ),
+    Guard(
+        "fsync of a file",
+        "core/files.py",
+        "os.fsync(file.fileno())\n    written",
+        "pass\n    written",
+        f"{CORE} -k disk",
+    ),
+    Guard("fsync of a folder", "core/files.py", "os.fsync(descriptor)", "pass", f"{CORE} -k disk"),
+    Guard(
+        "renaming a file",
+        "core/files.py",
+        "temporary.replace(path)",
+        "shutil.copy(temporary, path)",
+        f"{CORE} -k replaced_by_another",
+    ),
+    Guard(
+        "renaming a folder",
+        "core/files.py",
+        "        new.replace(path)",
+        "        shutil.copytree(new, path)",
+        f"{CORE} -k one_that_was_written",
+    ),
+    Guard(
+        "secure_delete, zeroes",
+        "store/store_file.py",
+        '"secure_delete = ON",',
+        '"secure_delete = OFF",',
+        f"{DELETION} -k place_of_the_deleted",
+    ),
+    Guard("secure_delete", "store/store_file.py", '"secure_delete = ON",', "", f"{DELETION} -k every_connection"),
+    Guard("synchronous = FULL", "store/store_file.py", '"synchronous = FULL",', "", f"{DELETION} -k every_connection"),
+    Guard("VACUUM", "store/store_file.py", 'connection.execute("VACUUM")', "pass", f"{DELETION} -k unused_pages"),
+    Guard(
+        "pre-emphasis of the first sample",
+        "features/filterbank.py",
+        "emphasised[0] -= _PREEMPHASIS * windowed[0]",
+        "pass",
+        "tests/features/test_log_mel.py -k first_sample",
+    ),
+    Guard(
+        "memory of decoding",
+        "data/audio.py",
+        "parts = [np.empty((0, file",
+        "parts = [np.ones((wanted // 100, 1), np.float32)[:0], np.empty((0, file",
+        "tests/data/test_audio.py -k memory_follows",
+    ),
+    Guard(
+        "tables of an MP4",
+        "data/aac.py",
+        "    if is_mp4:\n        _refuse_unbounded_headers(path)",
+        "    if False:\n        pass",
+        f"{AAC} -k table_cannot_promise",
+    ),
+    Guard(
+        "length of an MP4",
+        "data/aac.py",
+        "parts = [np.empty((0, self",
+        "parts = [np.ones((self._stream.duration // 100, 1), np.float32)[:0], np.empty((0, self",
+        f"{AAC} -k many_hours",
+    ),
+    Guard("audio beside a header", "data/aac.py", 'if box.kind == b"mdat":', "if False:", f"{AAC} -k is_not_read"),
+    Guard(
+        "long recordings in shards",
+        "data/storage/packed.py",
+        "self.byte_length <= _READ_WHOLE_BYTES",
+        "True",
+        "tests/data/storage/test_shards.py -k huge_recording",
     ),
 ]
 

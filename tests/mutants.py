@@ -25,7 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 WORK = ROOT / "build" / "mutants"
-PROCESSES = 2
+PROCESSES = int(os.environ.get("PROCESSES", "2"))
 TESTS = {
     "losses/contrast.py": ["tests/losses"],
     "losses/aam_softmax.py": ["tests/losses"],

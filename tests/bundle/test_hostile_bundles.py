@@ -93,7 +93,8 @@ def test_weights_of_another_type_are_refused_even_with_the_right_digest(bundle, 
     [
         ({"sample_rate_hz": 96_000, "frame_seconds": 0.005}, "sample_rate_hz must be between 4000 and 48000, got 96"),
         ({"hop_seconds": 0.0005, "frame_seconds": 0.008}, r"hop_seconds must be at least 0\.001 .* got 8 samples"),
-        ({"hop_seconds": 0.0015}, r"hop_seconds must be at least 0\.001 and a 16th of frame_seconds, got 24"),
+        ({"hop_seconds": 0.0015}, r"at least 0\.001 and a 16th of frame_seconds, and at most frame_seconds, got 24"),
+        ({"hop_seconds": 0.03}, r"hop_seconds must be .* at most frame_seconds, got 480 samples"),
     ],
 )
 def test_features_that_turn_seconds_into_gigabytes_are_refused(features, settings, message):

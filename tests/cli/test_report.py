@@ -11,6 +11,13 @@ from chns.evaluation.scoring import write_scores
 from chns.evaluation.trials import Trials
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _in_the_folder_of_the_manifest(hum_manifest):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(hum_manifest.parent)
+        yield
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, configs, hum_manifest):
     run = tmp_path_factory.mktemp("report") / "run"

@@ -62,6 +62,53 @@ def test_without_an_edit_list_the_priming_is_in_the_length_and_in_the_samples(tm
     assert audio_info(path).num_frames == len(read_audio(path)) == 33_024
 
 
+def with_edits(content: bytes, *edits: tuple[int, int, int]) -> bytes:
+    """An MP4 whose header comes first, with another edit list: milliseconds, first sample and speed of each part."""
+    header = bytearray(content)
+    at = header.find(b"elst") - 4
+    entries = b"".join(struct.pack(">IiHH", *edit, 0) for edit in edits)
+    box = struct.pack(">I4sII", 16 + len(entries), b"elst", 0, len(edits)) + entries
+    grown = len(box) - struct.unpack_from(">I", header, at)[0]
+    header[at : at + len(box) - grown] = box
+    for kind, before in ((b"edts", -4), (b"trak", -4), (b"moov", -4), (b"stco", 12)):
+        place = header.find(kind) + before
+        struct.pack_into(">I", header, place, struct.unpack_from(">I", header, place)[0] + grown)
+    return bytes(header)
+
+
+PRIMING = 1_024
+
+
+@pytest.mark.parametrize(("first", "milliseconds"), [(0, 2_000), (8_000, 1_500), (0, 1_500), (8_000, 1_000)])
+def test_what_an_edit_list_cuts_away_is_neither_counted_nor_heard(tmp_path, first, milliseconds):
+    whole = write_aac(tmp_path / "whole.m4a", speech_like(16_000, 2.0), movflags="faststart")
+    path = tmp_path / "cut.m4a"
+    path.write_bytes(with_edits(whole.read_bytes(), (milliseconds, PRIMING + first, 1)))
+    waveform = read_audio(path)
+    assert audio_info(path).num_frames == len(waveform) == 16 * milliseconds
+    assert np.abs(waveform - read_audio(whole)[first : first + len(waveform)]).max() < 0.01
+    crop = read_audio(path, offset_seconds=0.4, duration_seconds=0.2)
+    assert np.abs(crop - waveform[6_400:9_600]).max() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("edits", "parts"),
+    [
+        ([(300, -1, 1), (2_000, PRIMING, 1)], "2 parts"),  # begins 0.3 s later
+        ([(500, PRIMING, 1), (500, PRIMING + 16_000, 1)], "2 parts"),
+        ([(2_000, -1, 1)], "1 part"),  # nothing but a pause
+        ([(2_000, PRIMING, 0)], "1 part"),  # one sample, held
+        ([(0, PRIMING, 1)], "1 part"),
+    ],
+)
+def test_an_edit_list_that_rearranges_is_refused_with_a_way_out(tmp_path, edits, parts):
+    path = write_aac(tmp_path / "a.m4a", speech_like(16_000, 2.0), movflags="faststart")
+    path.write_bytes(with_edits(path.read_bytes(), *edits))
+    fails(
+        path, f"MP4 must play its sound from one place to another, got an edit list of another kind, with {parts}, in"
+    )
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_eight_channels_are_refused_before_the_decoder_crashes(tmp_path, suffix):
     path = write_surround(tmp_path / f"surround{suffix}")

@@ -206,6 +206,18 @@ def test_check_finds_speakers_that_look_the_same(here, capsys):
         assert finding["detail"] == r"'Zoe\u0308' looks like 'Zo\xeb'"
 
 
+def test_check_finds_speakers_in_letters_that_look_like_others(here, capsys):
+    """Full width, a ligature and a superscript: perhaps meant to differ, so they are said and not made one."""
+    speakers = ["anna", "\uff41nna", "fi2", "\ufb01\u00b2", "lena"]
+    rows = [ROW | {"utterance": f"u{n}", "path": f"{n}.wav", "speaker": name} for n, name in enumerate(speakers)]
+    for number in range(len(rows)):
+        soundfile.write(here / f"{number}.wav", 0.1 * np.random.default_rng(number).standard_normal(9_600), 16_000)
+    Manifest.from_rows(rows, root=here).write(here / "m.parquet")
+    assert main(["check", "m.parquet", "--json"]) == 0
+    finding = json.loads(capsys.readouterr().out)["findings"]["same_looking"]
+    assert (finding["number"], finding["detail"]) == (4, r"'anna' looks like '\uff41nna'")
+
+
 LOOKALIKES = ["Zo\u00eb", "Zoe\u0308", "anna", "anna ", "lena"]
 
 

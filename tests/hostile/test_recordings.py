@@ -4,6 +4,7 @@ import json
 import pickle
 import struct
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -338,6 +339,41 @@ def test_every_recording_is_kept_or_listed_whatever_its_suffix(tmp_path, capsys)
     assert "s0/a.wma" in rejected
     assert "format that is read, got .amr. Convert it" in rejected
     assert "passed over, no recordings by their suffix: 1 without suffix, 1 .txt" in out
+
+
+@pytest.mark.parametrize(("hole", "is_heard"), [(900, True), (1_500, False), (20_000, False)])
+def test_an_mp3_with_a_hole_is_heard_whole_or_refused(tmp_path, hole, is_heard):
+    """As bad disks and broken downloads leave them: the decoder gives up searching for the next frame after 1,024."""
+    path = encoded(tmp_path, "a.mp3", noise(4.0), format="MP3", bitrate_mode="CONSTANT")
+    content = path.read_bytes()
+    middle = content.find(content[:2], len(content) // 2)
+    path.write_bytes(content[:middle] + bytes(hole) + content[middle:])
+    if is_heard:
+        assert len(read_audio(path)) == proven_info(path).num_frames == 4 * RATE
+    else:
+        with pytest.raises(AudioError, match=f"state its whole length, .*{hole:,} bytes between its frames are none"):
+            proven_info(path)
+
+
+def test_opus_in_webm_is_refused_under_any_name_with_a_way_out(tmp_path, capsys):
+    """What browsers record."""
+    encoded(tmp_path, "f/anna/1.wav", noise())
+    path = tmp_path / "f/anna/2.webm"
+    with av.open(str(path), "w", format="webm") as file:
+        stream = file.add_stream("libopus", rate=48_000, layout="mono")
+        samples = noise(3.0)[np.newaxis].astype(np.float32)  # a second at this rate
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 48_000, 0
+        for part in (*av.AudioResampler(format="flt", layout="mono", frame_size=960).resample(frame), None):
+            file.mux(stream.encode(part))
+    (tmp_path / "f/anna/3.opus").write_bytes(path.read_bytes())
+    with pytest.raises(AudioError, match=r"`ffmpeg -i IN OUT\.wav` writes anew"):
+        audio_info(path)
+    assert main(["prepare", "folder", str(tmp_path / "f"), "--out", str(tmp_path / "m.parquet")]) == 0
+    assert Manifest.read(tmp_path / "m.parquet").column("utterance") == ["anna/1"]
+    rejected = (tmp_path / "m.rejected.csv").read_text()
+    assert "format that is read, got .webm. Convert it" in rejected
+    assert "anna/3.opus" in rejected
 
 
 def test_words_and_sets_are_doubted_as_speakers(tmp_path, monkeypatch):

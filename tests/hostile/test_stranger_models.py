@@ -66,6 +66,23 @@ def test_a_comparison_that_finds_a_strangers_finished_run_runs_none_of_its_code(
     assert not proof.exists()
 
 
+HUGE = [10**9, 10**40, 1e308, ["x"] * 1_000, {"a": ["x"] * 1_000}, "9" * 5_000]
+WRONG = [None, -1, 0, float("nan"), "x", [], {}, *HUGE]
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("part", ["encoder_settings", "feature_settings"])
+def test_hostile_settings_are_refused_in_few_words(bundle, part):
+    names = {"encoder_settings": ("channels", "embedding_dim"), "feature_settings": ("num_mels", "hop_seconds")}[part]
+    fitting = json.loads((bundle / "config.json").read_text())[part]
+    for settings in [*({**fitting, name: value} for name in names for value in WRONG), {"x" * 9_000: 1}]:
+        edited(bundle, **{part: settings})
+        with pytest.raises(ModelFileError, match="weights must fit the described encoder") as refused:
+            Verifier.load(bundle)
+        assert str(refused.value).isprintable()
+        assert len(str(refused.value)) < 1_000
+
+
 @pytest.mark.parametrize("command", ["verify", "push", "export", "cluster"])
 def test_no_command_that_takes_a_model_runs_its_code(attack, hum_manifest, tmp_path, command, capsys):
     model, proof = attack

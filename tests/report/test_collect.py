@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,14 +13,24 @@ import yaml
 from chns.cli.training_commands import train_parser
 from chns.core import ManifestError, RunFolderError
 from chns.data.manifest import Manifest
+from chns.data.storage.remote import RemoteRoot
 from chns.evaluation.scoring import write_scores
 from chns.evaluation.trials import Trials
 from chns.report import collect
 from chns.report.collect import collect_findings
+from chns.report.run_findings import require_near
 from chns.sampling import SpeakerClusters
 from chns.training.build import read_data
 from chns.training.run import train
 from chns.training.settings import DataSettings, TrainSettings
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _in_the_folder_of_the_manifest(hum_manifest):
+    """What a run names elsewhere is not read; only its folder and the current one are looked into."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(hum_manifest.parent)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +174,59 @@ def test_a_manifest_that_was_moved_can_be_named(run, hum_manifest, findings):
     without_manifest(run)
     (found,) = collect_findings([run], manifest=hum_manifest)
     assert np.array_equal(found.speaker_map.points, findings[1].speaker_map.points)
+
+
+@pytest.fixture
+def asked_for(tmp_path, monkeypatch):
+    """What a report embeds of a stranger's run, whose settings name data; what it reads of manifests is kept."""
+    monkeypatch.chdir(tmp_path)
+    run, read, plain = tmp_path / "run", [], Manifest.read
+    run.mkdir()
+    monkeypatch.setattr(Manifest, "read", lambda path, **named: read.append(str(path)) or plain(path, **named))
+    monkeypatch.setattr(collect, "embed_training_speakers", lambda _, manifest, **__: manifest)
+    monkeypatch.setattr(collect, "Embedder", SimpleNamespace)
+
+    def embedded(train, **named):
+        settings = TrainSettings(data=DataSettings(train=str(train), held_out_speakers=0))
+        named = {"manifest": None, "root": None, **named}
+        bundle = SimpleNamespace(model=None)
+        return collect._training_speakers(
+            SimpleNamespace(path=run), bundle, settings, **named, device="cpu", num_workers=0
+        )
+
+    return run, embedded, read
+
+
+def test_a_manifest_that_a_run_names_elsewhere_is_not_read_unless_it_is_named(hum_manifest, asked_for):
+    run, embedded, read = asked_for
+    (run / "linked.parquet").symlink_to(hum_manifest)
+    for path in (hum_manifest, "../../x/m.parquet", run / "linked.parquet", "https://example.org/m.parquet"):
+        with pytest.raises(
+            ManifestError, match=r"below its folder or the current one .* the manifest with --manifest\."
+        ):
+            embedded(path)
+    assert read == []
+    assert len(embedded(run / "linked.parquet", manifest=hum_manifest)) == 100
+
+
+def test_recordings_that_the_manifest_of_a_run_names_elsewhere_are_not_read(hum_manifest, asked_for):
+    run, embedded, _ = asked_for
+    Manifest.read(hum_manifest).write(run / "m.parquet")  # which says where its recordings are
+    with pytest.raises(ManifestError, match=f"got {str(hum_manifest.parent)!r}"):
+        embedded(run / "m.parquet")
+    assert len(embedded(run / "m.parquet", root=str(hum_manifest.parent))) == 100
+
+
+def test_a_url_is_never_near_and_the_folder_of_a_comparison_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "elsewhere" / "comparison" / "supcon" / "seed-0"
+    run.mkdir(parents=True)
+    monkeypatch.chdir(run)
+    for place in (RemoteRoot("https://example.org/shards"), run.parents[1] / "train.parquet"):
+        with pytest.raises(ManifestError, match=r"name the manifest with --other"):
+            require_near(place, run, option="--other")
+    (run.parents[1] / "comparison.json").touch()
+    require_near(run.parents[1] / "train.parquet", run, option="--other")
 
 
 def test_a_manifest_that_is_named_must_fit(run, hum_manifest, tmp_path):

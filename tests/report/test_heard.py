@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -119,7 +120,8 @@ def test_a_recording_that_is_gone_is_said_to_be_unreadable(hum_manifest, tmp_pat
     assert "s00/0 cannot be heard in the report" in caplog.text
 
 
-def test_a_comparison_names_the_manifests_of_its_lists(hum_manifest, tmp_path, caplog):
+def test_a_comparison_names_the_manifests_of_its_lists(hum_manifest, tmp_path, caplog, monkeypatch):
+    monkeypatch.chdir(os.path.commonpath([hum_manifest, tmp_path]))
     gone = str(tmp_path / "gone.parquet")
     lists = [
         ComparedList(name=name, speakers=1, targets=1, nontargets=1, strategies=[], manifest=manifest)
@@ -129,6 +131,12 @@ def test_a_comparison_names_the_manifests_of_its_lists(hum_manifest, tmp_path, c
     assert set(find_recordings(["hard"], comparison).manifests) == {"hard"}
     assert caplog.text.count("gone.parquet") == 1
     assert set(find_recordings(["x", "y"], None, manifest=hum_manifest).manifests) == {"x", "y"}
+    monkeypatch.chdir(tmp_path)
+    assert find_recordings(["hard"], comparison).manifests == {}
+    assert "recordings of hard are not looked up: what a run names must be below its folder" in caplog.text
+    Manifest.read(hum_manifest).write(tmp_path / "m.parquet")  # here, its recordings are elsewhere
+    near = replace(comparison, lists=[replace(lists[0], manifest=str(tmp_path / "m.parquet"))])
+    assert find_recordings(["hard"], near).manifests == {}
 
 
 def test_pairs_that_most_runs_suspect_come_first_with_the_surest_values_and_recordings(hum_manifest):

@@ -71,15 +71,6 @@ def test_with_a_validation_manifest_nobody_was_held_out(hum_manifest):
     assert len(training_manifest(TrainSettings(data=data)).speakers) == 20
 
 
-def test_a_manifest_that_was_moved_is_read_where_it_is_now(hum_manifest, manifest):
-    settings = TrainSettings(data=DataSettings(train="/gone/m.parquet", root="/gone", held_out_speakers=0))
-    with pytest.raises(FileNotFoundError, match="manifest must be a file"):
-        training_manifest(settings)
-    found = training_manifest(settings, manifest=hum_manifest)
-    assert found.speakers == manifest.speakers
-    assert found[0].path.is_file()
-
-
 def test_every_speaker_has_crops_of_some_utterances(bundle, manifest, tmp_path):
     found = embed(bundle, manifest, tmp_path / "e.safetensors")
     assert found.names == manifest.speakers

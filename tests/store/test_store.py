@@ -130,6 +130,19 @@ def test_a_name_is_one_however_its_accents_are_composed(store):
     assert len(store) == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "plain"), [("\uff21nna", "Anna"), ("So\ufb01a", "Sofia"), ("Eve\u00b2", "Eve2"), ("\u2160van", "Ivan")]
+)
+def test_a_new_name_in_letters_that_look_like_others_is_refused(store, name, plain):
+    """Full width, a ligature, a superscript, a Roman number; what another store holds is taken over as it is."""
+    with pytest.raises(ValueError, match=f"name must not look like another one, got .*Enrol '{plain}' instead"):
+        store.enrol(name, vectors(0))
+    assert store.names() == []
+    store.enrol(name, vectors(0), enrolled_at=datetime(2026, 1, 1, tzinfo=UTC))
+    store.enrol(name, vectors(1), add=True)
+    assert store.show(name).num_utterances == len(vectors(0)) + len(vectors(1))
+
+
 @pytest.mark.parametrize("action", ["show", "delete"])
 def test_an_unknown_name_is_refused(store, action):
     with pytest.raises(ValueError, match=r"name must be an enrolled one, got 'anna' for .*people\.store"):

@@ -8,10 +8,11 @@ import pytest
 
 from chns.core import ChnsError, ModelFileError
 from chns.store.content import export_voiceprints
-from chns.store.encryption import EncryptedValues, read_key
+from chns.store.encryption import EncryptedValues, prove, read_key, values_for
 from chns.store.voiceprints import VoiceprintStore
 
 DIM = 48
+MAKE_ONE = r"Make one with `python -c 'import secrets; print\(secrets\.token_hex\(32\)\)'`\.$"
 KEY = b"correct horse battery staple"
 
 
@@ -63,10 +64,14 @@ def test_the_file_holds_no_name_note_source_embedding_or_key(path):
     [
         (
             b"incorrect horse battery",
-            r"key must be the one that the store was made with, got another for .*secret\.store",
+            r"^key must be the one that the store was made with, got another for .*secret\.store\.$",
         ),
-        (None, r"key must be given for an encrypted store, got none for .*secret\.store. Pass --key-file or set CHNS_"),
-        (b"short", r"key must have 16 to 4096 bytes, got 5 for .*secret\.store. Make one with"),
+        (
+            None,
+            r"key must be given for an encrypted store, got none for .*secret\.store. Pass --key-file or set "
+            r"CHNS_STORE_KEY \(key= in Python\)\.$",
+        ),
+        (b"short", rf"key must have 16 to 4096 bytes, got 5 for .*secret\.store. {MAKE_ONE}"),
     ],
 )
 def test_without_the_right_key_a_store_does_not_open(path, key, message):
@@ -75,9 +80,15 @@ def test_without_the_right_key_a_store_does_not_open(path, key, message):
             open_store(path, key=key)
 
 
+NOT_ENCRYPTED = (
+    r"^key must be left out for a store that is not encrypted, got one for .*plain\.store\. "
+    r"Encryption is chosen when a store is made\.$"
+)
+
+
 def test_a_key_for_a_plain_store_is_refused_since_it_would_protect_nothing(tmp_path):
     opened(tmp_path / "plain.store", key=None).close()
-    with pytest.raises(ValueError, match="key must be left out for a store that is not encrypted"):
+    with pytest.raises(ValueError, match=NOT_ENCRYPTED):
         opened(tmp_path / "plain.store")
 
 
@@ -87,10 +98,16 @@ def test_a_short_key_makes_no_store(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+NOT_INSTALLED = (
+    r"^cryptography must be installed for an encrypted store, got no such package\. "
+    r"Run `pip install 'chns\[store\]'`\.$"
+)
+
+
 def test_without_the_package_an_encrypted_store_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
     monkeypatch.setitem(sys.modules, "cryptography", None)
-    with pytest.raises(ChnsError, match=r"cryptography must be installed .* `pip install 'chns\[store\]'`"):
+    with pytest.raises(ChnsError, match=NOT_INSTALLED):
         opened(tmp_path / "secret.store")
 
 
@@ -115,6 +132,48 @@ def test_a_value_that_was_moved_or_changed_does_not_open(path, statement, kind):
         store.voiceprints()
 
 
+def test_what_was_encrypted_by_the_first_version_opens_in_every_later_one():
+    """Known answers: how keys are derived, what is bound to a value and how it is laid out are the file's format."""
+    pytest.importorskip("cryptography")
+    values = EncryptedValues(KEY, bytes(range(16)), source="s")
+    assert values.lookup("Zo\u00eb").hex() == "1c9335ac3aab783cf99545925307e0e2abdf6af714ce21e5c54846b63691a977"
+    rows = values.vouch(b"rows", b"owner").hex()
+    assert rows == "e4817ae28679e4ab213e85a95c7ded10ac17d9e70e28078b32b45045219f52d0"
+    sealed = bytes.fromhex("000102030405060708090a0bac619c820d84141c84b82bb1d7f45e9c636837fd729bf9")
+    assert values.unseal(sealed, "note", b"owner") == b"content"
+    for kind, owner in (("name", b"owner"), ("note", b"other"), ("note:", b"owner"), ("note:owner", b"")):
+        with pytest.raises(ModelFileError, match=f"^{kind} must be as it was encrypted, got a changed one in s.$"):
+            values.unseal(sealed, kind, owner)
+    assert len(values.seal(b"content", "note", b"owner")) == len(sealed)
+
+
+def test_a_proof_recognises_its_key_only():
+    pytest.importorskip("cryptography")
+    proof, another = prove(KEY, source="s"), prove(KEY, source="s")
+    assert len(proof.salt) == 16
+    assert proof.salt != another.salt
+    sealed = values_for(KEY, proof, source="s").seal(b"content", "note", b"")
+    assert values_for(KEY, proof, source="s").unseal(sealed, "note", b"") == b"content"
+    with pytest.raises(ValueError, match="another for s"):
+        values_for(KEY, another._replace(check=proof.check), source="s")
+
+
+@pytest.mark.parametrize("length", [16, 4_096])
+def test_the_shortest_and_the_longest_key_are_keys(tmp_path, length):
+    pytest.importorskip("cryptography")
+    (tmp_path / "key").write_bytes(b"k" * length)
+    assert EncryptedValues(read_key(tmp_path / "key"), b"0" * 16, source="s").lookup("anna")
+    with pytest.raises(ValueError, match=r"key must have 16 to 4096 bytes, got (15|4097) for s"):
+        EncryptedValues(b"k" * (15 if length == 16 else 4_097), b"0" * 16, source="s")
+
+
+def test_plain_values_are_what_they_are():
+    values = values_for(None, None, source="s")
+    assert values.lookup("Zo\u00eb") == b"Zo\xc3\xab"
+    assert values.unseal(values.seal(b"content", "note", b"owner"), "name", b"other") == b"content"
+    assert values.vouch(b"rows", b"owner") is None
+
+
 def test_equal_values_are_never_written_equally():
     pytest.importorskip("cryptography")
     values = EncryptedValues(KEY, b"0" * 16, source="s")
@@ -133,16 +192,16 @@ def test_a_key_comes_from_the_file_or_else_from_the_environment(tmp_path, monkey
 
 
 def test_a_key_that_is_missing_empty_or_a_large_file_is_refused(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match=r"key file must be a file, got .*none. Make one with `python -c"):
+    with pytest.raises(FileNotFoundError, match=rf"^key file must be a file, got .*none\. {MAKE_ONE}"):
         read_key(tmp_path / "none")
     (tmp_path / "empty").write_bytes(b"\n")
-    with pytest.raises(ValueError, match=r"key must not be empty, got nothing in .*empty"):
+    with pytest.raises(ValueError, match=rf"^key must not be empty, got nothing in .*empty\. {MAKE_ONE}"):
         read_key(tmp_path / "empty")
     monkeypatch.setenv("CHNS_STORE_KEY", "")
     with pytest.raises(ValueError, match="key must not be empty, got nothing in CHNS_STORE_KEY"):
         read_key(None)
     (tmp_path / "large").write_bytes(b"x" * 5_000)
-    with pytest.raises(ValueError, match=r"key file must have at most 4096 bytes, got more in .*large"):
+    with pytest.raises(ValueError, match=r"^key file must have at most 4096 bytes, got more in .*large\.$"):
         read_key(tmp_path / "large")
 
 

@@ -205,20 +205,21 @@ def parameters_limited(limit: int) -> Iterator[None]:
 
 
 def require_sensible_frames(features: Any) -> None:
-    """Bound the memory that a second of speech takes: rate and hop decide it, and no weights depend on them.
+    """Bound the memory that a second of speech takes, and leave none unheard: no weights depend on rate and hop.
 
     Args:
         features: A module such as `chns.features.LogMel`.
 
     Raises:
-        ConfigError: If the rate is none of speech, or frames follow one another too closely.
+        ConfigError: If the rate is none of speech, frames follow one another too closely, or there are gaps between.
     """
     if not _LOWEST_RATE_HZ <= features.sample_rate_hz <= _HIGHEST_RATE_HZ:
         raise ConfigError(
             f"sample_rate_hz must be between {_LOWEST_RATE_HZ} and {_HIGHEST_RATE_HZ}, got {features.sample_rate_hz}."
         )
-    if features.hop_samples < max(features.sample_rate_hz / 1_000, features.frame_samples / _MOST_OVERLAP):
+    shortest = max(features.sample_rate_hz / 1_000, features.frame_samples / _MOST_OVERLAP)
+    if not shortest <= features.hop_samples <= features.frame_samples:
         raise ConfigError(
-            f"hop_seconds must be at least 0.001 and a {_MOST_OVERLAP}th of frame_seconds, got {features.hop_samples} "
-            f"samples at {features.sample_rate_hz} Hz."
+            f"hop_seconds must be at least 0.001 and a {_MOST_OVERLAP}th of frame_seconds, and at most frame_seconds, "
+            f"got {quoted(features.hop_samples)} samples at {features.sample_rate_hz} Hz."
         )

@@ -39,6 +39,7 @@ from chns.core import (
     NonFiniteError,
     atomic_folder,
     atomic_path,
+    in_short,
     make,
     quoted,
     require_ours,
@@ -401,7 +402,9 @@ def _with_weights(architecture: Architecture, path: Path) -> SpeakerEncoder:
         LookupError,
         AttributeError,
     ) as error:
-        raise ModelFileError(f"weights must fit the described encoder, got an error in {path} ({error}).") from error
+        raise ModelFileError(
+            f"weights must fit the described encoder, got an error in {path} ({in_short(error)})."
+        ) from error
     return model
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chns.cli import command_parser
-from chns.cli.options import add_model_options, resolve_device
+from chns.cli.options import add_model_options, add_root_option, resolve_device
 from chns.core import counted
 
 if TYPE_CHECKING:
@@ -43,8 +43,13 @@ def report_parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="OUT", help="folder of the report (default: RUN/report, where there is one RUN)"
     )
     parser.add_argument(
-        "--manifest", type=Path, metavar="M.parquet", help="the training manifest, if it is no longer where it was"
+        "--manifest",
+        type=Path,
+        metavar="M.parquet",
+        help="the training manifest, if it has moved, or if it or its recordings are neither in the current folder nor "
+        "in RUN: what a run names elsewhere is not read, as a stranger may have written it",
     )
+    add_root_option(parser)
     parser.add_argument(
         "--name",
         action="append",
@@ -91,6 +96,7 @@ def run_report(arguments: argparse.Namespace) -> None:
         folders,
         names=arguments.name,
         manifest=arguments.manifest,
+        root=arguments.root,
         device=resolve_device(arguments.device),
         num_workers=arguments.workers,
         trusted_packages=arguments.trust,

@@ -26,7 +26,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from chns.core.errors import ConfigError, ModelFileError, quoted
+from chns.core.errors import ConfigError, ModelFileError, in_short, quoted
 
 _log = logging.getLogger(__name__)
 
@@ -53,12 +53,16 @@ def make(factory: str, settings: Mapping[str, Any], **derived: Any) -> Any:
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     unknown = [name for name in settings if name not in parameters and not open_ended]
     if unknown:
-        raise ConfigError(f"settings of {factory} must be among {', '.join(parameters)}, got {', '.join(unknown)}.")
+        raise ConfigError(
+            f"settings of {factory} must be among {', '.join(parameters)}, got {in_short(', '.join(unknown))}."
+        )
     taken = {name: value for name, value in derived.items() if name in _accepted(function)}
     try:
         return function(**{**taken, **settings})
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"settings of {factory} must suit it, got {dict(settings)} ({error})") from error
+        raise ConfigError(
+            f"settings of {factory} must suit it, got {quoted(dict(settings))} ({in_short(error)})"
+        ) from error
 
 
 def require_trusted(part: str, name: str, *, ours: Collection[str], trusted: Collection[str], source: str) -> None:

@@ -4,8 +4,10 @@ How long a file is. An encoder puts a frame of priming before the speech and fil
 an edit list says what to drop: FFmpeg drops the priming, but gives the filling out. The length here is that of the
 track after its edit list, at most what its frames hold, and decoding stops there; so the header and the decoder agree
 to the sample (tested with lengths around a frame's end at five rates). The list counts milliseconds, so up to one of
-filling may be left. Where that does not work the file is decoded once to count its samples: a bare stream, a track
-whose clock is not the sample rate, and profiles other than LC, whose frames the header does not tell the size of.
+filling may be left. A list of several parts, or one that begins with a pause, is refused: FFmpeg gives the length of
+the whole, and crops are not where they are in it. Where that does not work the file is decoded once to count its
+samples: a bare stream, a track whose clock is not the sample rate, and profiles other than LC, whose frames the header
+does not tell the size of.
 
 Seeking. A frame overlaps with the one before it, so decoding starts two frames early. The samples are then those of
 the whole decoded, bit for bit, except for bands that the encoder replaced by noise of the same power: the decoder draws
@@ -31,7 +33,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
-from chns.core import AudioError, ChnsError, Float32Array
+from chns.core import AudioError, ChnsError, Float32Array, counted
 from chns.data.storage.packed import Recording
 
 MP4_EXTENSIONS = (".m4a", ".mp4")
@@ -41,6 +43,7 @@ _PREROLL_SAMPLES = 2 * 1_024
 _MAX_CHANNELS = 7  # PyAV 18.1 crashes the process when it hands out eight
 _MAX_HEADER_BYTES = 2**26
 _MAX_COUNTED_SECONDS = 101 * 3600  # more than any recording may have
+_NORMAL_SPEED = 0x10000
 _COUNTED_TABLES = (b"stts", b"ctts", b"stsz", b"stz2")
 _HIDING_BOXES = (b"trun", b"cmov")
 
@@ -229,7 +232,11 @@ def _refuse_unbounded_headers(path: Recording) -> None:
                     f"MP4 header must have at most {_MAX_HEADER_BYTES:,} bytes, got {box.end - box.start:,} in {path}."
                 )
             file.seek(box.start)
-            _refuse_unbounded_tables(file.read(box.end - box.start), size, path)
+            header = file.read(box.end - box.start)
+            _refuse_unbounded_tables(header, size, path)
+            for track in header.split(b"trak")[1:]:
+                if b"soun" in track:
+                    _refuse_rearranged(track, path)
 
 
 def _top_boxes(file: BinaryIO, size: int) -> Iterator[_Box]:
@@ -260,6 +267,21 @@ def _refuse_unbounded_tables(header: bytes, size: int, path: Recording) -> None:
             if promised > size:
                 raise AudioError(f"MP4 header must promise frames that the file can hold, got {promised:,} in {path}.")
             at = header.find(kind, at + 4)
+
+
+def _refuse_rearranged(track: bytes, path: Recording) -> None:
+    """Of several parts, pauses or a still FFmpeg would give the whole in one order, and crops in another."""
+    content = track[track.find(b"elst") + 4 :] if b"elst" in track else b""
+    edit = struct.Struct(">QqI" if content[:1] == b"\1" else ">IiI")
+    num_edits = int.from_bytes(content[4:8], "big")
+    if not num_edits:
+        return
+    ticks, start, speed = edit.unpack_from(content[8:].ljust(edit.size, b"\0"))
+    if num_edits > 1 or not ticks or start < 0 or speed != _NORMAL_SPEED:
+        raise AudioError(
+            f"MP4 must play its sound from one place to another, got an edit list of another kind, with "
+            f"{counted(num_edits, 'part')}, in {path}. Write what is heard with `ffmpeg -i IN OUT.wav`."
+        )
 
 
 def _promised_frames(kind: bytes, content: bytes) -> int:

@@ -287,7 +287,7 @@ def _sound_file(source: bytes | BinaryIO, path: Recording) -> soundfile.SoundFil
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name in .raw, taken for headerless
         raise AudioError(
             f"recording must be WAV, FLAC, Ogg, Opus or MP3 audio, got something else or a damaged file: {path} "
-            f"({error})."
+            f"({error}). What FFmpeg reads, `ffmpeg -i IN OUT.wav` writes anew."
         ) from error
 
 
@@ -351,7 +351,7 @@ def _proven(file: soundfile.SoundFile | AacStream, info: AudioInfo, path: Record
             surplus = (
                 f"the header stands for {stated:.2f} s and {whole:.2f} s of frames follow (joined, or without Xing)"
             )
-        elif num_frames <= claim.mp3_frames:
+        elif surplus is None and num_frames <= claim.mp3_frames:
             return info
     if surplus is not None:
         raise AudioError(

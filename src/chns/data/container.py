@@ -51,7 +51,7 @@ class Claim(NamedTuple):
     """What a container says, beside what libsndfile makes of it.
 
     Attributes:
-        surplus: Why libsndfile gives less audio than there is, in words; none if it gives all.
+        surplus: Why libsndfile gives less audio than there is, or none of it, in words; none if it gives all.
         mp3_frames: Samples a channel in the frames of an MP3, the encoder's delay and filling included; none for
             another format.
     """
@@ -89,7 +89,11 @@ def claim_of(path: Recording, *, container: str, seconds: float) -> Claim:
             return Claim(_flac_surplus(file, seconds))
         if container == "MP3":
             walked = _walk_mp3(file)
-            return Claim(mp3_frames=walked.num_frames)
+            hole = walked.hole_bytes
+            damaged = (
+                f"{hole:,} bytes between its frames are none, where decoding stops" if hole > _MP3_PASSED else None
+            )
+            return Claim(damaged, walked.num_frames)
         if container == "AU":
             return Claim(_au_surplus(file, seconds))
         return Claim(_chunk_surplus(file, seconds))
@@ -294,16 +298,23 @@ _MP3_BITRATES_KBPS = {  # of layer III, by whether the version is 1
 }
 _MP3_RATES_HZ = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 _MP3_TAG_BYTES = 200
-_MP3_CUT_FRAMES = 6
-"""A header may leave out the frames of the encoder's delay and filling."""
+_MP3_PASSED = 1_024  # bytes that libsndfile's decoder passes over in search of the next frame
 
 
 class _Walk(NamedTuple):
-    """The frames of an MP3: samples a channel in all, the rate, and the frames that a header promises, if one does."""
+    """What an MP3 holds.
+
+    Attributes:
+        num_frames: Samples a channel in all its frames.
+        sample_rate_hz: Of the first.
+        promised: What a header promises of them, if one does.
+        hole_bytes: The most that lie between two frames and are neither sound nor a tag.
+    """
 
     num_frames: int
     sample_rate_hz: int
     promised: int | None
+    hole_bytes: int
 
 
 def _why_mp3_is_cut(file: BinaryIO) -> str | None:
@@ -320,9 +331,9 @@ def _walk_mp3(file: BinaryIO) -> _Walk:
     """From frame to frame; what is none (tags, damage) is passed over until two follow each other."""
     file.seek(0)
     size = _size_of(file)
-    position = num_samples = rate_hz = 0
+    position = num_samples = rate_hz = hole_bytes = 0
     promised: int | None = None
-    in_step = False
+    in_step, end_of_sound = False, 0
     while position + 4 <= size:
         file.seek(position)
         head = file.read(4)
@@ -334,16 +345,18 @@ def _walk_mp3(file: BinaryIO) -> _Walk:
             else:
                 num_samples += frame.num_samples if position + frame.num_bytes <= size + 4 else 0
             rate_hz = rate_hz or frame.sample_rate_hz
-            position += frame.num_bytes
+            hole_bytes = max(hole_bytes, position - end_of_sound if end_of_sound else 0)
+            position = end_of_sound = position + frame.num_bytes
             in_step = True
             continue
         in_step = False
         if head[:3] == b"ID3":
             file.seek(position)
             position += 10 + id3_bytes(file.read(10))
+            end_of_sound = end_of_sound and position
             continue
         position = _next_sync(file, position + 1)
-    return _Walk(num_samples, rate_hz, promised)
+    return _Walk(num_samples, rate_hz, promised, hole_bytes)
 
 
 class _Mp3Frame(NamedTuple):

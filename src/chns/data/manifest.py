@@ -18,7 +18,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -343,11 +343,16 @@ def one_spelling(speaker: str) -> str:
     return unicodedata.normalize("NFC", re.sub(_NO_WIDTH, "", speaker)).strip()
 
 
-def same_looking(speakers: Iterable[str]) -> list[list[str]]:
-    """Names that look the same, two or more at a time, each sorted."""
+def plain_letters(name: str) -> str:
+    """The name without full-width letters, ligatures and the like (NFKC), which may be meant to differ."""
+    return unicodedata.normalize("NFKC", one_spelling(name))
+
+
+def same_looking(speakers: Iterable[str], *, spelling: Callable[[str], str] = one_spelling) -> list[list[str]]:
+    """Names that have one spelling, two or more at a time, each sorted."""
     spellings: dict[str, set[str]] = {}
     for speaker in speakers:
-        spellings.setdefault(one_spelling(speaker), set()).add(speaker)
+        spellings.setdefault(spelling(speaker), set()).add(speaker)
     return [sorted(names) for _, names in sorted(spellings.items()) if len(names) > 1]
 
 

@@ -19,7 +19,7 @@ import torch
 from chns.bundle import Bundle, load_bundle, read_description
 from chns.core import Float64Array, ManifestError, RunFolderError, atomic_path, table_cell
 from chns.evaluation import Embedder, Trials, read_scores, verification_metrics
-from chns.report.run_findings import OddUtterance, RunFindings, ScoredTrials, SuspectedDuplicate
+from chns.report.run_findings import OddUtterance, RunFindings, ScoredTrials, SuspectedDuplicate, require_near
 from chns.report.speakers import (
     CACHE_NAME,
     TrainingSpeakers,
@@ -158,8 +158,7 @@ def collect_findings(
     *,
     names: Sequence[str] | None = None,
     manifest: Path | str | None = None,
-    utterances_per_speaker: int = 10,
-    max_speakers: int = 10_000,
+    root: str | None = None,
     device: torch.device | str = "cpu",
     num_workers: int = 0,
     trusted_packages: Collection[str] = (),
@@ -175,9 +174,8 @@ def collect_findings(
         run_folders: What ``chns train`` was given as ``--out``.
         names: What the report calls them; by default as much of the end of each path as tells them apart.
         manifest: Training manifest of all runs, in place of those that their settings name. If it does not fit,
-            that is an error.
-        utterances_per_speaker: Utterances of each training speaker that are embedded.
-        max_speakers: Most training speakers that are embedded; of more, so many are drawn.
+            that is an error. One that the settings name is read only if `require_near` allows it.
+        root: Folder of its recordings, or URL below which they are, if not where the manifest says.
         device: Where models run.
         num_workers: Processes that decode.
         trusted_packages: Further packages whose encoders may be built, see `chns.bundle.bundle.load_bundle`.
@@ -203,14 +201,7 @@ def collect_findings(
             bundle = load_bundle(run.model, trusted_packages=trusted_packages)
             bundle.model.to(device)
             speakers = _training_speakers(
-                run,
-                bundle,
-                settings,
-                manifest=manifest,
-                utterances_per_speaker=utterances_per_speaker,
-                max_speakers=max_speakers,
-                device=device,
-                num_workers=num_workers,
+                run, bundle, settings, manifest=manifest, root=root, device=device, num_workers=num_workers
             )
         except (FileNotFoundError, ManifestError) as error:
             if manifest is not None:
@@ -240,18 +231,23 @@ def _training_speakers(
     settings: TrainSettings,
     *,
     manifest: Path | str | None,
-    utterances_per_speaker: int,
-    max_speakers: int,
+    root: str | None,
     device: torch.device | str,
     num_workers: int,
 ) -> TrainingSpeakers:
+    if manifest is None and settings.data.train:
+        require_near(settings.data.train, run.path, option="--manifest")
+    if manifest is not None or root is not None:
+        named = settings.data.train if manifest is None else str(manifest)
+        settings = replace(settings, data=replace(settings.data, train=named, root=root))
+    trained = training_manifest(settings)
+    if manifest is None and root is None:
+        require_near(trained.location, run.path, option="--manifest")
     return embed_training_speakers(
         bundle,
-        training_manifest(settings, manifest=manifest),
+        trained,
         embedder=Embedder(model=bundle.model, device=device, num_workers=num_workers),
         cache=run.path / "report" / CACHE_NAME,
-        utterances_per_speaker=utterances_per_speaker,
-        max_speakers=max_speakers,
         crop_seconds=settings.clusters.crop_seconds,
         seed=settings.seed,
     )

@@ -25,7 +25,14 @@ from chns.data import Manifest, measure_quality, read_audio
 from chns.evaluation import matching_rows
 from chns.report.curve_figures import RunScores
 from chns.report.drawing import Group
-from chns.report.run_findings import ComparedRuns, OddUtterance, RunFindings, SuspectedDuplicate
+from chns.report.run_findings import (
+    ComparedList,
+    ComparedRuns,
+    OddUtterance,
+    RunFindings,
+    SuspectedDuplicate,
+    require_near,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -139,8 +146,8 @@ def find_recordings(
 
     Args:
         trial_lists: Names of the lists.
-        comparison: Names a manifest for each of its lists; one that is gone is said to be, and its recordings have
-            neither length nor sound.
+        comparison: Names a manifest for each of its lists; one that is gone, or that `require_near` does not allow, is
+            said to be, and its recordings have neither length nor sound.
         manifest: Of the recordings of all lists, in place of those.
         with_clips: Whether the page gets clips.
 
@@ -155,7 +162,7 @@ def find_recordings(
         key = (table.manifest, table.root)
         if table.manifest and key not in read:
             try:
-                read[key] = Manifest.read(table.manifest, root=table.root)
+                read[key] = _near_manifest(table, comparison)
             except (FileNotFoundError, ManifestError, ValueError) as error:
                 _log.warning(
                     "recordings of %s are not looked up: %s (--test-manifest names another)", table.name, error
@@ -164,6 +171,14 @@ def find_recordings(
         if (known := read.get(key)) is not None:
             found[table.name] = known
     return Recordings(found, with_clips)
+
+
+def _near_manifest(table: ComparedList, comparison: ComparedRuns | None) -> Manifest:
+    run = next(iter(comparison.runs), None) if comparison else None
+    require_near(table.manifest, run, option="--test-manifest")
+    manifest = Manifest.read(table.manifest, root=table.root)
+    require_near(manifest.location, run, option="--test-manifest")
+    return manifest
 
 
 class Impostor(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from chns.core import Float64Array, IntArray, RunFolderError, bounded_text
+from chns.core import Float64Array, IntArray, ManifestError, RunFolderError, bounded_text, quoted
 from chns.data import Manifest
 from chns.evaluation import Trials, VerificationMetrics
 
@@ -349,6 +349,32 @@ def read_comparison(folder: Path) -> ComparedRuns:
             f"{FILE_NAME} must be what `chns compare` writes, got something else in {path} "
             f"({type(error).__name__}: {error}). Run the same `chns compare` again."
         ) from error
+
+
+def require_near(path: object, folder: Path | None, *, option: str) -> None:
+    """Make sure that what a run's folder names may be read though nobody at the keyboard has named it.
+
+    A stranger may have written the folder. So a report reads, unasked, only what is on this machine and below the
+    current folder, the run's, or its comparison's, with links followed.
+
+    Args:
+        path: A manifest, or where one's recordings are.
+        folder: That of the run; None if not known.
+        option: What names the manifest at the keyboard.
+
+    Raises:
+        ManifestError: If it is a URL or lies elsewhere.
+    """
+    homes = [Path.cwd()]
+    if folder is not None:
+        compared = folder.resolve().parents[1]
+        homes.append(compared if (compared / FILE_NAME).is_file() else folder.resolve())
+    is_remote = "://" in str(path)
+    if is_remote or not any(Path(str(path)).resolve().is_relative_to(home.resolve()) for home in homes):
+        raise ManifestError(
+            f"what a run names must be below its folder or the current one to be read without being asked for, "
+            f"got {quoted(str(path))}. If it is yours, name the manifest with {option}."
+        )
 
 
 def _compared_list(name: str, content: Mapping[str, Any]) -> ComparedList:

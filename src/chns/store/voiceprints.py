@@ -81,6 +81,13 @@ def require_plain(what: str, text: str, *, longest: int) -> None:
         )
 
 
+def _require_plain_letters(name: str) -> None:
+    """Of a new name; one from another store is kept as it is there."""
+    plain = unicodedata.normalize("NFKC", name)
+    if plain != name:
+        raise ValueError(f"name must not look like another one, got {name!a}. Enrol {plain!r} instead.")
+
+
 _LONGEST_DIGEST, _LONGEST_NOTE = 200, 2_000
 _MOST_STRANGERS = 2_000
 
@@ -240,7 +247,8 @@ class VoiceprintStore:
         """Store a person, all or nothing; on the disk when this returns.
 
         Args:
-            name: Who; printable, on one line. It makes no difference how accents are composed.
+            name: Who; printable, on one line, and if new without full-width letters, ligatures and the like, which
+                look like others. It makes no difference how accents are composed.
             embeddings: One an utterance, shape (utterances, dim); need not be normalised.
             note: For example what the person consented to.
             sources: Where each utterance came from, shape (utterances,).
@@ -259,6 +267,8 @@ class VoiceprintStore:
         with self._transaction(writes=True):
             enrolment = self._content.find(name)
             if enrolment is None:
+                if enrolled_at is None:
+                    _require_plain_letters(name)
                 enrolment = self._content.insert(name, note, enrolled_at or datetime.now(UTC))
             elif not add:
                 raise ValueError(

@@ -310,19 +310,13 @@ def read_data(settings: TrainSettings) -> tuple[Manifest, Manifest | None]:
     return everything, validation
 
 
-def training_manifest(settings: TrainSettings, *, manifest: Path | str | None = None) -> Manifest:
+def training_manifest(settings: TrainSettings) -> Manifest:
     """The utterances that a run trained on; those it was validated on need not exist any more.
-
-    Args:
-        settings: Of the run.
-        manifest: Where its manifest is now, if not where the settings say; it then names its own audio folder.
 
     Raises:
         ConfigError: If no training manifest is named.
         ManifestError, FileNotFoundError: If it is missing or not valid.
     """
-    if manifest is not None:
-        settings = replace(settings, data=replace(settings.data, train=str(manifest), root=None))
     return _split(settings)[0]
 
 

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from chns.core import BoolArray, Float64Array, IntArray
 from chns.data.check.measures import DURATION_TOLERANCE_SECONDS
-from chns.data.manifest import Manifest, numbers, same_looking
+from chns.data.manifest import Manifest, numbers, plain_letters, same_looking
 from chns.data.quality import CLIPPED_SHARE, LARGEST_SAMPLE, QUIET_DBFS
 
 DROP, CORRECT, KEEP = "drop", "correct", "keep"
@@ -274,7 +274,7 @@ def _copies(manifest: Manifest, measures: pa.Table) -> Iterator[Finding]:
 
 
 def _same_looking(manifest: Manifest) -> Iterator[Finding]:
-    for names in same_looking(manifest.speakers):
+    for names in same_looking(manifest.speakers, spelling=plain_letters):
         for name in names:
             others = ", ".join(ascii(other) for other in names if other != name)
             yield Finding("same_looking", name, None, float(len(names)), f"{name!a} looks like {others}")
