@@ -77,15 +77,16 @@ def draw_curves(of: dict[str, Any], out: Path) -> None:
     from matplotlib import pyplot as plt
 
     first = next(iter(of["curves"].values()))
-    titles = sorted((t for t in first[-1] if isinstance(first[-1][t], list)), reverse=True)
-    figure, axes = plt.subplots(2, len(titles), figsize=(3.2 * len(titles), 5.5), sharex=True, layout="constrained")
+    titles = sorted((t for t in first[0] if isinstance(first[0][t], list)), reverse=True)  # measured at every look
+    figure, axes = plt.subplots(2, len(titles), figsize=(4 * len(titles), 6), sharex=True, layout="constrained")
     for name, rows in of["curves"].items():
         for column, title in enumerate(titles):
-            shown = [row for row in rows if title in row]
             for line, scale in enumerate((100, 1)):
-                values = [scale * row[title][line] for row in shown]
-                axes[line][column].plot([row["step"] for row in shown], values, label=name, lw=1.3)
-            axes[0][column].set_title(title.replace("hard", "trials, like voices").replace("random", "trials, random"))
+                values = [scale * row[title][line] for row in rows]
+                axes[line][column].plot([row["step"] for row in rows], values, label=name, lw=1.3)
+            axes[0][column].set_title(
+                title.replace("hard", "speakers, like voices").replace("random", "speakers, random trials")
+            )
             axes[1][column].set_xlabel("steps")
     axes[0][0].set_ylabel("EER, %")
     axes[1][0].set_ylabel("minDCF, p_target 0.05")
