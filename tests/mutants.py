@@ -49,6 +49,9 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         'for name, value in (("beta", beta), ("beta_start", beta_start or 1.0)):': "only the sign of the value is used",
         "per_anchor = torch.bincount(anchors, )": "the length only adds zeros at the end, which no anchor looks up",
     },
+    "sampling/neighbours.py": {
+        "low, high = int(self.indices.min(initial=-1)), int(self.indices.max(initial=-2))": "both are nobody"
+    },
     "sampling/same_person.py": {
         'near = near[np.argsort(own_of_pair[near] - similarity[near], kind="STABLE")]': "numpy ignores case",
         "labels, one = speaker_labels[some], embeddings[some].astype(None)": "None is float64",

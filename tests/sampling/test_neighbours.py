@@ -1,5 +1,9 @@
 """The nearest speakers are those that a naive search finds, and a file gives them back."""
 
+import io
+import re
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -120,6 +124,44 @@ def test_saved_neighbours_come_back_whole(tmp_path):
     assert loaded.indices.dtype == np.int32
     assert loaded.encoder == "abc"
     assert [path.name for path in tmp_path.iterdir()] == ["neighbours.safetensors"]
+
+
+def test_up_to_the_limit_all_are_compared_and_beyond_the_seed_decides(monkeypatch):
+    centroids = voices(400)
+    monkeypatch.setattr(neighbours, "_SEARCHED_CELLS", 1)
+    monkeypatch.setattr(neighbours, "_MOST_COMPARED_EXACTLY", 400)
+    assert (find_neighbours(centroids, num_neighbours=60).indices == naive_neighbours(centroids, 60)).all()
+    monkeypatch.setattr(neighbours, "_MOST_COMPARED_EXACTLY", 399)
+    plain, first, other = (find_neighbours(centroids, num_neighbours=60, **seed).indices for seed in SEEDS)
+    assert (plain == first).all()
+    assert (plain != other).any()
+
+
+SEEDS = ({}, {"seed": 0}, {"seed": 1})
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_search_of_more_than_a_second_tells_how_far_it_is_where_somebody_looks(monkeypatch, is_terminal):
+    now, nearest = [0.0], neighbours._nearest
+
+    def slowly(*searched):
+        now[0] += 1.5
+        return nearest(*searched)
+
+    shown = io.StringIO()
+    monkeypatch.setattr(shown, "isatty", lambda: is_terminal, raising=False)
+    monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+    monkeypatch.setattr(neighbours, "_nearest", slowly)
+    find_neighbours(voices(50), num_neighbours=3)
+    told = r"\rneighbours: 100%\|.*\| 50/50 \[00:01<00:00, 33\.33speaker/s\]\r +\r"
+    assert re.fullmatch(told if is_terminal else "", shown.getvalue())
+
+
+def test_tables_may_be_empty_or_hold_nobody():
+    assert SpeakerNeighbours(indices=np.empty((0, 3), np.int32)).encoder == ""
+    assert SpeakerNeighbours(indices=np.array([[-1]], np.int32)).indices.tolist() == [[-1]]
+    assert find_neighbours(voices(5), num_neighbours=2).encoder == ""
 
 
 def test_a_missing_file_is_named(tmp_path):
