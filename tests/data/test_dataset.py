@@ -3,11 +3,20 @@
 import numpy as np
 import pytest
 import torch
+from made_corpus import MadeCorpus, voice
 from torch.utils.data import DataLoader
 
 from chns.core import AudioError
 from chns.data.audio import read_audio, write_audio
-from chns.data.dataset import CropBatches, CropRequest, SpeakerCrops, WholeUtterances, pad_waveforms
+from chns.data.dataset import (
+    CropBatches,
+    CropRequest,
+    SpeakerCrops,
+    WholeUtterances,
+    as_floats,
+    collation_for,
+    pad_waveforms,
+)
 from chns.data.manifest import Manifest
 from chns.sampling import BatchShape, RandomSpeakerBatches
 
@@ -128,3 +137,24 @@ def test_padding_keeps_the_lengths():
     waveforms, lengths = pad_waveforms([torch.ones(3), torch.ones(5)])
     assert waveforms.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
     assert lengths.tolist() == [3, 5]
+
+
+@pytest.mark.parametrize("peak", [1.0, -1.0])
+@pytest.mark.parametrize(("subtype", "sent"), [("PCM_16", torch.int16), ("FLOAT", torch.float32)])
+def test_crops_travel_to_another_device_as_16_bits_where_that_loses_nothing(tmp_path, subtype, sent, peak):
+    corpus = MadeCorpus(tmp_path)
+    for number in range(4):
+        samples = voice(number)
+        samples[::7] = peak  # the largest that 16 bits hold is a little below 1
+        corpus.add(f"s{number % 2}/{number}", samples, suffix=".wav", subtype=subtype)
+    crops = SpeakerCrops(corpus.manifest, crop_seconds=1.0, sample_rate_hz=16_000)
+    loaded = {}
+    for device in ("cpu", "meta"):
+        collation = collation_for(torch.device(device))
+        [loaded[device]] = DataLoader(
+            crops, batch_sampler=[[CropRequest(n, (n,)) for n in range(4)]], collate_fn=collation
+        )
+    assert loaded["cpu"][0].dtype == torch.float32
+    assert loaded["meta"][0].dtype == sent
+    assert torch.equal(as_floats(loaded["meta"][0]), loaded["cpu"][0])
+    assert torch.equal(loaded["meta"][1], loaded["cpu"][1])

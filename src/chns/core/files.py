@@ -26,7 +26,7 @@ from typing import Any
 from chns.core.errors import ChnsError, ConfigError, FolderInUseError, in_short, quoted, suggestion
 
 _TEMPORARY = re.compile(
-    r"\.(?P<final>.*)\.chns-(?P<kind>tmp|old)-(?P<process>\d+)-(?P<machine>[0-9a-f]{8})?[0-9a-f]{8}(?:\.[^.]*)?"
+    r"\.(?P<final>.*)\.chns-(?P<kind>tmp|old)-(?P<pid>\d+)-(?P<host>[0-9a-f]{8})?[0-9a-f]{8}(?:\.[^.]*)?"
 )
 _MACHINE = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()  # processes of others are not seen
 _LONGEST_STEM = 40  # characters, so that the temporary name is not too long where the final one is not
@@ -181,10 +181,10 @@ def _tidy(folder: Path, *, nobody_writes: bool = False) -> None:
 
 
 def _may_be_alive(name: re.Match[str]) -> bool:
-    if os.name == "nt" or name["machine"] not in (None, _MACHINE):  # os.kill would end it; or it is not seen from here
+    if os.name == "nt" or name["host"] not in (None, _MACHINE):  # os.kill would end it; or it is not seen from here
         return True
     try:
-        os.kill(int(name["process"]), 0)
+        os.kill(int(name["pid"]), 0)
     except ProcessLookupError:
         return False
     except (PermissionError, OverflowError):
@@ -265,9 +265,7 @@ def _umask() -> int:
 def locked_folder(folder: Path, *, part: object = None) -> Iterator[None]:
     """Make the folder if need be and hold it against other processes; the system lets go of it when this one ends.
 
-    Args:
-        folder: On storage with locks, where processes on several machines write it.
-        part: The part of a job that is done in it, if not the whole: other parts may be done at the same time.
+    With a ``part`` of a job, only against the whole and the same part, also of other machines if the storage has locks.
 
     Raises:
         FolderInUseError: If another process holds it, or does the same part.

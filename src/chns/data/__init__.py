@@ -31,7 +31,8 @@ __getattr__, __all__ = lazily(
         "chns.data.corpora.synthetic": "prepare_synthetic",
         "chns.data.corpora.voxceleb": "corpus_parts prepare_voxceleb set_of_folder",
         "chns.data.dataset": (
-            "CropBatches CropRequest SpeakerCrops UtteranceChange WholeUtterances pad_waveforms plain_worker_errors"
+            "CropBatches CropRequest SpeakerCrops UtteranceChange WholeUtterances as_floats collation_for "
+            "pad_waveforms plain_worker_errors"
         ),
         "chns.data.manifest": "Manifest corpora_of",
         "chns.data.manifest_file": "REQUIRED_COLUMNS manifest_suffix",

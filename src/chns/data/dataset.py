@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from chns.core import AudioError
 from chns.data.audio import Waveform, read_audio
@@ -253,6 +253,33 @@ class CropBatches:
                 CropRequest(utterance, (self.seed, epoch, step, place))
                 for place, utterance in enumerate(utterances, self.first_place)
             ]
+
+
+_FULL_SCALE = 2.0**15
+
+
+def collation_for(device: torch.device) -> Callable[[list[tuple[Tensor, int]]], tuple[Tensor, Tensor]]:
+    """What makes a batch of crops, shape (batch, samples), and their speaker labels, shape (batch,), for a device.
+
+    For another device than the CPU, crops travel as integers of 16 bits where that loses nothing, as from recordings of
+    16 bits at their own rate: half of what goes through shared memory and over the bus. `as_floats` makes them samples.
+    """
+    return default_collate if device.type == "cpu" else _collated_for_a_bus
+
+
+def as_floats(waveforms: Tensor) -> Tensor:
+    """The samples of a batch of `collation_for`, float32: those that were decoded, bit for bit."""
+    return waveforms.float() / _FULL_SCALE if waveforms.dtype == torch.int16 else waveforms
+
+
+def _collated_for_a_bus(batch: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    integers = []
+    for crop, _ in batch:
+        scaled = crop * _FULL_SCALE
+        integers.append(scaled.to(torch.int16))
+        if not torch.equal(integers[-1].float(), scaled):  # resampled, mixed, augmented, or not of 16 bits
+            return default_collate(batch)  # type: ignore[no-any-return]
+    return torch.stack(integers), torch.tensor([label for _, label in batch])
 
 
 def pad_waveforms(waveforms: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

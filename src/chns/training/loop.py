@@ -28,7 +28,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from chns.core import NonFiniteError, average_buffers, percent, world_size, write_text
-from chns.data import CropBatches, SpeakerCrops, plain_worker_errors
+from chns.data import CropBatches, SpeakerCrops, as_floats, collation_for, plain_worker_errors
 from chns.encoders import SpeakerEncoder
 from chns.sampling import EpochSignals
 from chns.training.log import Meter, MetricsLogger, RunLog, Speed, Validated, Validation, crops_per_second, peak_memory
@@ -336,11 +336,13 @@ class Training:
             self._crops,
             batch_sampler=self._requests(epoch, first_step),
             num_workers=self._rhythm.num_workers,
+            collate_fn=collation_for(self._fabric.device),
             pin_memory=self._fabric.device.type == "cuda",
             worker_init_fn=StopRequest.outlive,
         )
         with plain_worker_errors():
-            yield from map(self._fabric.to_device, loader)
+            for waveforms, labels in loader:
+                yield as_floats(self._fabric.to_device(waveforms)), self._fabric.to_device(labels)
 
     def _train_step(self, epoch: int, waveforms: Tensor, labels: Tensor) -> None:
         rate = learning_rate_factor(self._step, self.num_steps, self._rhythm.warmup_share)
