@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 COPY = ROOT / "build" / "guards"
 HOSTILE = "tests/hostile/test_"
@@ -161,7 +163,7 @@ GUARDS = [
         "comparison/runs.py",
         "if ctypes.CDLL(None).prctl({_PR_SET_PDEATHSIG}, signal.SIGTERM) or",
         "if",
-        f"{SURVIVES} -k 'end_with_it and KILL'",
+        f"{SURVIVES} -k end_with_it",
     ),
     Guard(
         "settings of a failed start",
@@ -440,7 +442,10 @@ def failures(tests: str) -> list[str]:
     chosen = ["-k", words.strip("'")] if words else []
     environment = {**os.environ, "PYTHONPATH": str(COPY / "src"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-rf", "--tb=no", path, *chosen]
-    shown = subprocess.run(command, cwd=COPY, env=environment, capture_output=True, text=True, check=False).stdout
+    done = subprocess.run(command, cwd=COPY, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED:
+        sys.exit(f"guard must name a test that there is, got {tests}.")
+    shown = done.stdout
     return [line.split(" - ")[0].rpartition("::")[2] for line in shown.splitlines() if line.startswith("FAILED")]
 
 
