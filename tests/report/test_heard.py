@@ -134,7 +134,7 @@ def test_a_comparison_names_the_manifests_of_its_lists(hum_manifest, tmp_path, c
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as unread:
         unread.setattr(Manifest, "read", None)  # a call would fail
-        assert find_recordings(["hard"], comparison).manifests == {}
+        assert find_recordings(["hard"], replace(comparison, lists=lists[:1])).manifests == {}
     assert "recordings of hard are not looked up: what a run names must be below its folder" in caplog.text
     Manifest.read(hum_manifest).write(tmp_path / "m.parquet")  # here, its recordings are elsewhere
     near = replace(comparison, lists=[replace(lists[0], manifest=str(tmp_path / "m.parquet"))])
