@@ -27,14 +27,17 @@ demo: .venv/installed
 # CAMPPLUS is 3D-Speaker's campplus_cn_en_common.pt, DATA the folder of the corpora that recipes/small_model/README.md names.
 MODEL_RUN ?= runs/model
 DATA ?= ../shared/data
+# 28 shards of 2,048 clips and 560 steps are hours of one core; SHARDS=100:102 STEPS=20 tries the chain in minutes.
+SHARDS ?= 100:128
+STEPS ?= 560
 RECIPE := OMP_NUM_THREADS=1 $(BIN)/python recipes/small_model
 
 model: .venv/installed-dev
 	$(BIN)/chns import 3d-speaker-campplus $(CAMPPLUS) --out $(MODEL_RUN)/teacher
 	$(BIN)/chns prepare synthetic $(MODEL_RUN)/synthetic --speakers 400 --utterances 6
-	$(RECIPE)/teacher_cache.py $(DATA) $(MODEL_RUN)/cache --teacher $(MODEL_RUN)/teacher --synthetic $(MODEL_RUN)/synthetic --shards 100:128
+	$(RECIPE)/teacher_cache.py $(DATA) $(MODEL_RUN)/cache --teacher $(MODEL_RUN)/teacher --synthetic $(MODEL_RUN)/synthetic --shards $(SHARDS)
 	$(RECIPE)/development.py $(DATA) $(MODEL_RUN)/dev.npz --teacher $(MODEL_RUN)/teacher
-	$(RECIPE)/four_bits.py $(MODEL_RUN)/cache $(MODEL_RUN)/teacher $(MODEL_RUN)/four_bits --dev $(MODEL_RUN)/dev.npz
+	$(RECIPE)/four_bits.py $(MODEL_RUN)/cache $(MODEL_RUN)/teacher $(MODEL_RUN)/four_bits --dev $(MODEL_RUN)/dev.npz --steps $(STEPS)
 	$(RECIPE)/pack_graph.py $(MODEL_RUN)/four_bits $(MODEL_RUN)/small
 	$(RECIPE)/measure_models.py $(DATA) small=$(MODEL_RUN)/small --calibrate
 	$(RECIPE)/measure_models.py $(DATA) small=$(MODEL_RUN)/small --out $(MODEL_RUN)/results.json

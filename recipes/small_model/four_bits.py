@@ -1,6 +1,6 @@
 """Weights of four bits for CAM++, learnt from CAM++ itself, so that it fits into a package.
 
-    python recipes/small_model/four_bits.py CACHE TEACHER OUT --minutes 14 --dev EMBEDDED_DEVELOPMENT_SET
+    python recipes/small_model/four_bits.py CACHE TEACHER OUT --steps 560 --dev EMBEDDED_DEVELOPMENT_SET
 
 Every 32 weights along the input channels share a scale; a weight is one of sixteen multiples of it. The network is
 trained with its rounded weights to embed as the teacher does (the gradient passes the rounding as if it were not
@@ -77,13 +77,13 @@ def with_four_bits(encoder: nn.Module) -> list[nn.Module]:
 
 
 def main() -> None:
-    """Train for some minutes, then save a bundle whose weights are the rounded ones."""
+    """Train for some steps, then save a bundle whose weights are the rounded ones."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cache", type=Path)
     parser.add_argument("teacher", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--dev", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=14.0)
+    parser.add_argument("--steps", type=int, default=560)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -95,12 +95,11 @@ def main() -> None:
     cache, rng = Cache(arguments.cache), np.random.default_rng(4)
     shortest = min(clips.shape[1] for clips, _ in cache.shards)
     cache.keep_only(shortest)
-    began, step, values = time.monotonic(), 0, []
-    while (progress := (time.monotonic() - began) / 60 / arguments.minutes) < 1:
+    values = []
+    for step in range(1, arguments.steps + 1):
+        decay = 0.5 + 0.5 * math.cos(math.pi * (step - 1) / arguments.steps)
         for group in optimizer.param_groups:
-            group["lr"] = (
-                arguments.learning_rate * min(1.0, (step + 1) / 20) * (0.5 + 0.5 * math.cos(math.pi * progress))
-            )
+            group["lr"] = arguments.learning_rate * min(1.0, step / 20) * decay
         waveforms, targets = cache.batch(_PAIRS, shortest, rng)
         with torch.autocast("cpu", torch.bfloat16):
             embeddings = model(waveforms)
@@ -108,7 +107,6 @@ def main() -> None:
         value.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        step += 1
         values.append(float(nn.functional.cosine_similarity(embeddings.detach().float(), targets).mean()))
         if step % 20 == 0:
             print(f"{time.strftime('%H:%M:%S')} step {step} cosine {np.mean(values):.4f}", flush=True)
@@ -120,7 +118,7 @@ def main() -> None:
     described = {
         **bundle.training,
         "recipe": "recipes/small_model/four_bits.py",
-        "steps": step,
+        "steps": arguments.steps,
         "bits": 4,
         "block": BLOCK,
     }
