@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 HELPERS = ROOT / "tests" / "helpers"
 
 # Other programs, whose commands are not ours to test.
-FOREIGN = {"aws", "cat", "curl", "docker", "make", "pip", "python", "systemctl"}
+FOREIGN = {"aws", "cat", "curl", "docker", "make", "parallel", "pip", "python", "systemctl"}
 
 # By the beginning of a command: why it is parsed, but not run.
 ONLY_PARSED = {

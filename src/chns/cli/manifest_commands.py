@@ -314,14 +314,13 @@ def run_pack(arguments: argparse.Namespace) -> None:
         "shards": packing.num_written + packing.num_kept,
         "written": packing.num_written,
         "rejected": len(packing.failures),
-        "report": packing.report and str(packing.report),
+        "report": str(packing.report),
     }
     if arguments.json:
         print(json.dumps(summary))
         return
     for name, value in summary.items():
-        if value is not None:
-            print(f"{name:<10}  {value:,}" if isinstance(value, int) else f"{name:<10}  {value}")
+        print(f"{name:<10}  {value:,}" if isinstance(value, int) else f"{name:<10}  {value}")
 
 
 def _speaker_groups(arguments: argparse.Namespace, manifest: Manifest) -> IntArray | None:

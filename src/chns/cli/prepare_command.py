@@ -359,7 +359,7 @@ def run_prepare(arguments: argparse.Namespace) -> None:
         return
     report = result.write(arguments.out)
     summary = {"manifest": str(arguments.out), **_summary(result.manifest), **counts}
-    summary |= {"rejected": len(result.rejected), "report": report and str(report)}
+    summary |= {"rejected": len(result.rejected), "report": str(report)}
     remarks = scanned.remarks
     if remarks:
         summary["remarks"] = list(remarks)
@@ -405,7 +405,7 @@ def _print(summary: dict[str, Any], *, as_json: bool, remarks: Sequence[str] = (
         print(json.dumps(summary))
         return
     for name, value in summary.items():
-        if value is not None and not isinstance(value, list):
+        if not isinstance(value, list):
             print(f"{name:<10}  {value:,}" if isinstance(value, int) else f"{name:<10}  {value}")
     for remark in remarks:
         print(remark)

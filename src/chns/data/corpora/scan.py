@@ -205,17 +205,14 @@ class ScanResult:
             differing=frozenset(),
         )
 
-    def write(self, path: Path) -> Path | None:
-        """Write the manifest, and beside it ``<stem>.rejected.csv`` if something was rejected.
+    def write(self, path: Path) -> Path:
+        """Write the manifest, and beside it ``<stem>.rejected.csv``, which has only a header if nothing was rejected.
 
         Returns:
-            The path of the report; None if nothing was rejected, and one of an earlier time is deleted.
+            The path of the report.
         """
         report = path.with_name(f"{path.stem}.rejected.csv")
         self.manifest.write(path)
-        if not self.rejected:
-            report.unlink(missing_ok=True)
-            return None
         with atomic_path(report) as temporary, _text(temporary) as file:
             writer = csv.writer(file)
             writer.writerow(Rejected._fields)
