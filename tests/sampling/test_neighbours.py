@@ -80,7 +80,7 @@ def test_an_approximate_search_finds_nearly_all_that_an_exact_one_finds(monkeypa
 def test_what_an_approximate_search_does_not_find_is_minus_one_at_the_end(monkeypatch):
     """Two dozen cells of a few speakers, of which one is looked into."""
     monkeypatch.setattr(neighbours, "_MOST_COMPARED_EXACTLY", 0)
-    monkeypatch.setattr(neighbours, "_SEARCHED_CELLS", 1)
+    monkeypatch.setattr(neighbours, "_PROBED_CELLS", 1)
     found = find_neighbours(voices(400), num_neighbours=60).indices
     missing = found == -1
     assert missing.any()
@@ -128,7 +128,7 @@ def test_saved_neighbours_come_back_whole(tmp_path):
 
 def test_up_to_the_limit_all_are_compared_and_beyond_the_seed_decides(monkeypatch):
     centroids = voices(400)
-    monkeypatch.setattr(neighbours, "_SEARCHED_CELLS", 1)
+    monkeypatch.setattr(neighbours, "_PROBED_CELLS", 1)
     monkeypatch.setattr(neighbours, "_MOST_COMPARED_EXACTLY", 400)
     assert (find_neighbours(centroids, num_neighbours=60).indices == naive_neighbours(centroids, 60)).all()
     monkeypatch.setattr(neighbours, "_MOST_COMPARED_EXACTLY", 399)
@@ -142,17 +142,17 @@ SEEDS = ({}, {"seed": 0}, {"seed": 1})
 
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_a_search_of_more_than_a_second_tells_how_far_it_is_where_somebody_looks(monkeypatch, is_terminal):
-    now, nearest = [0.0], neighbours._nearest
+    now, without_oneself = [0.0], neighbours._without_oneself
 
     def slowly(*searched):
         now[0] += 1.5
-        return nearest(*searched)
+        return without_oneself(*searched)
 
     shown = io.StringIO()
     monkeypatch.setattr(shown, "isatty", lambda: is_terminal, raising=False)
     monkeypatch.setattr(sys, "stderr", shown)
     monkeypatch.setattr("tqdm.std.time", lambda: now[0])
-    monkeypatch.setattr(neighbours, "_nearest", slowly)
+    monkeypatch.setattr(neighbours, "_without_oneself", slowly)
     find_neighbours(voices(50), num_neighbours=3)
     told = r"\rneighbours: 100%\|.*\| 50/50 \[00:01<00:00, 33\.33speaker/s\]\r +\r"
     assert re.fullmatch(told if is_terminal else "", shown.getvalue())
