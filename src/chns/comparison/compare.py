@@ -215,8 +215,8 @@ def compare(comparison: Comparison, out: Path, *, jobs: int = 1) -> Outcome:
     outcome = Outcome(
         comparison=comparison, length=length, results=results, verdicts=_verdicts(runs, comparison, results)
     )
-    _write(out / "comparison.md", describe(outcome))
-    _write(out / "comparison.json", json.dumps(outcome.to_json(), indent=2) + "\n")
+    write_text(out / "comparison.md", describe(outcome))
+    write_text(out / "comparison.json", json.dumps(outcome.to_json(), indent=2) + "\n")
     return outcome
 
 
@@ -248,7 +248,3 @@ def _verdicts(runs: list[PlannedRun], comparison: Comparison, results: list[List
         )
         for clustered, twin in find_twins(comparison.strategies).items()
     ]
-
-
-def _write(path: Path, text: str) -> None:
-    write_text(path, text)

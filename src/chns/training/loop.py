@@ -207,7 +207,7 @@ class Training:
                     raise KeyboardInterrupt
 
     def measure(self, num_steps: int) -> Speed:
-        """Take at most so many steps of the first epoch, after a first one that starts all; write nothing.
+        """Take so many steps of the first epoch, or a minute of them, after a first one that starts all; write nothing.
 
         Raises:
             AudioError, FileNotFoundError: If a recording cannot be read.
