@@ -36,6 +36,7 @@ from chns.training.log import Validation, negative_similarity
 from chns.training.loop import Training, _line, _times, learning_rate_factor
 from chns.training.plan import TEACHER_EMBEDDINGS, BatchPlan, _read_kept
 from chns.training.settings import BatchSettings, ClusterSettings, TrainingSettings, TrainSettings
+from chns.training.step import TrainingStep
 
 PLAIN = ("--encoder.factory", "chns_test_encoders.Plain", "--encoder.settings", "{}")
 TIMES = {"elapsed_seconds", "segments_per_second", "data_wait_share", "encoder_seconds", "loss_seconds"}
@@ -151,14 +152,19 @@ def test_running_statistics_are_averaged_over_processes_before_each_validation(
     tmp_path, configs, hum_manifest, monkeypatch
 ):
     happened = []
-    measure = Validation.measure
+    measure, step = Validation.measure, TrainingStep.__call__
 
     def noting(self, model, device):
         happened.append("measured")
         return measure(self, model, device)
 
+    def noting_steps(self, *batch, **told):
+        happened.append("step")  # after which an earlier average, for a checkpoint, counts no longer
+        return step(self, *batch, **told)
+
     monkeypatch.setattr("chns.training.loop.average_buffers", lambda _: happened.append("averaged"))
     monkeypatch.setattr(Validation, "measure", noting)
+    monkeypatch.setattr(TrainingStep, "__call__", noting_steps)
     assert main(command(configs, hum_manifest, tmp_path / "run", *PLAIN)) == 0
     assert [happened[place - 1] for place, what in enumerate(happened) if what == "measured"] == ["averaged"] * 3
 
