@@ -35,6 +35,7 @@ from chns.training.folder import RunFolder, read_settings
 from chns.training.log import Validation, negative_similarity
 from chns.training.loop import Training, _line, _times, learning_rate_factor
 from chns.training.plan import TEACHER_EMBEDDINGS, BatchPlan, _read_kept
+from chns.training.run import measure_steps
 from chns.training.settings import BatchSettings, ClusterSettings, TrainingSettings, TrainSettings
 from chns.training.step import TrainingStep
 
@@ -109,6 +110,20 @@ def test_without_a_terminal_a_line_tells_hardness_and_times():
         "step 20/100, epoch 1: loss 1.500, hard ratio 0.5, easy anchors 82 %, negatives 0.16 (p95 0.40), 100 segments/s"
     )
     assert _times(61.4, 7322) == "0:01:01 elapsed, 2:02:02 left"
+
+
+@pytest.mark.parametrize(("most_seconds", "num_steps"), [(60.0, 5), (0.0, 2)])
+def test_a_measurement_of_speed_ends_where_its_time_is_up(finished, monkeypatch, most_seconds, num_steps):
+    taken, step = [], Training._train_step
+
+    def counted_step(self, *batch):
+        taken.append(batch)
+        step(self, *batch)
+
+    monkeypatch.setattr(Training, "_train_step", counted_step)
+    monkeypatch.setattr("chns.training.loop._MEASURED_SECONDS", most_seconds)
+    measure_steps(read_settings(RunFolder.open(finished)), num_steps=4)
+    assert len(taken) == num_steps  # the first starts all
 
 
 def test_the_same_command_again_does_nothing(finished, configs, hum_manifest):
