@@ -395,7 +395,7 @@ GUARDS = [
         "length of an MP4",
         "data/aac.py",
         "parts = [np.empty((0, self",
-        "parts = [np.ones((self._stream.duration // 100, 1), np.float32)[:0], np.empty((0, self",
+        "parts = [np.ones((self._stream.duration // 10, 1), np.float32)[:0], np.empty((0, self",
         f"{AAC} -k many_hours",
     ),
     Guard("audio beside a header", "data/aac.py", 'if box.kind == b"mdat":', "if False:", f"{AAC} -k is_not_read"),
