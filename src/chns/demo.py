@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from chns.comparison.compare import Outcome, compare
 from chns.comparison.runs import ComparisonSettings, TrialListSettings, checked
+from chns.core import cpu_has_bfloat16
 from chns.data import prepare_synthetic
 from chns.evaluation import make_trials, write_trials
 from chns.report.collect import collect_findings
@@ -104,6 +106,7 @@ def _settings(manifest: Path) -> TrainSettings:
         factory="chns.encoders.EcapaTdnn",
         settings={"channels": 64, "aggregation_channels": 192, "se_bottleneck": 32, "attention_channels": 32},
     )
+    precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed" if cpu_has_bfloat16() else "32-true"
     return TrainSettings(
         data=DataSettings(train=str(manifest), held_out_speakers=0, crop_seconds=2.0, num_workers=1),
         features={"hop_seconds": 0.02},
@@ -111,5 +114,5 @@ def _settings(manifest: Path) -> TrainSettings:
         batches=BatchSettings(speakers_per_batch=32, steps_per_epoch=50),
         clusters=ClusterSettings(start_epoch=2, hard_ratio=1.0, crop_seconds=2.0),
         optimizer=OptimizerSettings(learning_rate=0.005),
-        train=TrainingSettings(epochs=9, device="cpu", precision="bf16-mixed", log_every_steps=50),
+        train=TrainingSettings(epochs=9, device="cpu", precision=precision, log_every_steps=50),
     )

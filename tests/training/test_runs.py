@@ -35,7 +35,7 @@ from chns.training.folder import RunFolder, read_settings
 from chns.training.log import Validation, negative_similarity
 from chns.training.loop import Training, _line, _times, learning_rate_factor
 from chns.training.plan import TEACHER_EMBEDDINGS, BatchPlan, _read_kept
-from chns.training.run import measure_steps
+from chns.training.run import _launched, measure_steps
 from chns.training.settings import BatchSettings, ClusterSettings, TrainingSettings, TrainSettings
 from chns.training.step import TrainingStep
 
@@ -589,6 +589,18 @@ def test_a_corpus_that_changed_under_a_run_is_noticed(tmp_path, hum_manifest, ca
     corpus.write(tmp_path / "m.parquet")
     assert main(words) == 2
     assert "batches.speakers_per_batch must be 15 as when the run was begun, got 20" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("instruction", "precision", "warned"),
+    [(None, "bf16-mixed", True), ("amx_bf16", "bf16-mixed", False), (None, "32-true", False)],
+)
+def test_bfloat16_on_a_cpu_without_it_is_warned_about(instruction, precision, warned, monkeypatch, caplog):
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    there = {name: name == instruction for name in ("avx512_bf16", "amx_bf16")}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: there)
+    _launched(TrainSettings(train=TrainingSettings(device="cpu", precision=precision)))
+    assert ("this CPU has no instructions for bfloat16" in caplog.text) == warned
 
 
 FAULTS = """

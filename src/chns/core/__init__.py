@@ -36,8 +36,8 @@ __getattr__, __all__ = lazily(
     {
         "chns.core.arrays": "BoolArray Float32Array Float64Array IntArray",
         "chns.core.distributed": (
-            "any_process average_buffers average_gradients from_first_process gather_array gather_batch "
-            "gather_rows largest_anywhere launched_world rank require_device world_size"
+            "any_process average_buffers average_gradients cpu_has_bfloat16 from_first_process gather_array "
+            "gather_batch gather_rows largest_anywhere launched_world rank require_device world_size"
         ),
         "chns.core.errors": (
             "FORMULA AudioError ChnsError ConfigError FolderInUseError ManifestError ModelFileError NonFiniteError "

@@ -8,6 +8,7 @@ from chns.core.arrays import IntArray as IntArray
 from chns.core.distributed import any_process as any_process
 from chns.core.distributed import average_buffers as average_buffers
 from chns.core.distributed import average_gradients as average_gradients
+from chns.core.distributed import cpu_has_bfloat16 as cpu_has_bfloat16
 from chns.core.distributed import from_first_process as from_first_process
 from chns.core.distributed import gather_array as gather_array
 from chns.core.distributed import gather_batch as gather_batch

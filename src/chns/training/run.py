@@ -24,6 +24,7 @@ from chns.bundle import Architecture, add_graph_if_possible, load_bundle, requir
 from chns.core import (
     ChnsError,
     ConfigError,
+    cpu_has_bfloat16,
     from_first_process,
     in_short,
     launched_world,
@@ -314,6 +315,11 @@ def _launched(settings: TrainSettings) -> Fabric:
         keep_freed_memory()
     if not fabric.is_global_zero:
         logging.getLogger("chns").setLevel(logging.WARNING)
+    elif fabric.device.type == "cpu" and settings.train.precision == "bf16-mixed" and not cpu_has_bfloat16():
+        _log.warning(
+            "train.precision is bf16-mixed, but this CPU has no instructions for bfloat16: a step may take several "
+            "times as long as with --train.precision 32-true"
+        )
     return fabric
 
 
