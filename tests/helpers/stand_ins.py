@@ -21,8 +21,8 @@ from voxceleb_archives import checksums, zipped
 
 from chns.cli import main
 from chns.data.audio import write_audio
-from chns.data.corpora.json_lists import write_wespeaker
 from chns.data.corpora.lhotse import write_lhotse
+from chns.data.corpora.list_formats import write_wespeaker
 from chns.data.manifest import Manifest
 
 SPEAKERS = [f"id1{number:04d}" for number in range(60)]

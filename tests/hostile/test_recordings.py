@@ -15,9 +15,9 @@ from chns.core import AudioError, ManifestError
 from chns.data.audio import audio_info, channel_number, channels_differ, file_channels_differ, proven_info, read_audio
 from chns.data.conversion import convert_audio
 from chns.data.corpora.any_folder import prepare_folder
-from chns.data.corpora.json_lists import read_nemo, write_wespeaker
 from chns.data.corpora.kaldi import prepare_kaldi, write_kaldi
 from chns.data.corpora.lhotse import read_lhotse
+from chns.data.corpora.list_formats import read_nemo, write_wespeaker
 from chns.data.corpora.listed import scan_list
 from chns.data.manifest import Manifest
 from chns.data.packing import pack_shards

@@ -329,7 +329,7 @@ _DERIVED: Mapping[str, Callable[[Any], list[Path]]] = {
     "evaluate": lambda arguments: [sweep_path(arguments.scores)] if arguments.sweep else [],
     "export": _of_export,
     "import": _of_folder(*_BUNDLE),
-    "pack": _of_folder("manifest.parquet", "manifest.rejected.csv", "SHA256SUMS"),
+    "pack": _of_folder("manifest.parquet", "manifest.rejected.csv", "SHA256SUMS", "shardindex.json"),
     "prepare": _of_prepare,
     "push": _of_folder(*_BUNDLE, "README.md"),
     "report": _of_folder("report.html", "suspected_duplicates.csv"),

@@ -72,6 +72,9 @@ EXAMPLES = """  chns prepare cnceleb CN-Celeb_flac --out dev.parquet            
   chns prepare nemo train.json --root /data --out train.parquet
   chns prepare lhotse cuts.jsonl.gz --root /data --out train.parquet
   chns prepare lhotse recordings.jsonl.gz --supervisions supervisions.jsonl.gz --root /data --out train.parquet
+  chns prepare webdataset shards --out train.parquet                     # tars; --speaker-field json.speaker
+  chns prepare wespeaker-shards shard.list --root /data --out train.parquet
+  chns prepare lhotse-shar shar --out train.parquet
   chns prepare hugging-face data/train --speaker-column speaker_id --out train.parquet
   chns prepare csv people.csv --path-column file --speaker-column who --out mine.parquet"""
 
@@ -82,7 +85,12 @@ _LISTS = {
     "lhotse": "Lhotse's CutSet, or recordings and supervisions (.jsonl, .jsonl.gz)",
     "csv": "a table with a header and any names for its columns",
 }
-FORMATS = ("cnceleb", "hugging-face", *_LISTS)
+_SHARDS = {
+    "webdataset": "WebDataset's tars, or a list of them: read where they are, as those of `chns pack` are",
+    "wespeaker-shards": "WeSpeaker's shards: tars with KEY.spk and KEY.wav, and their list; read where they are",
+    "lhotse-shar": "Lhotse's Shar: a folder of cuts.N.jsonl.gz and recording.N.tar; read where they are",
+}
+FORMATS = ("cnceleb", "hugging-face", *_LISTS, *_SHARDS)
 
 
 def add_formats(corpora: Any, scan: argparse.ArgumentParser) -> None:
@@ -95,8 +103,15 @@ def add_formats(corpora: Any, scan: argparse.ArgumentParser) -> None:
     cnceleb = corpora.add_parser("cnceleb", parents=[scan], help="CN-Celeb 1 or 2, with genres and sessions")
     cnceleb.add_argument("--subset", choices=["dev", "eval"], default="dev", help="(default: %(default)s)")
     lists = {name: corpora.add_parser(name, parents=[scan], help=purpose) for name, purpose in _LISTS.items()}
-    for parser in lists.values():
+    shards = {name: corpora.add_parser(name, parents=[scan], help=purpose) for name, purpose in _SHARDS.items()}
+    for parser in (*lists.values(), shards["webdataset"], shards["wespeaker-shards"]):
         parser.add_argument("--root", type=Path, metavar="DIR", help="folder of the audio (default: that of SOURCE)")
+    shards["webdataset"].add_argument(
+        "--speaker-field",
+        metavar="NAME",
+        help="suffix of the file in each sample that names the speaker, or a key of JSON, as json.speaker (default: "
+        "spk, speaker, cls, or speaker, speaker_id or spk_id of json)",
+    )
     lists["lhotse"].add_argument(
         "--supervisions", type=Path, metavar="S.jsonl.gz", help="those of the recordings; none: SOURCE is a CutSet"
     )
@@ -141,10 +156,27 @@ def scan_format(arguments: argparse.Namespace, settings: dict[str, Any]) -> Scan
         return prepare_hugging_face(
             arguments.source, recordings=arguments.recordings or beside, names=names, **settings
         )
+    if arguments.corpus in _SHARDS:
+        return _scan_shards(arguments, settings)
     from chns.data import scan_list
 
     root = arguments.root or arguments.source.parent
     return scan_list(_candidates(arguments, root), root=root, **settings)
+
+
+def _scan_shards(arguments: argparse.Namespace, settings: dict[str, Any]) -> ScanResult:
+    from chns.data import prepare_lhotse_shar, prepare_webdataset, prepare_wespeaker_shards
+
+    if arguments.convert:
+        raise ValueError(
+            f"--convert must be of recordings in files, got those of {arguments.corpus} in tars. Leave it out, and "
+            f"encode them anew with `chns pack {arguments.out} --out DIR --format flac`."
+        )
+    if arguments.corpus == "lhotse-shar":
+        return prepare_lhotse_shar(arguments.source, **settings)
+    if arguments.corpus == "wespeaker-shards":
+        return prepare_wespeaker_shards(arguments.source, root=arguments.root, **settings)
+    return prepare_webdataset(arguments.source, root=arguments.root, speaker_field=arguments.speaker_field, **settings)
 
 
 def _candidates(arguments: argparse.Namespace, root: Path) -> Iterator[Candidate]:

@@ -21,14 +21,16 @@ __getattr__, __all__ = lazily(
         "chns.data.conversion": "convert_audio",
         "chns.data.corpora.any_folder": "FIRST_LEVEL prepare_folder prepare_speech_commands",
         "chns.data.corpora.cnceleb": "prepare_cnceleb",
-        "chns.data.corpora.csv_table": "ColumnNames read_csv read_speechbrain write_csv",
+        "chns.data.corpora.list_formats": (
+            "ColumnNames read_csv read_nemo read_speechbrain read_wespeaker write_csv write_wespeaker"
+        ),
         "chns.data.corpora.hugging_face": "HuggingFaceColumns prepare_hugging_face",
-        "chns.data.corpora.json_lists": "read_nemo read_wespeaker write_wespeaker",
         "chns.data.corpora.kaldi": "prepare_kaldi write_kaldi",
-        "chns.data.corpora.lhotse": "read_lhotse write_lhotse",
+        "chns.data.corpora.lhotse": "prepare_lhotse_shar read_lhotse write_lhotse",
         "chns.data.corpora.listed": "scan_list",
         "chns.data.corpora.scan": "Candidate ScanResult",
         "chns.data.corpora.synthetic": "prepare_synthetic",
+        "chns.data.corpora.tar_shards": "prepare_webdataset prepare_wespeaker_shards",
         "chns.data.corpora.voxceleb": "corpus_parts prepare_voxceleb set_of_folder",
         "chns.data.dataset": (
             "CropBatches CropRequest SpeakerCrops UtteranceChange WholeUtterances as_floats collation_for "

@@ -12,18 +12,23 @@ have changed. Measured on one core that others used too: 300 to 500 MB/s as they
 The index is a Parquet file beside the shard and is written last. It says what the shard was made from, so a shard that
 has one is whole, and it is left alone if the same recordings, unchanged, would go into it again. The bytes of a shard
 depend on the recordings and their names alone: times, owners and rights are left out.
+
+A shard is one of WebDataset's too, with a sample a recording, and has the indexes of two of its readers beside it:
+``shard-00000.idx`` for NVIDIA's DALI (as its ``wds2idx`` writes it) and one ``shardindex.json`` for ``wids``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 import logging
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import groupby
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +51,8 @@ _log = logging.getLogger(__name__)
 Format = Literal["as-is", "flac"]
 
 MANIFEST_NAME, REPORT_NAME, CHECKSUMS_NAME = "manifest.parquet", "manifest.rejected.csv", "SHA256SUMS"
-_OURS = ("shard-*.tar", "shard-*.parquet", MANIFEST_NAME, REPORT_NAME, CHECKSUMS_NAME)
+WIDS_NAME = "shardindex.json"
+_OURS = ("shard-*.tar", "shard-*.parquet", "shard-*.idx", MANIFEST_NAME, REPORT_NAME, CHECKSUMS_NAME, WIDS_NAME)
 FLAC_RATE_HZ = 16_000
 
 _SHARDS_PER_WORKER = 4
@@ -123,6 +129,7 @@ def pack_shards(
         if part is None:
             ScanResult(packed, failures).write(out / MANIFEST_NAME)
             _write_checksums(plan, shards, out)
+            _write_wids_index(plan, shards, out)
     if part is None:
         _mention_leftovers(plan, out)
     num_written = sum(shard.is_new for shard in shards)
@@ -204,12 +211,52 @@ def _write_checksums(plan: Plan, shards: Sequence[Shard], out: Path) -> None:
         temporary.write_text("".join(lines), encoding="ascii")
 
 
+def _write_wids_index(plan: Plan, shards: Sequence[Shard], out: Path) -> None:
+    listed = [
+        {"url": planned.path.name, "nsamples": len(_samples(shard.index)), "filesize": planned.path.stat().st_size}
+        for planned, shard in zip(plan.shards, shards, strict=True)
+    ]
+    index = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": listed}
+    with atomic_path(out / WIDS_NAME) as temporary:
+        temporary.write_text(json.dumps(index, indent=2) + "\n", encoding="ascii")
+
+
+def _samples(index: pa.Table) -> list[list[dict[str, Any]]]:
+    """The samples that WebDataset takes a shard for: recordings in a row that differ behind a dot alone."""
+    rows = index.to_pylist()
+    return [[*group] for _, group in groupby(rows, key=lambda row: _key_and_extension(row["member"])[0])]
+
+
+def _key_and_extension(member: str) -> tuple[str, str]:
+    folder, slash, name = member.rpartition("/")
+    stem, _, extension = name.partition(".")
+    return folder + slash + stem, extension
+
+
+def _write_dali_index(shard: Path, index: pa.Table) -> None:
+    """A line a sample, fields by spaces: extension, offset, length and name of each file."""
+    spaced = next((name for name in index["member"].to_pylist() if " " in name), None)
+    if spaced is not None:
+        _log.warning("%s gets no .idx for DALI: its format knows no names with spaces, such as %s", shard, spaced)
+        shard.with_suffix(".idx").unlink(missing_ok=True)
+        return
+    lines = [
+        " ".join(
+            f"{_key_and_extension(row['member'])[1]} {row['byte_offset']} {row['byte_length']} {row['member']}"
+            for row in sample
+        )
+        for sample in _samples(index)
+    ]
+    with atomic_path(shard.with_suffix(".idx")) as temporary:
+        temporary.write_text("\n".join([f"v1.2 {len(lines)}", *lines, ""]), encoding="utf-8", newline="\n")
+
+
 def _mention_leftovers(plan: Plan, out: Path) -> None:
     used = {shard.path.name for shard in plan.shards}
     leftovers = sorted(path.name for path in out.glob("shard-*.tar") if path.name not in used)
     if leftovers:
         _log.warning(
-            "%s holds %d shards that the manifest does not need any more, %s to %s: delete them with their .parquet.",
+            "%s holds %d shards that the manifest needs no more, %s to %s: delete them with their .parquet and .idx.",
             out, len(leftovers), leftovers[0], leftovers[-1],
         )  # fmt: skip
 
@@ -261,6 +308,8 @@ def write_shard(plan: ShardPlan, *, flac_rate_hz: int | None) -> Shard:
     """
     done = _already_written(plan, flac_rate_hz)
     if done is not None:
+        if not plan.path.with_suffix(".idx").exists():
+            _write_dali_index(plan.path, done.index)
         return done
     failures: list[Rejected] = []
     with atomic_path(plan.path) as temporary:
@@ -272,6 +321,7 @@ def write_shard(plan: ShardPlan, *, flac_rate_hz: int | None) -> Shard:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     metadata = {_SETTINGS_KEY: str(flac_rate_hz), _DIGEST_KEY: sha256, _SIZE_KEY: str(size)}
     index = pa.Table.from_pylist(rows, schema=_INDEX.with_metadata(metadata))
+    _write_dali_index(plan.path, index)
     with atomic_path(_index_path(plan.path)) as temporary:
         pq.write_table(index, temporary, compression="zstd")
     return Shard(index, sha256, failures, is_new=True)

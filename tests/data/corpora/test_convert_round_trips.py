@@ -13,10 +13,9 @@ import torch
 from chns.core import ChnsError, ManifestError
 from chns.data.audio import write_audio
 from chns.data.corpora.any_folder import prepare_speech_commands
-from chns.data.corpora.csv_table import read_csv, write_csv
-from chns.data.corpora.json_lists import read_wespeaker, write_wespeaker
 from chns.data.corpora.kaldi import prepare_kaldi, write_kaldi
 from chns.data.corpora.lhotse import read_lhotse, write_lhotse
+from chns.data.corpora.list_formats import read_csv, read_wespeaker, write_csv, write_wespeaker
 from chns.data.corpora.listed import scan_list
 from chns.data.corpora.voxceleb import prepare_voxceleb
 from chns.data.dataset import CropRequest, SpeakerCrops, WholeUtterances

@@ -9,9 +9,8 @@ import pytest
 import soundfile
 
 from chns.core import ManifestError
-from chns.data.corpora.csv_table import ColumnNames, read_csv, read_speechbrain
-from chns.data.corpora.json_lists import read_nemo, read_wespeaker
 from chns.data.corpora.lhotse import read_lhotse
+from chns.data.corpora.list_formats import ColumnNames, read_csv, read_nemo, read_speechbrain, read_wespeaker
 from chns.data.corpora.listed import scan_list
 
 READERS = {"wespeaker": read_wespeaker, "nemo": read_nemo, "speechbrain": read_speechbrain, "csv": read_csv,

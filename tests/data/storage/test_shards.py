@@ -26,8 +26,8 @@ from chns.data import packing as writing
 from chns.data.audio import audio_info, read_audio
 from chns.data.check import check_manifest
 from chns.data.conversion import convert_audio
-from chns.data.corpora.csv_table import write_csv
 from chns.data.corpora.kaldi import write_kaldi
+from chns.data.corpora.list_formats import write_csv
 from chns.data.dataset import CropBatches, SpeakerCrops
 from chns.data.manifest import Manifest
 from chns.data.packing import pack_shards as pack_with_jobs
@@ -273,7 +273,7 @@ def test_shards_that_are_not_needed_any_more_are_named(tmp_path, caplog):
     pack_shards(corpus, tmp_path / "out", shard_bytes=120_000)
     assert not caplog.records
     pack_shards(corpus, tmp_path / "out", shard_bytes=240_000)
-    assert "holds 2 shards that the manifest does not need any more, shard-00002.tar to shard-00003.tar" in caplog.text
+    assert "holds 2 shards that the manifest needs no more, shard-00002.tar to shard-00003.tar" in caplog.text
 
 
 SCRIPT = """

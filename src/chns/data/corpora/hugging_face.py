@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from chns.core import ChnsError, ManifestError, atomic_path, in_short
 from chns.data.audio import EXTENSIONS
-from chns.data.corpora.csv_table import table_rows
+from chns.data.corpora.list_formats import table_rows
 from chns.data.corpora.listed import Entry, columns_of, json_lines, relative_path, scan_list, text_of
 from chns.data.corpora.scan import MIN_DURATION_SECONDS, Candidate, Rejected, ScanResult
 from chns.data.manifest import relative_name

@@ -1,4 +1,4 @@
-"""Lhotse's manifests, both ways.
+"""Lhotse's manifests, both ways, and its Shar, read.
 
 Lhotse's own readers build objects without checking them and unpack without a limit, and importing them takes 4 s. A
 manifest from a stranger is therefore read as the plain JSON that it is; ``chns.data.corpora.lhotse`` writes
@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
+
+from tqdm import tqdm
 
 from chns.core import ChnsError, ManifestError, atomic_folder, quoted, require_ours
 from chns.data.corpora.listed import (
@@ -22,10 +24,12 @@ from chns.data.corpora.listed import (
     located_utterances,
     number_of,
     relative_path,
+    scan_list,
     text_of,
 )
-from chns.data.corpora.scan import Candidate, Part
+from chns.data.corpora.scan import MIN_DURATION_SECONDS, Candidate, Part, Rejected, ScanResult
 from chns.data.manifest import Manifest
+from chns.data.storage.packed import ShardMember, shard_members
 
 _CUT_TYPES = ("MonoCut", "MultiCut", "Cut")
 
@@ -71,7 +75,18 @@ def _of_supervisions(recordings: Path, supervisions: Path, root: Path) -> Iterat
 
 
 def _of_cuts(cuts: Path, root: Path) -> Iterator[Candidate]:
-    for entry, place in json_lines(cuts):
+    for cut, place in _cuts(cuts):
+        yield from _of_cut(cut, _recording(_object(cut, "recording", place), root, place), place)
+
+
+def _of_cut(cut: Entry, recording: _Recording, place: str) -> Iterator[Candidate]:
+    start = number_of(cut, "start", place) or 0.0
+    for supervision in cut["supervisions"]:
+        yield _candidate(supervision, recording, place, cut=(start, _required(cut, "duration", place)))
+
+
+def _cuts(path: Path) -> Iterator[tuple[Entry, str]]:
+    for entry, place in json_lines(path):
         if entry.get("type") not in _CUT_TYPES:
             raise ManifestError(
                 f"cut must be of type {' or '.join(_CUT_TYPES)}, got {reprlib.repr(entry.get('type'))} in {place}. "
@@ -83,19 +98,85 @@ def _of_cuts(cuts: Path, root: Path) -> Iterator[Candidate]:
                 f"cut must have a supervision, which names the speaker, got {reprlib.repr(found)} in {place}. "
                 f"Filter cuts without one out."
             )
-        recording = _recording(_object(entry, "recording", place), root, place)
-        start = number_of(entry, "start", place) or 0.0
-        for supervision in found:
-            yield _candidate(supervision, recording, place, cut=(start, _required(entry, "duration", place)))
+        yield entry, place
 
 
-def _recording(entry: Entry, root: Path, place: str) -> _Recording:
+def prepare_lhotse_shar(
+    source: Path, *, min_duration_seconds: float = MIN_DURATION_SECONDS, jobs: int | None = None
+) -> ScanResult:
+    """Scan a folder that Lhotse's ``SharWriter`` wrote, with the field ``recording``; crops are read from its tars.
+
+    ``cuts.N.jsonl.gz`` holds the cuts and ``recording.N.tar`` their audio, ``CUT.flac`` or another format and its JSON,
+    which is not needed. Every supervision is an utterance.
+
+    Args:
+        source: The folder.
+        min_duration_seconds: Shorter utterances are rejected.
+        jobs: See ``scan_recordings``.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ManifestError: If cuts and tars do not belong together, a tar is compressed, cut off or damaged, for the reasons
+            of `read_lhotse`, or nothing usable remains.
+    """
+    if not source.is_dir():
+        raise FileNotFoundError(f"Shar must be a folder, got {source}.")
+    cuts = {path.name.removeprefix("cuts").partition(".jsonl")[0]: path for path in source.glob("cuts*.jsonl*")}
+    tars = {path.name.removeprefix("recording").removesuffix(".tar"): path for path in source.glob("recording*.tar")}
+    alone = cuts.keys() ^ tars.keys()
+    if alone or not cuts:
+        raise ManifestError(
+            f"Shar must hold a recording.N.tar for each cuts.N.jsonl.gz, got {len(tars)} and {len(cuts)}, "
+            f"{quoted(min(alone))} of one alone, in {source}. Name the folder that SharWriter wrote, whole."
+            if alone
+            else f"Shar must hold cuts.N.jsonl.gz and recording.N.tar, got none in {source}."
+        )
+    candidates: list[Candidate] = []
+    rejected: list[Rejected] = []
+    for number in tqdm(sorted(cuts), desc="reading headers", unit="shard", disable=None):
+        audio = {_cut_of(member): member for member in shard_members(tars[number]) if not _is_beside(member)}
+        for cut, place in _cuts(cuts[number]):
+            name = text_of(cut, "id", place)
+            member = audio.get(name)
+            if member is None or member.problem:
+                reason = member.problem if member else "cut must have a recording, got none of its name"
+                path = f"{tars[number].name}/{member.name if member else name}"
+                rejected.append(Rejected(path, f"{reason} (listed in {place})"))
+                continue
+            channels = _channels_of(_source_of(_object(cut, "recording", place), place))
+            recording = _Recording(f"{tars[number].name}/{member.name}", channels)
+            packed = (member.byte_offset, member.byte_length)
+            candidates += [candidate._replace(packed=packed) for candidate in _of_cut(cut, recording, place)]
+    return scan_list(candidates, root=source, rejected=rejected, min_duration_seconds=min_duration_seconds, jobs=jobs)
+
+
+def _cut_of(member: ShardMember) -> str:
+    return member.name.rpartition(".")[0]
+
+
+def _is_beside(member: ShardMember) -> bool:
+    """Whether it is the description of a recording, or stands for none."""
+    return PurePosixPath(member.name).suffix in (".json", ".nodata", ".nometa")
+
+
+def _source_of(entry: Entry, place: str) -> Entry:
     sources = entry.get("sources")
     if not isinstance(sources, list) or len(sources) != 1 or not isinstance(sources[0], dict):
         raise ManifestError(f"recording must have one source, got {reprlib.repr(sources)} in {place}. Join them first.")
-    if sources[0].get("type") != "file":
+    source: Entry = sources[0]
+    return source
+
+
+def _channels_of(source: Entry) -> list[Any]:
+    channels = source.get("channels", [0])
+    return channels if isinstance(channels, list) else [channels]
+
+
+def _recording(entry: Entry, root: Path, place: str) -> _Recording:
+    source = _source_of(entry, place)
+    if source.get("type") != "file":
         raise ManifestError(
-            f"recording must be a file, got the type {reprlib.repr(sources[0].get('type'))} in {place}. "
+            f"recording must be a file, got the type {reprlib.repr(source.get('type'))} in {place}. "
             f"Commands are never run and nothing is downloaded: save the audio first."
         )
     if entry.get("transforms"):
@@ -103,11 +184,7 @@ def _recording(entry: Entry, root: Path, place: str) -> _Recording:
             f"recording must be as its file is, got the transforms {reprlib.repr(entry['transforms'])} in {place}. "
             f"Save the audio first."
         )
-    channels = sources[0].get("channels", [0])
-    return _Recording(
-        relative_path(text_of(sources[0], "source", place), root, place),
-        channels if isinstance(channels, list) else [channels],
-    )
+    return _Recording(relative_path(text_of(source, "source", place), root, place), _channels_of(source))
 
 
 def _candidate(

@@ -124,7 +124,7 @@ def columns_of(entry: Entry, *, without: Iterable[str]) -> dict[str, str]:
     if isinstance(entry.get("channel"), str):
         words = {"channel_name": entry["channel"]} if channel_of(entry) is None and entry["channel"] != "mix" else {}
         entry = {name: value for name, value in {**words, **entry}.items() if name != "channel"}
-    known = {*without, *REQUIRED_COLUMNS}
+    known = {*without, *REQUIRED_COLUMNS, *PACKED_COLUMNS}
     further = {name: value for name, value in entry.items() if name not in known and isinstance(value, str)}
     return {name: re.sub(CONTROL_CHARACTER, " ", value) for name, value in further.items() if value}
 

@@ -33,7 +33,8 @@ from chns.data.audio import (
     proven_info,
 )
 from chns.data.manifest import Manifest, one_spelling, same_looking, with_columns
-from chns.data.manifest_file import CONTROL_CHARACTER, UNSAFE_PATH
+from chns.data.manifest_file import CONTROL_CHARACTER, PACKED_COLUMNS, UNSAFE_PATH
+from chns.data.storage.packed import PackedRecording, Recording, split_path
 
 MAX_OVERSHOOT_SECONDS = 0.1
 
@@ -93,6 +94,7 @@ class Candidate(NamedTuple):
         part: Which part of the file it is.
         place: The ``file:line`` that lists it, if a list does.
         channel: Which channel of the file it is, from 0; none for the mean of all.
+        packed: Offset and number of its bytes, if ``path`` is ``shard.tar/member``.
     """
 
     utterance: str
@@ -103,6 +105,14 @@ class Candidate(NamedTuple):
     part: Part = Part()
     place: str | None = None
     channel: int | None = None
+    packed: tuple[int, int] | None = None
+
+    def recording(self, root: Path) -> Recording:
+        """Where it is."""
+        if self.packed is None:
+            return root / self.path
+        shard, member = split_path(self.path)
+        return PackedRecording(root / shard, member, *self.packed)
 
 
 class _Located(NamedTuple):
@@ -323,7 +333,7 @@ def scan_recordings(
     spellings = same_looking({candidate.speaker for candidate in candidates})
     candidates = [candidate._replace(speaker=one_spelling(candidate.speaker)) for candidate in candidates]
     ordered = sorted(candidates, key=lambda candidate: (candidate.utterance, candidate.path))
-    files = [(root / candidate.path, candidate) for candidate in ordered]
+    files = [(candidate.recording(root), candidate) for candidate in ordered]
     kept: dict[str, tuple[Candidate, _Located]] = {}
     refused = list(rejected)
     inspect = partial(_inspect, min_duration_seconds=min_duration_seconds)
@@ -351,7 +361,7 @@ def scan_recordings(
     )
 
 
-def _inspect(file: tuple[Path, Candidate], *, min_duration_seconds: float) -> _Located | str:
+def _inspect(file: tuple[Recording, Candidate], *, min_duration_seconds: float) -> _Located | str:
     """What is known of the file, or why it cannot be used."""
     path, candidate = file
     try:
@@ -361,7 +371,7 @@ def _inspect(file: tuple[Path, Candidate], *, min_duration_seconds: float) -> _L
     return f"{reason} (listed in {candidate.place})" if candidate.place else reason
 
 
-def _located(path: Path, candidate: Candidate, *, min_duration_seconds: float) -> _Located:
+def _located(path: Recording, candidate: Candidate, *, min_duration_seconds: float) -> _Located:
     if problem := _problem_with_names(candidate):
         raise AudioError(problem)
     info = proven_info(path)
@@ -409,6 +419,10 @@ def _manifest(kept: Sequence[tuple[Candidate, _Located]], root: Path) -> Manifes
     }
     if any(candidate.channel is not None for candidate, _ in kept):
         columns["channel"] = pa.array([candidate.channel for candidate, _ in kept], pa.int32())
+    for number, name in enumerate(PACKED_COLUMNS):
+        if any(candidate.packed for candidate, _ in kept):
+            places = [candidate.packed and candidate.packed[number] for candidate, _ in kept]
+            columns[name] = pa.array(places, pa.int64())
     further = [_further_columns(candidate) for candidate, _ in kept]
     names = {name for values in further for name in values}
     if len(names) > _MAX_COLUMNS:

@@ -11,13 +11,15 @@ from __future__ import annotations
 import io
 import os
 import sys
+import tarfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PosixPath, PurePosixPath, WindowsPath
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 
-from chns.core import AudioError
-from chns.data.storage.remote import HEADER_BYTES, FilePart, RemoteRecording, is_header_of
+from chns.core import AudioError, ManifestError, quoted
+from chns.data.storage.remote import HEADER_BYTES, MAX_RECORDING_BYTES, FilePart, RemoteRecording, is_header_of
 
 _SHARD_END = ".tar/"
 _READ_WHOLE_BYTES = 2**20
@@ -146,6 +148,99 @@ def _read_from(descriptor: int, length: int, position: int) -> bytes:
         return os.pread(descriptor, length, position)
     os.lseek(descriptor, position, os.SEEK_SET)
     return os.read(descriptor, length)
+
+
+class ShardMember(NamedTuple):
+    """What a tar file says of a member.
+
+    Attributes:
+        name: As it is written there.
+        byte_offset: Where its bytes begin.
+        byte_length: Number of bytes.
+        problem: Why it cannot be read there as a `PackedRecording`, in words; none if it can.
+    """
+
+    name: str
+    byte_offset: int
+    byte_length: int
+    problem: str | None
+
+
+_MEMBER_HEADERS_BYTES = 2**16
+
+
+def shard_members(shard: Path) -> Iterator[ShardMember]:
+    """Every member of a tar file but folders. Headers are read, contents passed over, and nothing is kept.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ManifestError: If it is no plain tar file (a compressed one is not: nothing can be read from its middle), is
+            damaged or cut off, or has more than 64 KiB of headers before a member.
+    """
+    if not shard.is_file():
+        raise FileNotFoundError(f"shard must be a file, got {shard}.")
+    with shard.open("rb") as file:
+        headers = _Headers(file, shard)
+        size = os.fstat(file.fileno()).st_size
+        try:
+            members = tarfile.TarFile(fileobj=headers)  # type: ignore[arg-type]
+            while (info := members.next()) is not None:
+                members.members.clear()  # type: ignore[attr-defined]  # it would remember all of them
+                end = info.offset_data + info.size
+                if info.size < 0 or end > size:
+                    raise ManifestError(
+                        f"shard must hold its members whole, got {info.size:,} bytes at byte {info.offset_data:,} of "
+                        f"{size:,} for {quoted(info.name)} in {shard}. It is cut off or damaged: copy it again."
+                    )
+                if not info.isdir():
+                    problem = _problem_with(info, headers.last)
+                    yield ShardMember(info.name, info.offset_data, info.size, problem)
+                headers.left = _MEMBER_HEADERS_BYTES
+            file.seek(members.offset)
+            block = file.read(HEADER_BYTES)
+        except (tarfile.TarError, ValueError, OverflowError, LookupError, RecursionError) as error:
+            raise ManifestError(
+                f"shard must be a tar file that is not compressed, got another or a damaged one: {shard} "
+                f"({error}). Unpack it with gunzip if it is compressed, else copy it again."
+            ) from error
+        if len(block) < HEADER_BYTES or any(block):
+            raise ManifestError(
+                f"shard must end with an empty block, got {'no header' if block else 'the end'} at byte "
+                f"{members.offset:,} in {shard}. It is cut off or damaged: copy it again."
+            )
+
+
+class _Headers:
+    """The file that ``tarfile`` reads headers from: it would follow an endless one, whatever memory that takes."""
+
+    def __init__(self, file: BinaryIO, shard: Path) -> None:
+        self._file, self._shard = file, shard
+        self.left = _MEMBER_HEADERS_BYTES
+        self.last = b""
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, num_bytes: int) -> bytes:
+        if not 0 <= num_bytes <= self.left:
+            raise ManifestError(
+                f"headers of a member must have at most {_MEMBER_HEADERS_BYTES:,} bytes, got more before byte "
+                f"{self._file.tell():,} in {self._shard}. It is damaged, or no shard: copy or pack it again."
+            )
+        self.left -= num_bytes
+        self.last = self._file.read(num_bytes)
+        return self.last
+
+
+def _problem_with(info: tarfile.TarInfo, header: bytes) -> str | None:
+    if not info.isreg() or info.sparse is not None:
+        other = f"a link to {quoted(info.linkname)}" if info.linkname else "a device"
+        return f"member must be a plain file, got {'a sparse one' if info.isreg() else other}"
+    if info.name.startswith("/") or _SHARD_END in info.name:
+        return "member must be named by a path from the shard, without a folder that is called like one"
+    if info.size > MAX_RECORDING_BYTES:
+        return f"member must have at most 8 GiB, got {info.size:,} bytes"
+    if not is_header_of(header, member=info.name, byte_length=info.size):
+        return "member must have its name and length in the header right before it, got others"
+    return None
 
 
 Recording = Path | PackedRecording | RemoteRecording

@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -72,14 +73,23 @@ MAX_RECORDING_BYTES = 2**33 - 1
 
 
 def is_header_of(header: bytes, *, member: str, byte_length: int) -> bool:
-    """Whether a header names a recording and its length.
+    """Whether a header is a plain file's and names a recording and its length.
+
+    Of a name of more than 100 bytes the beginning counts: the rest may be in an extended header before this one.
 
     Args:
         header: The bytes before the recording.
         member: Name of the recording in its shard.
         byte_length: Number of its bytes.
     """
-    return header[:100].rstrip(b"\0") == name_field(member) and header[124:136] == size_field(byte_length)
+    if header[:100].rstrip(b"\0") == name_field(member) and header[124:136] == size_field(byte_length):
+        return True
+    try:  # as others than Python's tarfile write it: a name in UTF-8 or with its folders apart, a size with a space
+        read = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    named, whole = (name.encode("utf-8", "surrogateescape") for name in (read.name, member))
+    return read.isreg() and read.size == byte_length and named in (whole, whole[:100])
 
 
 def name_field(member: str) -> bytes:
