@@ -1,11 +1,16 @@
 """Files are replaced whole or not at all."""
 
+import errno
 import os
+import re
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from chns.core import atomic_folder, atomic_path
+from chns.core import atomic_folder, atomic_path, config_path, files, presets, require_ours, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -117,3 +122,197 @@ def test_a_folder_is_the_one_that_was_written(tmp_path):
         (temporary / "x").write_text("new")
         written = [temporary.stat().st_ino, (temporary / "x").stat().st_ino]
     assert [(tmp_path / "a").stat().st_ino, (tmp_path / "a" / "x").stat().st_ino] == written
+
+
+def test_text_is_written_in_utf_8(tmp_path):
+    write_text(tmp_path / "a.txt", "Zo\u00eb")
+    assert (tmp_path / "a.txt").read_bytes() == b"Zo\xc3\xab"
+
+
+def test_a_long_name_has_a_temporary_one_that_is_not_too_long_and_says_whose_it_is(tmp_path):
+    with atomic_path(tmp_path / f"{'a' * 250}.txt") as temporary:
+        found = files._TEMPORARY.fullmatch(temporary.name)
+        assert len(temporary.name) < 100
+    assert (found["final"], found["kind"], found["pid"]) == ("a" * 40, "tmp", str(os.getpid()))
+    assert names(tmp_path) == [f"{'a' * 250}.txt"]
+
+
+def test_a_folder_holds_what_its_writer_writes_and_what_guards_it_and_nothing_else(tmp_path):
+    require_ours(tmp_path / "none", ())
+    folder = tmp_path / "a"
+    folder.mkdir()
+    for name in ("a.txt", "shard-1.tar", ".lock", ".lock-1-of-2", ".a.chns-tmp-1-01234567"):
+        (folder / name).touch()
+    require_ours(folder, ("a.txt", "shard-*.tar"))
+    (folder / "c").mkdir()
+    for name in "deb":
+        (folder / name).touch()
+    told = (
+        r"^folder to write must be new, empty or of an earlier run, got {} in .*a, which would be lost\. Choose another"
+    )
+    with pytest.raises(FileExistsError, match=told.format("'b', 'c', 'd' and 1 more")):
+        require_ours(folder, ("a.txt", "shard-*.tar"))
+    with pytest.raises(FileExistsError, match=told.format("'b', 'c', 'd'")):
+        require_ours(folder, ("a.txt", "shard-*.tar", "e"))
+    with pytest.raises(FileExistsError, match=told.format("'c'")):
+        require_ours(folder, ("*",))
+    with pytest.raises(
+        FileExistsError, match=r"^folder to write must not be a file, got .*a\.txt\. Choose another name\."
+    ):
+        require_ours(folder / "a.txt", ("*",))
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileExistsError, match=r"folder to write must not be a file, got .*link"):
+        require_ours(tmp_path / "link", ("*",))
+
+
+@pytest.mark.parametrize("existed", [True, False])
+def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(tmp_path, monkeypatch, existed):
+    if existed:
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "x").write_text("old")
+    replace = Path.replace
+
+    def refusing(self, target):
+        if ".chns-tmp-" in self.name:
+            raise OSError(errno.EIO, "refused")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refusing)
+    with pytest.raises(OSError, match=r"got 'Input/output error' for .*a"), atomic_folder(tmp_path / "a", ours=["x"]):
+        pass
+    assert names(tmp_path) == ["a"] * existed
+    assert not existed or (tmp_path / "a" / "x").read_text() == "old"
+
+
+def test_a_replaced_folder_leaves_nothing_behind(tmp_path):
+    for content in ("old", "new"):
+        with atomic_folder(tmp_path / "a.b", ours=["x"]) as temporary:
+            (temporary / "x").write_text(content)
+    assert (tmp_path / "a.b" / "x").read_text() == "new"
+    assert names(tmp_path) == ["a.b"]
+
+
+def dead_process():
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    return ended.pid
+
+
+def test_what_a_killed_process_left_goes_when_one_first_writes_there(tmp_path):
+    left = dead_process()
+    here, elsewhere = files._MACHINE, "0" * 8
+    for name in (
+        ".a.chns-tmp-{}-01234567.pt",
+        f".b.chns-tmp-{{}}-{here}01234567",
+        f".c.chns-tmp-{{}}-{elsewhere}01234567",
+    ):
+        (tmp_path / name.format(left)).touch()
+    (tmp_path / f".d.chns-tmp-{os.getpid()}-01234567").touch()
+    for name in ("model", "kept"):  # both moved aside; one of them has been written anew meanwhile
+        (tmp_path / f".{name}.chns-old-{left}-01234567").mkdir()
+        (tmp_path / f".{name}.chns-old-{left}-01234567" / "x").write_text("old")
+    (tmp_path / "kept").mkdir()
+    write_text(tmp_path / "new", "")
+    alive = [f".c.chns-tmp-{left}-{elsewhere}01234567", f".d.chns-tmp-{os.getpid()}-01234567"]
+    assert names(tmp_path) == [*alive, "kept", "model", "new"]
+    assert names(tmp_path / "model") == ["x"]
+    assert names(tmp_path / "kept") == []
+    (tmp_path / f".e.chns-tmp-{left}-01234567").touch()
+    write_text(tmp_path / "new", "")
+    assert f".e.chns-tmp-{left}-01234567" in names(tmp_path)  # a folder of many files is looked through once
+
+
+def test_whoever_holds_a_folder_removes_what_is_left_in_it_whoever_left_it(tmp_path):
+    (tmp_path / "in").mkdir()
+    for folder in (tmp_path, tmp_path / "in"):
+        (folder / f".a.chns-tmp-{os.getpid()}-{'0' * 8}01234567").touch()
+    for _ in range(2):
+        (tmp_path / "in" / ".b.chns-tmp-1-01234567").touch()
+        with files.locked_folder(tmp_path):
+            assert names(tmp_path / "in") == []
+    assert names(tmp_path) == [".lock", "in"]
+
+
+def test_a_process_that_cannot_be_asked_may_be_alive(monkeypatch):
+    def asked(answer, name=".a.chns-tmp-1234-01234567"):
+        monkeypatch.setattr(os, "kill", answer)
+        return files._may_be_alive(files._TEMPORARY.fullmatch(name))
+
+    def refusing(pid, signal):
+        assert (pid, signal) == (1234, 0)
+        raise PermissionError
+
+    def gone(pid, signal):
+        raise ProcessLookupError
+
+    assert not asked(gone)
+    assert asked(refusing)
+    assert asked(gone, f".a.chns-tmp-1234-{'0' * 8}01234567")
+    monkeypatch.undo()
+    assert files._may_be_alive(files._TEMPORARY.fullmatch(f".a.chns-tmp-{10**30}-01234567"))
+    with monkeypatch.context() as windows:
+        windows.setattr(os, "name", "nt")
+        assert asked(gone)
+
+
+FULL = "^written file must fit on the disk and be allowed there, got '{}' for {}. Nothing was replaced.$"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_an_error_of_the_disk_names_the_file_and_keeps_its_number(tmp_path, number, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = FULL.format(os.strerror(number), re.escape(str(tmp_path / "a.txt")))
+    for named in ((), ("temporary.txt",), (str(tmp_path / "b" / "x"),), (7,)):
+        error = OSError(number, "library's words", *named)
+        with pytest.raises(type(error), match=told) as raised, atomic_path(tmp_path / "a.txt"):
+            raise error
+        assert raised.value.errno == number
+    for error in (OSError(number, "read", str(tmp_path.parent / "other")), OSError(errno.ENOENT, "not the disk's")):
+        with pytest.raises(OSError, match=r"read|not the disk's") as raised, atomic_path(tmp_path / "a.txt"):
+            raise error
+        assert raised.value is error
+    assert names(tmp_path) == []
+
+
+def test_a_librarys_own_error_is_the_disks_if_nothing_more_can_be_written(tmp_path):
+    with pytest.raises(RuntimeError, match="of the library"), atomic_path(tmp_path / "a.txt"):
+        raise RuntimeError("of the library")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    told = FULL.format("File too large", re.escape(str(tmp_path / "a.txt")))
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20 - 1, before[1]))
+        with pytest.raises(OSError, match=told), atomic_path(tmp_path / "a.txt"):
+            raise RuntimeError("of the library")
+        with pytest.raises(ValueError, match="of a caller"), atomic_path(tmp_path / "a.txt"):
+            raise ValueError("of a caller")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
+        with pytest.raises(RuntimeError, match="of the library"), atomic_path(tmp_path / "a.txt"):
+            raise RuntimeError("of the library")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert names(tmp_path) == []
+
+
+def test_what_room_is_left_is_known_only_once_it_is_on_the_disk(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "fsync", full)
+    told = FULL.format(os.strerror(errno.ENOSPC), re.escape(str(tmp_path / "a.txt")))
+    with pytest.raises(OSError, match=told), atomic_path(tmp_path / "a.txt"):
+        raise RuntimeError("of the library")
+
+
+def test_a_configuration_is_a_preset_by_its_name_or_else_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert list(presets()) == sorted(presets())
+    assert config_path("aam-softmax") == config_path("aam_softmax") == presets()["aam_softmax"]
+    (tmp_path / "own.yaml").touch()
+    assert config_path("own.yaml") == Path("own.yaml")
+    listed = ", ".join(presets())
+    for name, meant in (("chns.yaml", "chns"), ("chsn", "chns"), ("zzzz", None)):
+        hint = f" Did you mean {meant}?" if meant else ""
+        told = f"got '{name}'.{hint} `chns configs` lists them."
+        with pytest.raises(FileNotFoundError) as raised:
+            config_path(name)
+        assert str(raised.value) == f"configuration must be a YAML file or one of {listed}, {told}"

@@ -235,7 +235,8 @@ def _names_another(error: OSError, path: Path) -> bool:
 
 
 def _disk_error(path: Path, error: OSError) -> OSError:
-    reason = os.strerror(error.errno) if error.errno else str(error)
+    assert error.errno is not None  # it is one of `_DISK_ERRORS`, or the system's own
+    reason = os.strerror(error.errno)
     text = f"written file must fit on the disk and be allowed there, got {reason!r} for {path}. Nothing was replaced."
     kind = PermissionError if isinstance(error, PermissionError) else OSError
     told = kind(text)
