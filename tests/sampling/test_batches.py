@@ -357,19 +357,24 @@ def test_speakers_with_too_few_utterances_are_left_out_and_counted(kind, caplog)
     labels = np.array([0, 0, 1, 1, 2, 3, 3, 4])
     with caplog.at_level(logging.INFO, logger="chns"):
         batches = make(kind, labels, speakers_per_batch=2, steps_per_epoch=30)
-    assert "2 speakers with fewer than 2 utterances are left out" in caplog.text
+    assert caplog.messages == ["2 speakers with fewer than 2 utterances are left out."]
     assert set(labels[np.concatenate(list(batches))].tolist()) == {0, 1, 3}
+
+
+NO_LABELS = "^speaker_labels must be a non-empty vector of non-negative integers, got shape "
+YOUR_RANK = r"Pass the rank and world size of this process\.$"
 
 
 @pytest.mark.parametrize(
     ("labels", "options", "message"),
     [
-        ([], {}, "speaker_labels must be a non-empty vector of non-negative integers"),
-        ([0.5, 1.0], {}, "speaker_labels must be a non-empty vector of non-negative integers"),
-        ([0, -1], {}, "speaker_labels must be a non-empty vector of non-negative integers"),
-        ([[0, 1]], {}, "speaker_labels must be a non-empty vector of non-negative integers"),
+        ([], {}, rf"{NO_LABELS}\(0,\) of float64\.$"),
+        ([0.5, 1.0], {}, rf"{NO_LABELS}\(2,\) of float64\.$"),
+        ([0, -1], {}, rf"{NO_LABELS}\(2,\) of int64\.$"),
+        ([[0, 1]], {}, rf"{NO_LABELS}\(1, 2\) of int64\.$"),
         ([0, 0], {"utterances_per_speaker": 0}, "utterances_per_speaker must be at least 1, got 0"),
-        ([0, 0], {"rank": 1}, "rank must be between 0 and world_size - 1 = 0, got 1"),
+        ([0, 0], {"rank": 1}, rf"^rank must be between 0 and world_size - 1 = 0, got 1\. {YOUR_RANK}"),
+        ([0, 0], {"rank": -1}, rf"^rank must be between 0 and world_size - 1 = 0, got -1\. {YOUR_RANK}"),
         ([0, 0], {"seed": -1}, "seed must be 0 or more, got -1"),
         ([0, 0], {"steps_per_epoch": 0}, "steps_per_epoch must be at least 1, got 0"),
         (
@@ -410,15 +415,40 @@ def test_wrong_cluster_options_are_named(options, message):
 
 
 def test_clusters_of_too_few_speakers_are_an_error():
-    with pytest.raises(ValueError, match="clusters must cover speaker label 3, got 3 speakers"):
+    with pytest.raises(
+        ValueError,
+        match=r"^clusters must cover speaker label 3, got 3 speakers\. Make them of the data that are sampled",
+    ):
         ClusterSpeakerBatches(np.repeat(np.arange(4), 2), clusters_of(3, 2), BatchShape(2))
 
 
 def test_a_state_of_other_settings_is_refused():
     labels = np.repeat(np.arange(10), 2)
     state = RandomSpeakerBatches(labels, BatchShape(4, seed=1)).state_dict()
-    with pytest.raises(ValueError, match="seed must be 1 as in the saved state, got 2"):
+    assert state == {
+        "seed": 1,
+        "speakers_per_batch": 4,
+        "utterances_per_speaker": 2,
+        "steps_per_epoch": 2,
+        "num_utterances": 20,
+        "epoch": 0,
+        "step": 0,
+    }
+    with pytest.raises(
+        ValueError,
+        match="^seed must be 1 as in the saved state, got 2. "
+        r"Use the settings and data of the interrupted run, or start anew\.$",
+    ):
         RandomSpeakerBatches(labels, BatchShape(4, seed=2)).load_state_dict(state)
+
+
+def test_a_sampler_that_had_hard_speakers_draws_without_them_as_if_it_never_had():
+    labels = np.repeat(np.arange(30), 2)
+    for kind in ("neighbours", "clusters, even pooling"):
+        had, never = (make(kind, labels, speakers_per_batch=8, hard_ratio=ratio) for ratio in (1.0, 0.0))
+        list(had)
+        had.hard_ratio = 0.0
+        assert [had.batch(1, step) for step in range(3)] == [never.batch(1, step) for step in range(3)]
 
 
 def test_nearest_pooling_goes_as_far_as_it_must():

@@ -14,7 +14,7 @@ from chns.sampling import (
     SpeakerClusters,
     SpeakerNeighbours,
 )
-from chns.sampling.speaker_batches import Persons
+from chns.sampling.speaker_batches import Groups, Persons, centroids_of, draw_per_speaker
 
 
 def test_the_first_of_each_person_stays_in_place_and_others_come_at_the_end():
@@ -98,8 +98,10 @@ def test_an_iteration_after_a_finished_one_is_of_the_next_epoch():
     batches = sampler()
     assert [list(batches) for _ in range(3)] == [pinned(0), pinned(1), pinned(2)]
     assert batches.epoch == 2
-    batches.set_epoch(1)
-    assert [list(batches) for _ in range(2)] == [pinned(1), pinned(2)]
+    for named in (2, 1):
+        batches.set_epoch(named)
+        assert list(batches) == pinned(named)
+    assert list(batches) == pinned(2)
 
 
 def test_a_loop_that_counts_batches_and_never_asks_for_what_follows_the_last_one_gets_the_next_epoch_too():
@@ -114,13 +116,27 @@ def test_an_iteration_that_was_given_up_begins_its_epoch_again():
     iterator = iter(batches)
     next(iterator), next(iterator)
     assert list(batches) == pinned(0)
+    batches.load_state_dict({**batches.state_dict(), "epoch": 1, "step": 4})
+    next(iter(batches))
+    batches.set_epoch(1)
+    assert list(batches) == pinned(1)
 
 
-@pytest.mark.parametrize("named", [True, False])
-def test_a_loop_resumes_exactly_whether_it_names_its_epochs_or_not(named):
+def test_a_loop_that_keeps_the_position_by_itself_can_still_name_an_epoch():
     batches = sampler()
-    batches.load_state_dict({**sampler().state_dict(), "epoch": 3, "step": 4})
-    for epoch, expected in ((3, pinned(3)[4:]), (4, pinned(4))):
+    batches.go_to(1, 4)
+    assert list(batches) == pinned(1)[4:]
+    batches.go_to(1, 4)
+    batches.set_epoch(1)
+    assert list(batches) == pinned(1)
+
+
+@pytest.mark.parametrize("step", [1, 4])
+@pytest.mark.parametrize("named", [True, False])
+def test_a_loop_resumes_exactly_whether_it_names_its_epochs_or_not(named, step):
+    batches = sampler()
+    batches.load_state_dict({**sampler().state_dict(), "epoch": 3, "step": step})
+    for epoch, expected in ((3, pinned(3)[step:]), (4, pinned(4))):
         if named:
             batches.set_epoch(epoch)
         assert len(batches) == len(expected)
@@ -149,3 +165,29 @@ def test_rows_of_labels_without_an_utterance_are_skipped():
     labels = np.repeat(np.arange(0, 30, 2), 4)
     for batch in ClusterSpeakerBatches(labels, CLUSTERS, BatchShape(3, steps_per_epoch=20)):
         assert len(set(CLUSTERS.labels[labels[batch]].tolist())) == 1
+
+
+def test_a_group_holds_its_members_in_their_order_on_every_machine():
+    labels = np.random.default_rng(0).integers(0, 7, 1_000)
+    groups = Groups.by_label(labels)
+    for label, (start, size) in enumerate(zip(groups.starts, groups.sizes, strict=True)):
+        assert groups.members[start : start + size].tolist() == np.flatnonzero(labels == label).tolist()
+
+
+def test_utterances_are_drawn_evenly_from_every_speaker_and_come_in_their_order():
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(3), [2, 5, 9]))
+    rng, times_drawn = np.random.default_rng(1), np.zeros(16)
+    for _ in range(900):
+        drawn = draw_per_speaker(labels, 3, rng)
+        assert np.bincount(labels[drawn]).tolist() == [2, 3, 3]
+        assert (np.diff(drawn) > 0).all()
+        times_drawn[drawn] += 1
+    assert times_drawn == pytest.approx(900 * np.array([1, 3 / 5, 1 / 3])[labels], rel=0.15)
+
+
+def test_a_centroid_is_the_mean_embedding_at_unit_length():
+    labels = np.array([1, 0, 1, 1])
+    embeddings = np.array([[3, 0], [0, 2], [0, 1e-3], [0, 4]], np.float32)
+    centroids = centroids_of(embeddings, labels, 2)
+    assert centroids.dtype == np.float32
+    np.testing.assert_allclose(centroids, [[0, 1], np.array([3, 4.001]) / np.hypot(3, 4.001)], rtol=1e-6)

@@ -148,7 +148,7 @@ class ClusterSpeakerBatches(HardSpeakerBatches):
         if pooling not in ("random", "nearest", "even"):
             raise ValueError(f"pooling must be 'random', 'nearest' or 'even', got {pooling!r}.")
         rows = self._rows_in(len(clusters.labels), "clusters")
-        grouped = Groups.by_label(clusters.labels[rows], clusters.num_clusters)
+        grouped = Groups.by_label(clusters.labels[rows])
         filled = np.flatnonzero(grouped.sizes)
         # Members are places in self.speakers, so that "everybody but these" is arithmetic on places.
         self._clusters = Groups(grouped.members, grouped.starts[filled], grouped.sizes[filled])

@@ -24,9 +24,9 @@ class Groups(NamedTuple):
     sizes: IntArray
 
     @classmethod
-    def by_label(cls, labels: IntArray, num_groups: int) -> Groups:
-        """Group positions by their label."""
-        sizes = np.bincount(labels, minlength=num_groups)
+    def by_label(cls, labels: IntArray) -> Groups:
+        """Group positions by their label, up to the highest one."""
+        sizes = np.bincount(labels)
         return cls(np.argsort(labels, kind="stable"), np.cumsum(sizes) - sizes, sizes)
 
 
@@ -143,7 +143,7 @@ class SpeakerBatches(ABC):
         labels = _checked_labels(speaker_labels)
         # Memory goes with the number of labels, not with their values, which may be ids of any size.
         self._labels, speaker_of_utterance = np.unique(labels, return_inverse=True)
-        utterances = Groups.by_label(speaker_of_utterance, len(self._labels))
+        utterances = Groups.by_label(speaker_of_utterance)
         self._rows = np.flatnonzero(utterances.sizes >= shape.utterances_per_speaker)
         self.speakers: IntArray = self._labels[self._rows]  # draws are of places in it
         if shape.speakers_per_batch > len(self.speakers):
@@ -158,7 +158,7 @@ class SpeakerBatches(ABC):
         self.shape = shape
         usable = int(self._utterances.sizes.sum())
         segments = shape.speakers_per_batch * shape.utterances_per_speaker
-        self.steps_per_epoch = shape.steps_per_epoch or max(1, usable // segments)
+        self.steps_per_epoch = shape.steps_per_epoch or usable // segments
         self._persons = None if persons is None else self._checked_persons(persons)
         own = shape.speakers_of(shape.rank)
         self._first_speaker, self._last_speaker = own.start, own.stop
@@ -395,7 +395,7 @@ class Persons:
     def __init__(self, numbers: IntArray) -> None:
         distinct, self._person = np.unique(numbers, return_inverse=True)
         self.count = len(distinct)
-        self._groups = Groups.by_label(self._person, self.count)
+        self._groups = Groups.by_label(self._person)
 
     def of(self, places: IntArray) -> IntArray:
         """The person that each speaker is, as a number below ``count``."""
