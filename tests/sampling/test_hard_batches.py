@@ -20,6 +20,8 @@ from chns.sampling import (
     StartAt,
     StartWhenEasy,
     cluster_speakers,
+    find_neighbours,
+    neighbours,
 )
 from chns.sampling.speaker_batches import centroids_of, draw_per_speaker
 
@@ -91,7 +93,45 @@ def test_a_way_of_grouping_leads_to_its_batches_even_of_few_speakers(groups, sam
         assert batches.groups.num_clusters == 28  # 5.5 for each of 40 / 8 batches
     else:
         assert batches.groups.indices.shape == (40, 39)
-        assert hard.group_size == 4
+        expected = NeighbourSpeakerBatches(LABELS, batches.groups, SHAPE, group_size=4, band=(1, 39))
+        assert hard.batch(1, 0) == expected.batch(1, 0)
+
+
+def test_without_settings_ten_utterances_make_a_centroid_doubles_are_apart_and_the_papers_phase_begins():
+    embed = Embedder()
+    labels, embed.vectors = twins(each=12)
+    batches = HardBatches(labels, embed=embed, shape=SHAPE)
+    assert [batches.begin(epoch) for epoch in range(4)] == [False, False, True, False]
+    assert [labels[rows].tolist() for rows in embed.asked] == [np.repeat(np.arange(40), 10).tolist()]
+    assert type(batches.sampler_at(2)) is ClusterSpeakerBatches
+    assert batches.groups.encoder == ""
+    assert batches.decisions == [
+        "epoch 2: the hard phase begins: grouping 40 speakers by their centroids",
+        "epoch 2: 20 speakers may be others under a second name: they never meet",
+    ]
+
+
+@pytest.mark.parametrize("exactly", [100_000, 0])
+def test_neighbours_are_searched_with_the_seed_of_the_batches(monkeypatch, exactly):
+    monkeypatch.setattr(neighbours, "_MOST_COMPARED_EXACTLY", exactly)
+    monkeypatch.setattr(neighbours, "_PROBED_CELLS", 1)
+    centroids = np.random.default_rng(0).standard_normal((300, 6)).astype(np.float32)
+    found = [NeighbourGroups().group(centroids, BatchShape(seed=seed), encoder="e").indices for seed in (0, 7)]
+    for indices, seed in zip(found, (0, 7), strict=True):
+        assert (indices == find_neighbours(centroids, num_neighbours=16, seed=seed).indices).all()
+    assert (found[0] == found[1]).all() == (exactly > 0)
+
+
+def test_what_is_decided_is_logged(caplog):
+    with caplog.at_level("INFO", logger="chns"):
+        batches = hard_batches()
+        batches.begin(1)
+    assert caplog.messages == batches.decisions != []
+
+
+def test_before_there_are_groups_a_loop_of_its_own_draws_at_random():
+    assert isinstance(hard_batches().sampler_at(1), RandomSpeakerBatches)
+    assert (hard_batches().hard_ratio_at(1), hard_batches(schedule=None).hard_ratio_at(1)) == (1.0, 0.0)
 
 
 def test_a_loop_that_never_names_an_epoch_trains_on_the_same_batches():
@@ -284,5 +324,19 @@ def test_wrong_groups_and_embeddings_are_named():
 
 def test_a_state_of_other_data_is_refused():
     state = hard_batches().state_dict()
+    assert state == {
+        "seed": 7,
+        "speakers_per_batch": 8,
+        "utterances_per_speaker": 2,
+        "steps_per_epoch": 5,
+        "num_utterances": 200,
+        "epoch": 0,
+        "step": 0,
+        "decisions": [],
+        "grouped_at": None,
+        "groups": None,
+        "persons": None,
+        "schedule": StartAt(1).state_dict(),
+    }
     with pytest.raises(ValueError, match="num_utterances must be 200 as in the saved state, got 190"):
         hard_batches(labels=LABELS[:190]).load_state_dict(state)
