@@ -12,7 +12,14 @@ from scipy.interpolate import interp1d
 from scipy.optimize import brentq
 from sklearn.metrics import roc_curve
 
-from chns.evaluation.metrics import VerificationMetrics, equal_error_rate, error_rates, min_dcf, verification_metrics
+from chns.evaluation.metrics import (
+    ErrorRates,
+    VerificationMetrics,
+    equal_error_rate,
+    error_rates,
+    min_dcf,
+    verification_metrics,
+)
 
 
 @st.composite
@@ -202,6 +209,15 @@ def test_the_hull_is_convex_and_below_every_point_of_the_curve(trials):
         assert (right - false_alarm_steps[step] * (rates.miss - hull.miss[step]) >= -1e-12).all()
 
 
+def test_thresholds_whose_trials_weigh_nothing_are_no_part_of_the_hull():
+    """As where people are drawn anew and some are not drawn; two of the points are the same, so no line leads on."""
+    rates = ErrorRates(*np.array([[0, 1, 2, 3, np.inf], [0, 0, 0, 0.5, 1], [1, 0.5, 0.5, 0, 0]]))
+    hull = rates.convex_hull()
+    assert hull.miss.tolist() == [0, 0, 0.5, 1]
+    assert hull.false_alarm.tolist() == [1, 0.5, 0, 0]
+    assert hull.thresholds[[0, 2, 3]].tolist() == [0, 3, np.inf]
+
+
 @given(scored_trials(), st.floats(0.001, 0.999))
 def test_min_dcf_is_the_same_on_the_hull(trials, p_target):
     rates = error_rates(*trials)
@@ -278,10 +294,12 @@ def test_reported_metrics_name_their_p_target():
         "target_trials": 3,
         "nontarget_trials": 2,
     }
-    text = str(metrics)
-    assert "EER                     33.333 %" in text
-    assert "p_target 0.01)  0.3333" in text
-    assert "p_target 0.05)  0.3333" in text
+    assert str(metrics).splitlines() == [
+        "3 target and 2 non-target trials",
+        "EER                     33.333 %, at the threshold 3.0000",
+        "minDCF (p_target 0.01)  0.3333",
+        "minDCF (p_target 0.05)  0.3333",
+    ]
 
 
 def test_min_dcf_is_reported_at_the_wished_priors():
@@ -295,6 +313,14 @@ def test_importing_the_metrics_imports_no_scipy():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
+@pytest.mark.parametrize("kind", [np.int8, np.int64, np.uint8])
+def test_labels_may_be_ones_and_zeros_and_scores_of_any_precision(kind):
+    scores, is_target = np.array([0.9, 0.4, 0.6, 0.1], np.float32), np.array([1, 1, 0, 0])
+    told, expected = error_rates(scores, is_target.astype(kind)), error_rates(scores, is_target == 1)
+    assert all(np.array_equal(a, b) for a, b in zip(told, expected, strict=True))
+    assert [column.dtype for column in told] == [np.float64] * 3
+
+
 @pytest.mark.parametrize(
     ("scores", "is_target", "message"),
     [
@@ -306,6 +332,7 @@ def test_importing_the_metrics_imports_no_scipy():
         ([1.0, 2.0, 3.0], [True, False], r"one shape \(trials,\), got \(3,\), \(2,\)"),
         ([[1.0], [2.0]], [[True], [False]], "one shape"),
         ([1.0, 2.0], [2, 0], "type bool, or integers 0 and 1, got int64"),
+        ([1.0, 2.0], [1.0, 0.0], "type bool, or integers 0 and 1, got float64"),
     ],
 )
 def test_unusable_trials_are_refused(scores, is_target, message):

@@ -4,9 +4,12 @@ Takes mutmut's arguments. A mutant that its first test notices takes some hundre
 """
 
 import gc
+import os
+import sys
 from collections.abc import Iterable
 
 from mutmut.__main__ import cli
+from mutmut.mutation.trampoline import set_mutant_under_test
 from mutmut.runners.harness import PytestRunner
 from mutmut.state import state
 from mutmut.utils.file_utils import change_cwd
@@ -19,38 +22,50 @@ class OnceCollected(PytestRunner):
     session = None
 
     def warm_up(self) -> None:
-        """Start pytest as far as to the first test."""
+        """Start pytest as far as to the first test, and see that all pass without a mutant and fail where they must."""
         from _pytest.config import _prepareconfig
         from _pytest.main import Session
+        from hypothesis import Phase, settings
 
-        words = ["--rootdir=.", "--tb=native", "-x", "-q", "-s", *self._pytest_add_cli_args]
+        # A failure is not explained, which can take longer than to find it: no smaller example, no values in words.
+        settings.register_profile("mutants", phases=[Phase.explicit, Phase.generate], database=None)
+        settings.load_profile("mutants")
+        words = ["--rootdir=.", "--tb=native", "--assert=plain", "-x", "-q", "-s", *self._pytest_add_cli_args]
         with change_cwd("mutants"):
             config = _prepareconfig([*words, *self._pytest_add_cli_args_test_selection])
-            session = Session.from_config(config)
+            self.session = Session.from_config(config)
             config._do_configure()
-            config.hook.pytest_sessionstart(session=session)
-            config.hook.pytest_collection(session=session)
-        self.session = session
+            config.hook.pytest_sessionstart(session=self.session)
+            config.hook.pytest_collection(session=self.session)
         gc.freeze()  # what is there now need not be looked through for garbage in each process
+        every = [item.nodeid for item in self.session.items]
+        for mutant, expected in (("", 0), ("fail", 1)):
+            process = os.fork()
+            if not process:
+                set_mutant_under_test(mutant)
+                os._exit(self.run_tests(mutant_name=mutant, tests=every))
+            if os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) != expected:
+                sys.__stderr__.write(f"tests must end with {expected} for the mutant {mutant!r}, got another end.\n")
+                os._exit(1)
 
-    def run_tests(self, *, mutant_name: str | None, tests: Iterable[str]) -> int:
+    def run_tests(self, *, mutant_name: str | None, tests: Iterable[str]) -> int:  # noqa: ARG002
         """The quickest first, up to the first failure; pytest's exit code."""
-        session = self.session
-        if session is None:
-            return super().run_tests(mutant_name=mutant_name, tests=tests)
         seconds, wanted = state().duration_by_test, set(tests)
-        session.items = [item for item in session.items if item.nodeid in wanted]
-        session.items.sort(key=lambda item: seconds.get(item.nodeid, 0.0))
-        if len(session.items) != len(wanted):
+        self.session.items = [item for item in self.session.items if item.nodeid in wanted]
+        self.session.items.sort(key=lambda item: seconds.get(item.nodeid, 0.0))
+        if len(self.session.items) != len(wanted):
             return 4
         with change_cwd("mutants"):
             try:
-                session.config.hook.pytest_runtestloop(session=session)
-            except session.Failed:
+                self.session.config.hook.pytest_runtestloop(session=self.session)
+            except self.session.Failed:
                 return 1
-        return 1 if session.testsfailed else 0
+        return 1 if self.session.testsfailed else 0
 
 
 if __name__ == "__main__":
     isolation.PytestRunner = OnceCollected
+    # What these do in a pytest of their own each, `warm_up` does.
+    isolation.ForkServerRunner.run_clean_tests = lambda *_, **__: 0
+    isolation.ForkServerRunner.run_forced_fail = lambda *_: 1
     cli()

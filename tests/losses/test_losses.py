@@ -393,6 +393,13 @@ def test_sampling_goes_on_where_a_loaded_state_was():
     assert torch.equal(first(x, labels), second(x, labels))
 
 
+def test_a_sample_is_on_the_device_of_the_labels():
+    loss = AAMSoftmaxLoss(40, 5, sampled_speakers=8, utterances_per_speaker=2).to("meta")
+    loss._steps_here = 0  # which a device without values cannot tell
+    sample = loss._sample(torch.tensor([3, 3, 7, 7], device="meta"))
+    assert [(part.device.type, len(part)) for part in sample] == [("meta", 8), ("meta", 4)]
+
+
 def test_the_count_of_steps_never_stands_still():
     """In float32 it would, from 16,777,216 on, and every later step would compare with the same sample."""
     labels = torch.tensor([0, 3])

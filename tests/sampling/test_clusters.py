@@ -1,11 +1,16 @@
 """Clustering finds the groups that are there, reproducibly, and keeps what made them."""
 
+import io
+import re
+import sys
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from chns.core import ModelFileError
 from chns.sampling import SpeakerClusters, cluster_speakers
+from chns.sampling import clusters as clusters_module
 from chns.sampling.clusters import closest_pairs, cluster_tightness, derived_num_clusters, similarity_to_centre
 
 
@@ -61,10 +66,67 @@ def test_more_initialisations_never_give_looser_clusters():
     assert tightness(many) >= tightness(one) - 1e-4
 
 
+def test_without_settings_k_means_starts_five_times_with_seed_0():
+    centroids = np.random.default_rng(0).normal(size=(300, 8))
+    plain = cluster_speakers(centroids, num_clusters=12)
+    assert (plain.seed, plain.encoder) == (0, "")
+    assert same_grouping(cluster_speakers(np.asfortranarray(centroids), num_clusters=12).labels, plain.labels)
+    alike = {
+        (seed, starts): (
+            cluster_speakers(centroids, num_clusters=12, seed=seed, num_initialisations=starts).centres == plain.centres
+        ).all()
+        for seed, starts in ((0, 5), (1, 5), (0, 1))
+    }
+    assert alike == {(0, 5): True, (1, 5): False, (0, 1): False}
+
+
+def test_a_million_speakers_are_grouped_by_a_part_of_them_and_each_start_is_at_different_ones(monkeypatch):
+    trained, starts = clusters_module._trained, []
+
+    def noting(points, centres):
+        starts.append((points, centres))
+        return trained(points, centres)
+
+    monkeypatch.setattr(clusters_module, "_trained", noting)
+    monkeypatch.setattr(clusters_module, "_POINTS_PER_CLUSTER", 10)
+    everybody = centroids_in_groups()[0]
+    normalised = (everybody / np.linalg.norm(everybody, axis=1, keepdims=True)).tolist()
+    for num_clusters, fewest, taken in ((5, 40, 50), (5, 60, 60), (12, 40, 100), (10, 100, 100)):
+        monkeypatch.setattr(clusters_module, "_MIN_POINTS", fewest)
+        starts.clear()
+        clusters = cluster_speakers(everybody, num_clusters=num_clusters)
+        assert len(clusters.labels) == 100
+        assert len(starts) == 5
+        for points, centres in starts:
+            rows = [normalised.index(point) for point in points.tolist()]
+            assert len(rows) == taken
+            assert rows == sorted(set(rows))
+            first = [rows.index(normalised.index(centre)) for centre in centres.tolist()]
+            assert len(set(first)) == num_clusters
+
+
+def test_the_centre_of_a_single_cluster_is_that_of_all_speakers_however_many():
+    centroids = np.random.default_rng(0).normal([3, 0, 0, 0], 1, size=(600, 4)).astype(np.float32)
+    mean = (centroids / np.linalg.norm(centroids, axis=1, keepdims=True)).mean(axis=0)
+    (centre,) = cluster_speakers(centroids, num_clusters=1).centres
+    assert centre == pytest.approx(mean / np.linalg.norm(mean), abs=1e-5)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_grouping_tells_how_far_it_is_where_somebody_looks(monkeypatch, is_terminal):
+    shown = io.StringIO()
+    monkeypatch.setattr(shown, "isatty", lambda: is_terminal, raising=False)
+    monkeypatch.setattr(sys, "stderr", shown)
+    cluster_speakers(centroids_in_groups()[0], num_clusters=5)
+    told = r"\rclustering:   0%\|.*\| 0/5 \[00:00<\?, \?run/s\].*\r +\r"
+    assert re.fullmatch(told if is_terminal else "", shown.getvalue(), re.DOTALL)
+
+
 @pytest.mark.parametrize("num_clusters", [1, 7])
-def test_one_cluster_and_one_a_speaker_are_allowed(num_clusters):
+def test_one_cluster_and_one_a_speaker_are_allowed(num_clusters, capfd):
     clusters = cluster_speakers(np.random.default_rng(0).normal(size=(7, 4)), num_clusters=num_clusters)
     assert len(set(clusters.labels.tolist())) == num_clusters
+    assert capfd.readouterr() == ("", "")  # faiss warns of clusters of few
 
 
 def test_saved_clusters_come_back_whole(tmp_path):
@@ -73,6 +135,7 @@ def test_saved_clusters_come_back_whole(tmp_path):
     loaded = SpeakerClusters.load(tmp_path / "clusters.safetensors")
     assert (loaded.labels == clusters.labels).all()
     assert (loaded.centres == clusters.centres).all()
+    assert (loaded.labels.dtype, loaded.centres.dtype) == (np.int64, np.float32)
     assert (loaded.num_clusters, loaded.seed, loaded.encoder) == (5, 3, "abc")
     assert [path.name for path in tmp_path.iterdir()] == ["clusters.safetensors"]
 
@@ -93,12 +156,19 @@ def test_wrong_centroids_are_named(centroids, num_clusters, message):
 
 
 def test_a_label_without_centre_is_an_error():
-    with pytest.raises(ValueError, match=r"labels must be between 0 and 1, .* got 0 to 2"):
-        SpeakerClusters(labels=np.array([0, 2]), centres=np.eye(2, dtype=np.float32), seed=0)
+    centres = np.eye(2, dtype=np.float32)
+    for labels, found in (([0, 2], "0 to 2"), ([1, -1], "-1 to 1")):
+        with pytest.raises(
+            ValueError, match=rf"^labels must be between 0 and 1, the last of the centres, got {found}\.$"
+        ):
+            SpeakerClusters(labels=np.array(labels), centres=centres, seed=0)
+    assert SpeakerClusters(labels=np.empty(0, np.int64), centres=centres[:1], seed=0).sizes.tolist() == [0]
 
 
 def test_missing_damaged_and_foreign_files_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"clusters must be a file, got .*none\.safetensors"):
+    with pytest.raises(
+        FileNotFoundError, match=r"clusters must be a file, got .*none\.safetensors\. Make one with `chns cluster`\.$"
+    ):
         SpeakerClusters.load(tmp_path / "none.safetensors")
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(b"not safetensors at all")
@@ -108,9 +178,21 @@ def test_missing_damaged_and_foreign_files_are_named(tmp_path):
     save_file({"labels": np.zeros(2, np.int64)}, foreign)
     with pytest.raises(ModelFileError, match="clusters must be of format chns-clusters-1"):
         SpeakerClusters.load(foreign)
-    save_file({"labels": np.zeros(2, np.int64)}, foreign, metadata={"format": "chns-clusters-1"})
-    with pytest.raises(ModelFileError, match="clusters must be a complete cluster file"):
-        SpeakerClusters.load(foreign)
+    ours = {"format": "chns-clusters-1", "seed": "3", "encoder": ""}
+    whole = {"labels": np.zeros(2, np.int32), "centres": np.eye(2)}
+    for tensors, metadata in (
+        ({"labels": whole["labels"]}, ours),
+        ({"centres": whole["centres"]}, ours),
+        (whole, {**ours, "seed": "three"}),
+        (whole, {name: ours[name] for name in ("format", "seed")}),
+        (whole, {name: ours[name] for name in ("format", "encoder")}),
+    ):
+        save_file(tensors, foreign, metadata=metadata)
+        with pytest.raises(ModelFileError, match="clusters must be a complete cluster file"):
+            SpeakerClusters.load(foreign)
+    save_file(whole, foreign, metadata=ours)
+    loaded = SpeakerClusters.load(foreign)
+    assert (loaded.labels.dtype, loaded.centres.dtype, loaded.seed) == (np.int64, np.float32, 3)
 
 
 def unit(angles):
@@ -122,7 +204,9 @@ CLUSTERS = SpeakerClusters(labels=np.array([0, 0, 1, 1, 1]), centres=unit(np.arr
 
 
 def test_similarity_is_the_cosine_to_the_own_centre():
-    assert similarity_to_centre(CENTROIDS, CLUSTERS) == pytest.approx(np.cos([0.1, 0.1, 0.2, 0.15, 0.4]), abs=1e-6)
+    similarities = similarity_to_centre(CENTROIDS, CLUSTERS)
+    assert similarities == pytest.approx(np.cos([0.1, 0.1, 0.2, 0.15, 0.4]), abs=1e-6)
+    assert similarities.dtype == np.float64
 
 
 def test_tightness_is_the_mean_over_a_cluster_and_nan_for_an_empty_one():
@@ -138,12 +222,18 @@ def test_pairs_are_within_clusters_most_similar_first():
     assert len(closest_pairs(CENTROIDS, CLUSTERS, count=100)) == 4
 
 
+def test_pairs_that_are_equally_similar_come_in_the_order_of_the_speakers():
+    equal = SpeakerClusters(labels=np.arange(40) // 20, centres=unit(np.zeros(2)), seed=0)
+    pairs = closest_pairs(unit(np.zeros(40)), equal, count=200)
+    assert [(pair.first, pair.second) for pair in pairs] == sorted((pair.first, pair.second) for pair in pairs)
+
+
 def test_the_derived_number_of_clusters_is_the_papers_for_the_papers_corpus():
     assert derived_num_clusters(5_894, 650) == 50
 
 
 @pytest.mark.parametrize(
-    ("num_speakers", "speakers_per_batch", "expected"), [(1_000_000, 650, 8462), (20, 30, 4), (3, 650, 1)]
+    ("num_speakers", "speakers_per_batch", "expected"), [(1_000_000, 650, 8462), (20, 30, 4), (3, 650, 1), (20, 2, 20)]
 )
 def test_the_derived_number_follows_corpus_and_batch(num_speakers, speakers_per_batch, expected):
     assert derived_num_clusters(num_speakers, speakers_per_batch) == expected

@@ -123,9 +123,8 @@ class AAMSoftmaxLoss(nn.Module):
         self._steps_here += 1
         self.steps += 1
         num_speakers = len(self.weight)
-        drawn = torch.rand(num_speakers, generator=generator)
-        if device.type == "cuda":
-            drawn = drawn.pin_memory()  # else the copy waits for what the GPU has to do
+        # From memory that is not pinned, the copy would wait for what the GPU has to do.
+        drawn = torch.rand(num_speakers, generator=generator, pin_memory=device.type == "cuda")
         priority = drawn.to(device, non_blocking=True)
         priority[present] = -1.0
         count = min(max(self.sampled_speakers, len(present)) - len(present), num_speakers - len(present))

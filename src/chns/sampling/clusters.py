@@ -43,7 +43,7 @@ class SpeakerClusters:
     encoder: str = ""
 
     def __post_init__(self) -> None:
-        low, high = (int(self.labels.min()), int(self.labels.max())) if len(self.labels) else (0, 0)
+        low, high = int(self.labels.min(initial=0)), int(self.labels.max(initial=0))
         if low < 0 or high >= len(self.centres):
             raise ValueError(
                 f"labels must be between 0 and {len(self.centres) - 1}, the last of the centres, got {low} to {high}."
@@ -63,12 +63,7 @@ class SpeakerClusters:
         """Write one safetensors file, atomically."""
         from safetensors.numpy import save_file
 
-        metadata = {
-            "format": _FORMAT,
-            "num_clusters": str(self.num_clusters),
-            "seed": str(self.seed),
-            "encoder": self.encoder,
-        }
+        metadata = {"format": _FORMAT, "seed": str(self.seed), "encoder": self.encoder}
         with atomic_path(path) as temporary:
             save_file({"labels": self.labels, "centres": self.centres}, temporary, metadata=metadata)
 
