@@ -4,13 +4,15 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from chns.core import ModelFileError
 from chns.store import store_file
+from chns.store.content import export_voiceprints
 from chns.store.voiceprints import Match, VoiceprintStore, identified, lead_of
 
 DIM = 16
@@ -73,6 +75,8 @@ def test_identify_ranks_people_by_cosine(store):
     assert [match.name for match in matches] == expected
     np.testing.assert_allclose([match.score for match in matches], [scores[name] for name in expected], atol=1e-6)
     assert len(store.identify(query, top=100)) == 30
+    assert len(store.identify(query)) == 5
+    assert len(store.identify(query, top=1)) == 1
 
 
 def test_a_score_never_leaves_the_range_of_a_cosine(store):
@@ -109,8 +113,9 @@ def test_voiceprints_are_read_once_as_long_as_nobody_writes(store, monkeypatch):
 
 def test_adding_to_a_person_must_be_meant(store):
     store.enrol("anna", vectors(0), note="old")
+    way_out = r"Use --add \(add=True in Python\) to add to a person, or delete the old voiceprint first\.$"
     with pytest.raises(
-        ValueError, match=r"name must be new, got 'anna', who is enrolled in .*people\.store\. Use --add"
+        ValueError, match=rf"^name must be new, got 'anna', who is enrolled in .*people\.store\. {way_out}"
     ):
         store.enrol("anna", vectors(1))
     assert store.show("anna").num_utterances == 3
@@ -152,7 +157,12 @@ def test_an_unknown_name_is_refused(store, action):
 @pytest.mark.parametrize(("model_digest", "dim"), [("b" * 64, DIM), (MODEL, DIM + 1)])
 def test_embeddings_of_another_model_are_refused_with_the_way_out(path, model_digest, dim):
     opened(path).close()
-    with pytest.raises(ModelFileError, match=r"store must be of the model \w{12} with .*chns store re-embed"):
+    told = (
+        rf"^store must be of the model {model_digest[:12]} with {dim} dimensions, got one of a{{12}} with 16 in (.*store)\. "
+        r"Embeddings of two models cannot be compared: make a store for this one with `chns store re-embed \1 MODEL --out "
+        r"NEW_STORE`\.$"
+    )
+    with pytest.raises(ModelFileError, match=told):
         opened(path, model_digest=model_digest, dim=dim)
 
 
@@ -179,7 +189,10 @@ def test_embeddings_that_make_no_voiceprint_are_refused_and_nothing_is_stored(st
         ("", {}, "name must be 1 to 200 printable characters"),
         (" anna", {}, "name must be 1 to 200 printable characters"),
         ("an\x1b[2Jna", {}, "name must be 1 to 200 printable characters"),
+        ("anna ", {}, "name must be 1 to 200 printable characters without space at the ends, got 'anna '"),
         ("a" * 201, {}, "name must be 1 to 200 printable characters"),
+        ("anna", {"note": "n" * 2_001}, "note must be 1 to 2000 printable characters"),
+        ("anna", {"sources": ["s" * 4_097] * 3}, "source must be 1 to 4096 printable characters"),
         ("anna", {"note": "two\nlines"}, "note must be 1 to 2000 printable characters"),
         ("anna", {"sources": ["1.wav"]}, "sources must be one an embedding, got 1 for 3"),
         ("anna", {"sources": ["1.wav", "2.wav", "\udcff.wav"]}, "source must be 1 to 4096 printable characters"),
@@ -195,6 +208,8 @@ def test_texts_that_could_mislead_a_reader_are_refused(store, name, settings, me
     ("settings", "message"),
     [
         ({"dim": 0}, "dim must be between 1 and 16384, got 0"),
+        ({"dim": 16_385}, "dim must be between 1 and 16384, got 16385"),
+        ({"model_digest": "a" * 201}, "model_digest must be 1 to 200 printable characters"),
         ({"model_digest": ""}, "model_digest must be 1 to 200 printable characters"),
     ],
 )
@@ -304,7 +319,8 @@ def test_a_person_scores_by_voiceprint_or_by_the_best_of_several_recordings(stor
     }
     store.delete("two-voiced")
     assert [match.name for match in store.identify(near, score_by="max")] == ["steady"]
-    for wrong in ("median", "top-0", "top-", "top-x", "top--1"):
+    assert store.identify(near, score_by="top-999999")[0].name == "steady"
+    for wrong in ("median", "max-3", "top-0", "top-", "top-x", "top--1", "top-\u00b2", "top-\u0663", "top-1000000"):
         with pytest.raises(ValueError, match="score_by must be voiceprint, mean, max or top-K"):
             store.identify(near, score_by=wrong)
 
@@ -335,6 +351,94 @@ def test_what_a_store_cannot_show_is_no_open_set_threshold(store):
     store.enrol("anna", vectors(0, 200))
     with pytest.raises(ValueError, match=f"{wanted} 1 and 200"):
         store.open_set_threshold(0.01)
+    store.delete("anna")
+    for name, count in (("anna", 90), ("berta", 9)):
+        store.enrol(name, vectors(count, count))
+    with pytest.raises(ValueError, match=rf"{wanted} 2 and 99\. State a threshold\.$"):
+        store.open_set_threshold(0.01)
+    store.enrol("berta", vectors(0, 1), add=True)
+    assert -1 < store.open_set_threshold(0.01) < 1
+    with pytest.raises(ValueError, match="score_by must be voiceprint, mean, max or top-K"):
+        store.open_set_threshold(0.01, score_by="median")
+
+
+def test_of_many_utterances_some_play_the_strangers_taken_evenly(store, monkeypatch):
+    for person in range(10):
+        store.enrol(f"p{person}", vectors(person, 3) + 2 * vectors(1_000 + person, 1))
+    monkeypatch.setattr("chns.store.voiceprints._MOST_STRANGERS", 8)
+    best = []
+    for row in (0, 4, 8, 12, 16, 20, 24, 29):
+        embedding = (vectors(row // 3, 3) + 2 * vectors(1_000 + row // 3, 1))[row % 3]
+        best.append(max(match.score for match in store.identify(embedding, top=10) if match.name != f"p{row // 3}"))
+    for allowed in range(1, 8):
+        threshold = store.open_set_threshold(allowed / 8 + 0.01)
+        assert threshold == pytest.approx(sorted(best)[-allowed - 1], abs=1e-6)
+
+
+def test_a_threshold_is_above_the_score_that_too_many_reach(store):
+    """All sound alike: whatever the rate, no threshold up to 1 tells them apart."""
+    for name in "ab":
+        store.enrol(name, np.ones((1, DIM)))
+    assert store.open_set_threshold(0.5) > 1
+
+
+def test_names_texts_and_models_may_be_as_long_as_is_said(tmp_path):
+    with opened(tmp_path / "new" / "folder" / "people.store", dim=1, model_digest="d" * 200) as store:
+        store.enrol("n" * 200, np.ones((1, 1)), note="o" * 2_000, sources=["s" * 4_096])
+        person = store.show("n" * 200)
+        assert (len(person.note), len(person.sources[0])) == (2_000, 4_096)
+    with opened(tmp_path / "wide.store", dim=16_384) as store:
+        store.enrol("a", vectors(0, 1, dim=16_384))
+        assert store.identify(vectors(0, 1, dim=16_384)[0])[0].name == "a"
+
+
+def test_lengths_that_float32_cannot_square_are_lengths(store):
+    store.enrol("large", np.full((1, DIM), 1e30, np.float32))
+    store.enrol("small", np.full((1, DIM), 1e-30, np.float32))
+    np.testing.assert_allclose(store.show("large").vector, np.full(DIM, 0.25))
+    np.testing.assert_allclose(store.show("small").vector, np.full(DIM, 0.25))
+
+
+def test_the_time_of_an_enrolment_is_kept_to_the_second_in_utc(store, path):
+    store.enrol("anna", vectors(0), enrolled_at=datetime(2026, 7, 1, 12, 0, 0, 999_999, timezone(timedelta(hours=2))))
+    told = store.show("anna").enrolled_at
+    assert (told, told.tzinfo) == (datetime(2026, 7, 1, 10, 0, 0, tzinfo=UTC), UTC)
+    store.enrol("berta", vectors(1))
+    raw = sqlite3.connect(path)
+    times = [time for (time,) in raw.execute("SELECT enrolled_at FROM enrolments ORDER BY id")]
+    raw.close()
+    assert times[0] == "2026-07-01T12:00:00+02:00"
+    assert times[1].endswith("+00:00")  # whatever the machine's time zone
+
+
+def test_everybody_is_exported_to_one_table(store, tmp_path):
+    store.enrol("anna", vectors(0), note="consent", enrolled_at=datetime(2026, 7, 1, tzinfo=UTC))
+    assert export_voiceprints(store, tmp_path / "one.parquet") == 1
+    store.enrol("berta", vectors(1, 1))
+    assert export_voiceprints(store, tmp_path / "all.parquet") == 2
+    table = pq.read_table(tmp_path / "all.parquet")
+    assert {field.name: str(field.type) for field in table.schema} == {
+        "name": "string",
+        "enrolled_at": "timestamp[ms, tz=UTC]",  # Parquet knows no seconds
+        "note": "string",
+        "num_utterances": "int64",
+        "voiceprint": "fixed_size_list<element: float>[16]",
+    }
+    assert table.schema.metadata[b"model_digest"] == MODEL.encode()
+    first, second = table.to_pylist()
+    assert (first["name"], first["note"], first["num_utterances"]) == ("anna", "consent", 3)
+    assert first["enrolled_at"] == datetime(2026, 7, 1, tzinfo=UTC)
+    assert (second["name"], second["note"], second["num_utterances"]) == ("berta", None, 1)
+    for row in (first, second):
+        np.testing.assert_array_equal(np.array(row["voiceprint"], np.float32), store.show(row["name"]).vector)
+    assert (tmp_path / "all.parquet").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(ValueError, match=r"^name of the export must end in \.parquet, got .*all\.csv\.$"):
+        export_voiceprints(store, tmp_path / "all.csv")
+
+
+def test_an_empty_store_is_exported_as_a_table_without_rows(store, tmp_path):
+    assert export_voiceprints(store, tmp_path / "none.parquet") == 0
+    assert pq.read_table(tmp_path / "none.parquet").to_pylist() == []
 
 
 def test_nobody_is_identified_below_the_threshold_or_too_close_to_the_runner_up():

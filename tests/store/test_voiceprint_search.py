@@ -28,8 +28,21 @@ def test_the_best_are_those_of_a_full_sort(monkeypatch, most_by_numpy, count, to
 def test_scores_are_cosines_whatever_rounding_does():
     vectors = np.nextafter(units(0, 200), np.float32(np.inf) * np.sign(units(0, 200)))  # a little too long
     assert (np.einsum("ij,ij->i", vectors, vectors) > 1).any()
-    search = VoiceprintSearch(vectors)
-    assert all(search.best(query, 1)[1][0] <= 1 for query in vectors)
+    for search in (VoiceprintSearch(vectors), ExemplarSearch(vectors, np.arange(200), num_best=1)):
+        assert all(search.best(query, 1)[1][0] <= 1 for query in vectors)
+        assert all(search.best(-query, 200)[1][-1] >= -1 for query in vectors)
+
+
+def test_up_to_the_limit_numpy_searches_and_beyond_faiss(monkeypatch):
+    monkeypatch.setattr(voiceprint_search, "MOST_BY_NUMPY", 5)
+    monkeypatch.setattr(voiceprint_search, "_by_faiss", lambda vectors: "faiss")
+    assert [VoiceprintSearch(units(0, count))._search == "faiss" for count in (4, 5, 6)] == [False, False, True]
+
+
+def test_of_equal_voiceprints_the_first_are_the_best():
+    vectors = np.concatenate([np.tile(units(0, 1), (40, 1)), -units(0, 1)])
+    assert VoiceprintSearch(vectors).best(vectors[0], 40)[0].tolist() == list(range(40))
+    assert VoiceprintSearch(vectors).best(vectors[0], 41)[0].tolist() == list(range(41))
 
 
 @pytest.mark.parametrize(("num_best", "rule"), [(None, np.mean), (1, np.max), (2, None), (3, None), (50, np.mean)])
@@ -44,11 +57,14 @@ def test_scores_of_exemplars_are_those_of_a_loop(num_best, rule):
             cosines = sorted((embeddings[first : first + count] @ query).tolist(), reverse=True)
             expected.append(np.mean(cosines[:num_best]) if rule is None else rule(cosines))
         np.testing.assert_allclose(search.scores(query), expected, atol=1e-6)
+        assert search.scores(query).dtype == np.float32
         rows, scores = search.best(query, 4)
         np.testing.assert_array_equal(rows, np.argsort(-np.array(expected))[:4])
         np.testing.assert_allclose(scores, np.sort(expected)[::-1][:4], atol=1e-6)
 
 
 def test_nobody_is_found_among_no_exemplars():
-    rows, scores = ExemplarSearch(units(0, 0), np.empty(0, np.int64), num_best=1).best(units(1, 1)[0], 3)
-    assert len(rows) == len(scores) == 0
+    for num_best in (None, 1, 2):
+        rows, scores = ExemplarSearch(units(0, 0), np.empty(0, np.int64), num_best=num_best).best(units(1, 1)[0], 3)
+        assert len(rows) == len(scores) == 0
+        assert scores.dtype == np.float32
