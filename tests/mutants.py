@@ -27,6 +27,9 @@ ROOT = Path(__file__).parents[1]
 WORK = ROOT / "build" / "mutants"
 MUTMUT = ROOT / "tests" / "helpers" / "mutmut_once_collected.py"
 PROCESSES = int(os.environ.get("PROCESSES", "2"))
+NOT_AT_RANDOM = [
+    "--deselect=tests/store/test_store_hostile.py::test_random_damage_gives_an_error_of_ours_or_valid_people"
+]
 TESTS = {
     "losses/contrast.py": ["tests/losses"],
     "losses/aam_softmax.py": ["tests/losses/test_losses.py"],
@@ -44,13 +47,14 @@ TESTS = {
     "sampling/same_person.py": ["tests/sampling/test_same_person.py"],
     "core/files.py": ["tests/core/test_files.py", "tests/core/test_yaml.py"],
     "store/voiceprints.py": ["tests/store/test_store.py", "tests/store/test_store_encryption.py"],
-    "store/store_file.py": [f"tests/store/test_store{name}.py" for name in ("", "_deletion", "_hostile")],
+    "store/store_file.py": [f"tests/store/test_store{name}.py" for name in ("", "_deletion", "_hostile")]
+    + NOT_AT_RANDOM,
     "store/content.py": [
         *(
             f"tests/store/test_{name}.py"
             for name in ("store", "store_encryption", "store_hostile", "voiceprint_search")
         ),
-        "--deselect=tests/store/test_store_hostile.py::test_random_damage_gives_an_error_of_ours_or_valid_people",
+        *NOT_AT_RANDOM,
     ],
     "store/encryption.py": ["tests/store/test_store_encryption.py"],
 }

@@ -1,11 +1,15 @@
 """Files from strangers: an error that names the file, never a crash and never nonsense."""
 
+import os
 import sqlite3
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from chns.core import ModelFileError
+from chns.store import store_file
 from chns.store.voiceprints import VoiceprintStore
 
 DIM = 64
@@ -70,7 +74,10 @@ def test_the_database_of_another_program_is_refused_and_left_as_it_was(tmp_path)
 
 def test_a_store_of_a_later_version_is_refused(path):
     change(path, "PRAGMA user_version = 2")
-    with pytest.raises(ModelFileError, match=r"store must be of version 1, got version 2 in .*people\.store"):
+    way_out = r"Open it with the chns that made it\.$"
+    with pytest.raises(
+        ModelFileError, match=rf"^store must be of version 1, got version 2 in .*people\.store\. {way_out}"
+    ):
         use_all(path)
 
 
@@ -172,3 +179,124 @@ def test_random_damage_gives_an_error_of_ours_or_valid_people(path):
         for left in path.parent.glob("people.store-*"):
             left.unlink()
     assert refused > 20
+
+
+def test_every_connection_is_wary(path, monkeypatch):
+    """Functions in a schema do not run, damaged cells are found, and rows that name no row are refused."""
+    connect = sqlite3.connect
+
+    def connect_carelessly(*words, **options):
+        connection = connect(*words, **options)
+        for pragma in ("trusted_schema = ON", "cell_size_check = OFF", "foreign_keys = OFF"):
+            connection.execute(f"PRAGMA {pragma}")
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", connect_carelessly)
+    with VoiceprintStore.open_existing(path) as store:
+        ask = store._connection.execute
+        names = ("trusted_schema", "cell_size_check", "foreign_keys", "journal_mode")
+        assert [ask(f"PRAGMA {name}").fetchone()[0] for name in names] == [0, 1, 1, "wal"]
+
+
+def test_a_store_that_another_program_has_set_to_a_rollback_journal_gets_its_log_back(path):
+    change(path, "PRAGMA journal_mode = DELETE")
+    VoiceprintStore.open_existing(path).close()
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    connection.close()
+
+
+def test_a_store_is_made_beside_its_place_and_left_by_who_comes_second(tmp_path, monkeypatch):
+    link, linked, synced = os.link, [], []
+    fsync = os.fsync
+
+    def noting(descriptor):
+        synced.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def quicker(temporary, path):
+        linked.append((temporary.parent, temporary.name[: len(".people.store-")]))
+        path.write_bytes(b"of the quicker one")
+        link(temporary, path)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "fsync", noting)
+    monkeypatch.setattr(os, "link", quicker)
+    path = tmp_path / "people.store"
+    store_file.create_store_file(path, store_file.StoreIdentity("m", DIM, None))
+    assert linked == [(tmp_path, ".people.store-")]
+    assert path.read_bytes() == b"of the quicker one"
+    assert synced == [tmp_path.stat().st_ino]
+    monkeypatch.setattr(os, "link", link)
+    path.unlink()
+    VoiceprintStore.open(path, model_digest="m", dim=DIM).close()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["people.store"]
+
+
+def test_a_folder_that_cannot_be_synced_is_no_error(tmp_path, monkeypatch):
+    def refuse(_):
+        raise OSError(22, "not for folders")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    VoiceprintStore.open(tmp_path / "people.store", model_digest="m", dim=DIM).close()
+
+
+def test_a_store_is_written_anew_only_after_a_deletion(path, monkeypatch):
+    monkeypatch.setattr(store_file, "scrub", None)
+    VoiceprintStore.open_existing(path).close()
+    change(path, "UPDATE store SET deletions = deletions + 1")
+    with pytest.raises(TypeError, match="not callable"):
+        VoiceprintStore.open_existing(path)
+
+
+@pytest.mark.parametrize("closed", ["medium", "folder", "file"])
+def test_a_store_that_can_only_be_read_is_read_and_left_as_it_was(path, monkeypatch, closed):
+    change(path, "UPDATE store SET deletions = deletions + 1")  # which nobody can scrub now
+    before = path.read_bytes()
+    if closed == "medium":
+        flags = {path: SimpleNamespace(f_flag=os.ST_RDONLY | 1024)}
+        monkeypatch.setattr(os, "statvfs", flags.__getitem__)
+    else:
+        refused = {"folder": path.parent, "file": path}[closed]
+        monkeypatch.setattr(os, "access", lambda place, how: how == os.W_OK and place != refused)
+    path.with_name("people.store-wal").touch()  # an empty log keeps nothing back
+    with VoiceprintStore.open_existing(path) as store:
+        assert len(store.names()) == 40
+        assert store.identify(vectors(3)[0])[0].name == "person 3"
+        with pytest.raises(OSError, match=r"^store must be readable and writable, got an error in .*people\.store \("):
+            store.enrol("somebody new", vectors(99))
+    assert path.read_bytes() == before
+    path.with_name("people.store-wal").write_bytes(b"log")
+    told = (
+        r"^store must be closed where it can only be read, got one with a log that is not taken over: .*store-wal\. "
+        r"Open it once where it can be written, for instance by `chns store list`, and copy it again\.$"
+    )
+    with pytest.raises(OSError, match=told):
+        VoiceprintStore.open_existing(path)
+
+
+def test_a_log_that_another_empties_is_waited_for(monkeypatch):
+    """SQLite itself does not wait for the checkpoint of another."""
+    now, asked = [100.0], []
+
+    def after(times):
+        answers = iter([(1, 5, 5)] * times + [(0, 0, 0)])
+        execute = lambda statement: asked.append(statement) or SimpleNamespace(fetchone=lambda: next(answers))  # noqa: E731
+        return store_file._emptied_log(SimpleNamespace(execute=execute))
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: now.append(now.pop() + seconds))
+    assert after(0)
+    assert now == [100.0]
+    assert after(7)
+    assert now == pytest.approx([100.07])
+    assert set(asked) == {"PRAGMA wal_checkpoint(TRUNCATE)"}
+    assert not after(4_000)
+    assert now == pytest.approx([100.07 + store_file.BUSY_SECONDS], abs=0.02)
+
+
+@pytest.mark.parametrize("dim", [1, 16_384])
+def test_a_model_may_have_one_dimension_or_very_many(tmp_path, dim):
+    VoiceprintStore.open(tmp_path / "x.store", model_digest="m", dim=dim).close()
+    with VoiceprintStore.open_existing(tmp_path / "x.store") as store:
+        assert store.dim == dim

@@ -35,7 +35,7 @@ def test_scores_are_cosines_whatever_rounding_does():
 
 def test_up_to_the_limit_numpy_searches_and_beyond_faiss(monkeypatch):
     monkeypatch.setattr(voiceprint_search, "MOST_BY_NUMPY", 5)
-    monkeypatch.setattr(voiceprint_search, "_by_faiss", lambda vectors: "faiss")
+    monkeypatch.setattr(voiceprint_search, "_by_faiss", lambda _: "faiss")
     assert [VoiceprintSearch(units(0, count))._search == "faiss" for count in (4, 5, 6)] == [False, False, True]
 
 

@@ -104,7 +104,7 @@ def create_store_file(path: Path, identity: StoreIdentity) -> None:
             os.link(temporary, path)
         _sync_folder(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        temporary.unlink()
 
 
 def open_store_file(path: Path) -> tuple[sqlite3.Connection, StoreIdentity]:
