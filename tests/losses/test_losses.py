@@ -283,6 +283,14 @@ def test_margins_reach_from_none_to_less_than_a_right_angle():
         AAMSoftmaxLoss(3, 5, margin=-0.1)
 
 
+def test_where_margin_and_angle_are_a_straight_line_the_continuation_begins():
+    loss = AAMSoftmaxLoss(2, 4, margin=math.pi / 3, scale=2.0)
+    with torch.no_grad():
+        loss.weight.copy_(torch.tensor([[-1.0, 0, 0, 0], [0, 1, 0, 0]]))
+    true, other = 2 * (-0.5 - math.pi / 3 * math.sin(math.pi / 3)), 2 * 0.5
+    assert loss(torch.ones(1, 4), torch.tensor([0])).item() == pytest.approx(math.log1p(math.exp(other - true)))
+
+
 def test_a_sample_of_all_speakers_is_the_whole_loss():
     torch.manual_seed(0)
     whole = AAMSoftmaxLoss(num_speakers=7, embedding_dim=5)

@@ -158,7 +158,7 @@ def test_an_unknown_name_is_refused(store, action):
 def test_embeddings_of_another_model_are_refused_with_the_way_out(path, model_digest, dim):
     opened(path).close()
     told = (
-        rf"^store must be of the model {model_digest[:12]} with {dim} dimensions, got one of a{{12}} with 16 in (.*store)"
+        rf"^store must be of the model {model_digest[:12]} with {dim} dimensions, got one of a{{12}} with 16 in (.*)"
         r"\. Embeddings of two models cannot be compared: make a store for this one with "
         r"`chns store re-embed \1 MODEL --out NEW_STORE`\.$"
     )
