@@ -27,6 +27,8 @@ ROOT = Path(__file__).parents[1]
 WORK = ROOT / "build" / "mutants"
 MUTMUT = ROOT / "tests" / "helpers" / "mutmut_once_collected.py"
 PROCESSES = int(os.environ.get("PROCESSES", "2"))
+# What these tests need: a conftest that imports half of the package would cost each process more than its tests.
+PLUGINS = ["--noconftest", "-p", "no:cacheprovider", "-p", "_hypothesis_pytestplugin", "--hypothesis-seed=0"]
 NOT_AT_RANDOM = [
     "--deselect=tests/store/test_store_hostile.py::test_random_damage_gives_an_error_of_ours_or_valid_people"
 ]
@@ -58,6 +60,7 @@ TESTS = {
     ],
     "store/encryption.py": ["tests/store/test_store_encryption.py"],
 }
+IN_ANY_CASE = "Python takes large and small letters alike"
 FASTER_ON_A_GPU = "only how long a GPU is waited for"
 # Module: a changed line as mutmut writes it, and why nobody can see the change.
 EQUIVALENT: dict[str, dict[str, str]] = {
@@ -74,14 +77,20 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "priority = drawn.to(device, non_blocking=False)": FASTER_ON_A_GPU,
         "priority[present] = -2.0": "any number below 0 comes last",
     },
+    "core/files.py": {
+        'temporary.write_text(text, encoding="UTF-8")': IN_ANY_CASE,
+        'return path.read_text(encoding="UTF-8")': IN_ANY_CASE,
+        "entry.is_file(follow_symlinks=None)": "as false as False",
+        "for event in yaml.parse(text, ):": "the loader in Python tells of the same events, only slower",
+    },
     "sampling/neighbours.py": {
         "low, high = int(self.indices.min(initial=-1)), int(self.indices.max(initial=-2))": "both are nobody"
     },
     "sampling/same_person.py": {
         'near = near[np.argsort(own_of_pair[near] - similarity[near], kind="STABLE")]': "numpy ignores case",
         "labels, one = speaker_labels[some], embeddings[some].astype(None)": "None is float64",
-        "np.add.at(sums, speaker_labels[some], _unit(embeddings[some].astype(None)))": "None is float64",
-        'cosines[some] = np.einsum("UD,UD->U", _unit(one), _unit(sums[labels] - one))': "names of axes",
+        "np.add.at(sums, speaker_labels[some], unit_or_zero(embeddings[some].astype(None)))": "None is float64",
+        'cosines[some] = np.einsum("UD,UD->U", unit_or_zero(one), unit_or_zero(sums[labels] - one))': "names of axes",
         'similarity[some] = np.einsum("PD,PD->P", directions[a], centroids[b])': "names of axes",
         'similarity[some] += np.einsum("PD,PD->P", directions[b], centroids[a])': "names of axes",
         'squares = np.einsum("UD,UD->U", embeddings, embeddings)': "names of axes",
@@ -122,7 +131,7 @@ def run_mutants(module: str) -> None:
     settings = {
         "source_paths": ["src"],
         "only_mutate": [f"src/chns/{module}"],
-        "pytest_add_cli_args": ["-p", "no:cacheprovider", "-p", "_hypothesis_pytestplugin", "--hypothesis-seed=0"],
+        "pytest_add_cli_args": PLUGINS,
         "pytest_add_cli_args_test_selection": TESTS[module],
         "process_isolation": "forkserver",  # torch and faiss have threads, which a plain fork would not survive
         "timeout_constant": 6.0,  # a mutant may take 10 times as long as the tests that reach it, and a minute more

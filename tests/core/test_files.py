@@ -124,8 +124,13 @@ def test_a_folder_is_the_one_that_was_written(tmp_path):
     assert [(tmp_path / "a").stat().st_ino, (tmp_path / "a" / "x").stat().st_ino] == written
 
 
-def test_text_is_written_in_utf_8(tmp_path):
-    write_text(tmp_path / "a.txt", "Zo\u00eb")
+def test_text_is_utf_8_whatever_the_system_prefers(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from chns.core.files import bounded_text, write_text; "
+        "write_text(Path(sys.argv[1]), 'Zo\\u00eb'); assert bounded_text(Path(sys.argv[1])) == 'Zo\\u00eb'"
+    )
+    ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.txt")], env=ascii_only, check=True)
     assert (tmp_path / "a.txt").read_bytes() == b"Zo\xc3\xab"
 
 
@@ -156,10 +161,14 @@ def test_a_folder_holds_what_its_writer_writes_and_what_guards_it_and_nothing_el
         require_ours(folder, ("a.txt", "shard-*.tar", "e"))
     with pytest.raises(FileExistsError, match=told.format("'c'")):
         require_ours(folder, ("*",))
+    (folder / "c").rmdir()
     with pytest.raises(
         FileExistsError, match=r"^folder to write must not be a file, got .*a\.txt\. Choose another name\."
     ):
         require_ours(folder / "a.txt", ("*",))
+    (folder / "shard-2.tar").symlink_to(folder / "a.txt")
+    with pytest.raises(FileExistsError, match=told.format("'shard-2.tar'")):
+        require_ours(folder, ("a.txt", "shard-*.tar", "?"))
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     with pytest.raises(FileExistsError, match=r"folder to write must not be a file, got .*link"):
         require_ours(tmp_path / "link", ("*",))
@@ -168,20 +177,25 @@ def test_a_folder_holds_what_its_writer_writes_and_what_guards_it_and_nothing_el
 @pytest.mark.parametrize("existed", [True, False])
 def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(tmp_path, monkeypatch, existed):
     if existed:
-        (tmp_path / "a").mkdir()
-        (tmp_path / "a" / "x").write_text("old")
-    replace = Path.replace
+        (tmp_path / "a.b").mkdir()
+        (tmp_path / "a.b" / "x").write_text("old")
+    replace, aside = Path.replace, []
 
     def refusing(self, target):
         if ".chns-tmp-" in self.name:
+            aside.extend(files._TEMPORARY.fullmatch(name) for name in names(tmp_path) if name != self.name)
             raise OSError(errno.EIO, "refused")
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", refusing)
-    with pytest.raises(OSError, match=r"got 'Input/output error' for .*a"), atomic_folder(tmp_path / "a", ours=["x"]):
+    with pytest.raises(OSError, match=r"got 'Input/output error' for .*a"), atomic_folder(tmp_path / "a.b", ours=["x"]):
         pass
-    assert names(tmp_path) == ["a"] * existed
-    assert not existed or (tmp_path / "a" / "x").read_text() == "old"
+    # Were the process killed now, the next one would know what this is.
+    assert [(found["kind"], found["final"], found["pid"]) for found in aside] == [
+        ("old", "a.b", str(os.getpid()))
+    ] * existed
+    assert names(tmp_path) == ["a.b"] * existed
+    assert not existed or (tmp_path / "a.b" / "x").read_text() == "old"
 
 
 def test_a_replaced_folder_leaves_nothing_behind(tmp_path):
@@ -266,7 +280,7 @@ def test_an_error_of_the_disk_names_the_file_and_keeps_its_number(tmp_path, numb
         error = OSError(number, "library's words", *named)
         with pytest.raises(type(error), match=told) as raised, atomic_path(tmp_path / "a.txt"):
             raise error
-        assert raised.value.errno == number
+        assert (type(raised.value), raised.value.errno) == (type(error), number)
     for error in (OSError(number, "read", str(tmp_path.parent / "other")), OSError(errno.ENOENT, "not the disk's")):
         with pytest.raises(OSError, match=r"read|not the disk's") as raised, atomic_path(tmp_path / "a.txt"):
             raise error

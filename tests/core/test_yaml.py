@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import yaml
 
 from chns.core import ConfigError, files
 from chns.core.files import bounded_text, number, read_yaml, require_small_yaml
@@ -69,6 +70,7 @@ def test_yaml_that_makes_no_plain_values_is_refused(tmp_path, text, reason):
         ("{a: 1, b: [2, 3]}", 1 + 3 + 3),
         ("[&x [1, 2], *x]", 1 + 3 + 3),
         ("[&x 1, *x, *x]", 4),
+        ("[*x, *y]", 1),  # which the loader refuses, as they name nothing
         ("{a: &x {b: [1]}, c: &y [*x, *x], d: *y}", 1 + 1 + 4 + 1 + 9 + 1 + 9),
     ],
 )
@@ -92,6 +94,12 @@ def test_yaml_of_a_few_bytes_that_unfolds_is_refused_also_inside_a_text():
 @pytest.mark.parametrize("text", ["R&D * 2", "a: '& [*'", "a: x & y * z", "a: '&'", "a: '*'"])
 def test_a_text_that_only_looks_like_aliases_is_a_text(text):
     require_small_yaml(text)
+
+
+def test_the_quick_loader_reads_where_there_is_one(monkeypatch):
+    assert files._safe_loader() is yaml.CSafeLoader
+    monkeypatch.delattr(yaml, "CSafeLoader")
+    assert files._safe_loader() is yaml.SafeLoader
 
 
 def test_an_alias_inside_what_it_names_is_refused():

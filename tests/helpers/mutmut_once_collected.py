@@ -21,15 +21,17 @@ class OnceCollected(PytestRunner):
 
     session = None
 
+    def run_stats(self, *, tests: Iterable[str]) -> int:
+        """Which tests reach which functions, and how long they take."""
+        _find_and_do_not_explain()
+        return super().run_stats(tests=tests)
+
     def warm_up(self) -> None:
         """Start pytest as far as to the first test, and see that all pass without a mutant and fail where they must."""
         from _pytest.config import _prepareconfig
         from _pytest.main import Session
-        from hypothesis import Phase, settings
 
-        # A failure is not explained, which can take longer than to find it: no smaller example, no values in words.
-        settings.register_profile("mutants", phases=[Phase.explicit, Phase.generate], database=None)
-        settings.load_profile("mutants")
+        _find_and_do_not_explain()
         words = ["--rootdir=.", "--tb=native", "--assert=plain", "-x", "-q", "-s", *self._pytest_add_cli_args]
         with change_cwd("mutants"):
             config = _prepareconfig([*words, *self._pytest_add_cli_args_test_selection])
@@ -61,6 +63,14 @@ class OnceCollected(PytestRunner):
             except self.session.Failed:
                 return 1
         return 1 if self.session.testsfailed else 0
+
+
+def _find_and_do_not_explain() -> None:
+    """Have hypothesis search no smaller example, which can take longer than to find one, and never count the time."""
+    from hypothesis import Phase, settings
+
+    settings.register_profile("mutants", phases=[Phase.explicit, Phase.generate], database=None, deadline=None)
+    settings.load_profile("mutants")
 
 
 if __name__ == "__main__":

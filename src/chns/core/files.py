@@ -376,10 +376,10 @@ def _scalars(text: str) -> Iterator[str]:
     import yaml
 
     total = 0
-    sizes: dict[str, int] = {}
-    opened: list[tuple[str, int]] = []
+    sizes: dict[str | None, int] = {}  # by anchor
+    opened: list[tuple[str | None, int]] = []
     for event in yaml.parse(text, Loader=_safe_loader()):
-        anchor = getattr(event, "anchor", None) or ""
+        anchor = getattr(event, "anchor", None)
         if isinstance(event, yaml.AliasEvent):
             if any(anchor == one for one, _ in opened):
                 raise ConfigError(f"alias in YAML must stand outside of what it names, got *{anchor:.100}.")
@@ -428,8 +428,7 @@ def config_path(name: str | Path) -> Path:
         return preset
     if path.is_file():
         return path
-    meant = f" Did you mean {path.stem}?" if path.stem in known else suggestion(path.stem, known)
     raise FileNotFoundError(
-        f"configuration must be a YAML file or one of {', '.join(known)}, got {quoted(str(name))}.{meant} "
-        "`chns configs` lists them."
+        f"configuration must be a YAML file or one of {', '.join(known)}, got {quoted(str(name))}."
+        f"{suggestion(path.stem, known)} `chns configs` lists them."
     )
