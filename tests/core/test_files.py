@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import resource
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +133,8 @@ def test_text_is_utf_8_whatever_the_system_prefers(tmp_path):
     ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.txt")], env=ascii_only, check=True)
     assert (tmp_path / "a.txt").read_bytes() == b"Zo\xc3\xab"
+    write_text(tmp_path / "a.txt", files.bounded_text(tmp_path / "a.txt") * 2)
+    assert (tmp_path / "a.txt").read_bytes() == b"Zo\xc3\xab" * 2
 
 
 def test_a_long_name_has_a_temporary_one_that_is_not_too_long_and_says_whose_it_is(tmp_path):
@@ -234,6 +237,24 @@ def test_what_a_killed_process_left_goes_when_one_first_writes_there(tmp_path):
     (tmp_path / f".e.chns-tmp-{left}-01234567").touch()
     write_text(tmp_path / "new", "")
     assert f".e.chns-tmp-{left}-01234567" in names(tmp_path)  # a folder of many files is looked through once
+
+
+def test_a_link_that_was_left_goes_and_not_what_it_names_and_what_cannot_go_stays(tmp_path, monkeypatch):
+    left = dead_process()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / f".a.chns-tmp-{left}-01234567").symlink_to(tmp_path / "mine")
+    write_text(tmp_path / "new", "")
+    assert names(tmp_path) == ["mine", "new"]
+    (tmp_path / "mine" / f".b.chns-tmp-{left}-01234567").mkdir()
+
+    def refuse(*_, **__):
+        raise OSError(errno.EINVAL, "refused")
+
+    fsync = os.fsync
+    monkeypatch.setattr("shutil.rmtree", refuse)
+    monkeypatch.setattr(os, "fsync", lambda file: refuse() if stat.S_ISDIR(os.fstat(file).st_mode) else fsync(file))
+    write_text(tmp_path / "mine" / "new", "")
+    assert names(tmp_path / "mine") == [f".b.chns-tmp-{left}-01234567", "new"]
 
 
 def test_whoever_holds_a_folder_removes_what_is_left_in_it_whoever_left_it(tmp_path):
