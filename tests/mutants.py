@@ -81,6 +81,8 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         'temporary.write_text(text, encoding="UTF-8")': IN_ANY_CASE,
         'return path.read_text(encoding="UTF-8")': IN_ANY_CASE,
         "entry.is_file(follow_symlinks=None)": "as false as False",
+        "elif entry.is_dir(follow_symlinks=None):": "as false as False",
+        "mask = os.umask(1)": "the mask is put back at once",
         "for event in yaml.parse(text, ):": "the loader in Python tells of the same events, only slower",
     },
     "sampling/neighbours.py": {
