@@ -7,7 +7,8 @@ was due to its answer, the share that was answered, and the memory that the serv
 the JSON: a busy machine shows in the tail.
 
     pip install '.[serve]' httpx websockets
-    python benchmarks/service_load.py [--rate 30] [--seconds 60] [--routes embed verify identify stream]
+    python benchmarks/service_load.py [--rate 30] [--seconds 60] [--routes embed verify identify stream] \
+        [--model BUNDLE]
 """
 
 from __future__ import annotations
@@ -117,13 +118,13 @@ async def stream_in_real_time(address: str, samples: list[np.ndarray], *, second
     return waited
 
 
-def start() -> tuple[subprocess.Popen[bytes], str]:
+def start(model: str | None) -> tuple[subprocess.Popen[bytes], str]:
     """A service on a free port of the loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CHNS_")}
-    command = [sys.executable, "-m", "chns", "serve", "--port", str(port)]
+    command = [sys.executable, "-m", "chns", "serve", "--port", str(port), *(["--model", model] if model else [])]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     for _ in range(1_200):
@@ -174,8 +175,9 @@ def main() -> None:
     made.add_argument("--rate", type=float, default=30.0, help="recordings a second")
     made.add_argument("--seconds", type=float, default=60.0, help="of each route and turn")
     made.add_argument("--routes", nargs="+", choices=ROUTES, default=list(ROUTES))
+    made.add_argument("--model", help="as of chns serve (default: the packaged one)")
     options = made.parse_args()
-    service, address = start()
+    service, address = start(options.model)
     try:
         rows = asyncio.run(measure(options, service.pid, address))
         peak = megabytes(service.pid, "VmHWM")
@@ -187,7 +189,13 @@ def main() -> None:
     if embed is not None:
         ratios.append(Ratio("embed, ms, p95", embed["ms, p95"], at_most=150))
     publish(
-        options.out, f"Service, recordings of {SECONDS:g} s", rows, ratios, rate=options.rate, seconds=options.seconds
+        options.out,
+        f"Service, recordings of {SECONDS:g} s",
+        rows,
+        ratios,
+        rate=options.rate,
+        seconds=options.seconds,
+        model=options.model or "packaged",
     )
 
 

@@ -266,7 +266,7 @@ def repr_of(value: Any) -> str:
     return "none" if value is None else in_short(str(value).lower() if isinstance(value, bool) else str(value))
 
 
-_ROW_INCHES, _HEAD_INCHES = 0.42, 0.75
+_ROW_INCHES, _HEAD_INCHES, _LEAST_INCHES = 0.42, 0.75, 2.7  # two rows fill the place beside what was run, too
 _MOST_ROWS = 16
 
 
@@ -324,7 +324,7 @@ def _dot_figure(folder: Path, name: str, trial_list: str, rows: Sequence[_Row], 
         lambda axes: _plot_dots(axes, trial_list, rows, means, means.get(baseline or "")),
         alt=f"EER on {trial_list}, means over the trainings: {said}",
         caption="",
-        inches=(3.4, _HEAD_INCHES + _ROW_INCHES * len(rows)),
+        inches=(3.4, max(_HEAD_INCHES + _ROW_INCHES * len(rows), _LEAST_INCHES)),
     )
 
 
@@ -357,7 +357,7 @@ def _plot_dots(
     axes.spines["left"].set_visible(False)
     axes.grid(visible=False, axis="y")
     axes.margins(x=0.08)
-    axes.set_title(label_of(trial_list))
+    axes.set_title(label_of(_list_name(trial_list)))
     return ()
 
 
