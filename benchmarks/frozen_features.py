@@ -25,6 +25,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from chns.bundle.bundle import load_model
+from chns.core import cpu_has_bfloat16
 from chns.features import LogMel
 
 _LEVELS_A_NEPER = 20.7  # grey levels of the images for a factor of e in mel amplitude
@@ -103,7 +104,7 @@ def main() -> None:
     data = a.stem.with_suffix(".jpegs").read_bytes()
     for start in tqdm(range(0, len(rows), 64), disable=None, unit="batch"):
         features = mels(images(data, rows[start : start + 64]))
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bfloat16()):
             written["embedding"].append(encoder(features).float().half().numpy())
         for name, x in seen.items():
             signal = x.relu() if name in ("front", "last") else x

@@ -211,7 +211,14 @@ def test_two_runs_with_one_seed_are_equal_and_workers_change_nothing(finished, t
     assert_same_weights(weights(tmp_path / "again"), weights(finished))
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(signal.SIGKILL, id="SIGKILL"),
+        pytest.param(signal.SIGINT, id="SIGINT", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, id="SIGTERM", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_stopped_in_mid_epoch_and_resumed_ends_with_the_same_weights(
     how, finished, tmp_path, configs, hum_manifest
 ):
@@ -454,7 +461,10 @@ def test_chunks_do_not_change_what_is_learnt(tmp_path, configs, hum_manifest):
 
 @pytest.mark.parametrize(
     ("launcher", "encoder", "speakers", "chunks"),
-    [("own", "Observing", "4", []), ("torchrun", "Plain", "5", ["--train.chunk_size", "4"])],
+    [
+        pytest.param("own", "Observing", "4", [], marks=pytest.mark.slow),
+        ("torchrun", "Plain", "5", ["--train.chunk_size", "4"]),
+    ],
 )
 def test_two_processes_learn_what_one_does(launcher, encoder, speakers, chunks, tmp_path, configs, hum_manifest):
     """The same global batches, losses, gradients and running statistics; only the order of additions differs."""

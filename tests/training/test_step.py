@@ -214,7 +214,12 @@ def run_rank(rank, world_size, port, slices, results):
 
 
 @pytest.mark.parametrize(
-    "bounds", [[0, 10], [0, 6, 10], [0, 2, 5, 9, 10]], ids=["1 process", "2 processes", "4 processes"]
+    "bounds",
+    [
+        pytest.param([0, 10], id="1 process", marks=pytest.mark.slow),
+        pytest.param([0, 6, 10], id="2 processes"),
+        pytest.param([0, 2, 5, 9, 10], id="4 processes", marks=pytest.mark.slow),
+    ],
 )
 def test_processes_give_the_loss_and_gradients_of_one(bounds, free_port):
     """Slices of unequal length, also across the utterances of one speaker; with temperature and class weights."""
