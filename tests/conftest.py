@@ -20,14 +20,16 @@ sys.path.insert(0, str(Path(__file__).parent / "helpers"))  # encoders that conf
 from hub_server import running_hub
 
 
-@pytest.fixture(autouse=True)
-def _no_graphs_at_the_end_of_trainings(monkeypatch):
-    """Seconds for each training and import; the tests of graphs call the function itself."""
+@pytest.fixture(autouse=True, scope="session")
+def _no_graphs_at_the_end_of_trainings():
+    """Ten seconds for each training and import; the tests of graphs call the function itself."""
 
     def leave_out(folder, model):
         raise ChnsError("Graphs are left out in tests.")
 
-    monkeypatch.setattr("chns.bundle.bundle_graph.add_graph", leave_out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("chns.bundle.bundle_graph.add_graph", leave_out)
+        yield
 
 
 class Growth(NamedTuple):

@@ -32,7 +32,18 @@ TINY = {
     "start_up": [],
     "service_load": ["--rate", 4, "--seconds", 1, "--routes", "embed"],
 }
-OF_MANY_PROCESSES = {"audio_formats", "bulk", "memory", "scaling", "service_load", "start_up"}
+OF_SECONDS = {
+    "audio_formats",
+    "augmentation",
+    "bulk",
+    "hard_phase",
+    "memory",
+    "neighbours",
+    "report_page",
+    "scaling",
+    "service_load",
+    "start_up",
+}
 OURS_ALONE = {
     "shards": "flac: seconds a crop, shards / files",
     "augmentation": "augmented / none, seconds a crop",
@@ -68,9 +79,7 @@ def run_benchmark(monkeypatch, tmp_path):
         sys.modules.pop(module, None)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in OF_MANY_PROCESSES)) for name in TINY]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in OF_SECONDS)) for name in TINY])
 def test_a_benchmark_prints_and_writes_positive_measurements_with_the_machine(name, run_benchmark, capsys):
     written = run_benchmark(name)
     printed = capsys.readouterr().out

@@ -114,5 +114,5 @@ def _settings(manifest: Path) -> TrainSettings:
         batches=BatchSettings(speakers_per_batch=32, steps_per_epoch=50),
         clusters=ClusterSettings(start_epoch=2, hard_ratio=1.0, crop_seconds=2.0),
         optimizer=OptimizerSettings(learning_rate=0.005),
-        train=TrainingSettings(epochs=9, device="cpu", precision=precision, log_every_steps=50),
+        train=TrainingSettings(epochs=6, device="cpu", precision=precision, log_every_steps=50),
     )

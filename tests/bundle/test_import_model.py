@@ -170,14 +170,8 @@ def test_a_speechbrain_model_embeds_real_speech_as_speechbrain_does(tmp_path, sh
             assert_same_direction(model(waveform), expected)
 
 
-@pytest.mark.parametrize(
-    "toolkit",
-    [
-        "speechbrain",
-        pytest.param("wespeaker-ecapa", marks=pytest.mark.slow),
-        pytest.param("wespeaker-resnet34", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("toolkit", ["speechbrain", "wespeaker-ecapa", "wespeaker-resnet34"])
+@pytest.mark.slow
 def test_an_imported_model_exports_with_its_features(tmp_path, toolkit):
     model = imported(tmp_path, toolkit, SHALLOW[toolkit]()).model
     exported = export_model(model, tmp_path / "model.onnx", form="onnx", check=built_in_signal(model))

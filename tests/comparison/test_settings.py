@@ -123,12 +123,13 @@ def test_the_papers_comparison_has_its_five_strategies_with_either_encoder():
     comparison = read_comparison("paper", base_options=["--data.train", "other.parquet", "--train.chunk-size=64"])
     names = [f"{encoder}-{name}" for encoder in ("ecapa", "resnet") for name in STRATEGIES_OF_THE_PAPER]
     assert sorted(comparison.strategies) == sorted(names)
+    of_the_paper = checked(paper_with_defaults()).strategies
     for name, settings in comparison.strategies.items():
         assert (settings.data.train, settings.train.chunk_size) == ("other.parquet", 64)
         assert settings.batches.speakers_per_batch * settings.batches.utterances_per_speaker == 1300
         assert settings.train.epochs * settings.batches.steps_per_epoch == 154_000
         assert ("thin_resnet34" in settings.encoder.factory) == name.startswith("resnet-")
-        assert settings.loss == checked(paper_with_defaults()).strategies[name.partition("-")[2]].loss
+        assert settings.loss == of_the_paper[name.partition("-")[2]].loss
     twins = find_twins(comparison.strategies)
     assert {name: twin.name for name, twin in twins.items()} == {
         f"{encoder}-{hard}": f"{encoder}-{random}"

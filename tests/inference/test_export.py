@@ -80,6 +80,7 @@ def noise(shape, seed=0):
     return (0.1 * np.random.default_rng(seed).normal(size=shape)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_torchs_own_format_computes_what_the_model_does_for_any_batch_and_length(model, tmp_path):
     path = tmp_path / "model.pt2"
     exported = export_model(model, path, form="torch-export", check=built_in_signal(model))

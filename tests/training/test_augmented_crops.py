@@ -74,6 +74,7 @@ def test_folders_are_used_where_they_are_named_and_a_bundle_tells_only_their_nam
     assert str(tmp_path) not in str(told)
 
 
+@pytest.mark.slow
 def test_an_augmented_run_that_was_stopped_ends_with_the_weights_of_one_left_alone(
     settings_from, tmp_path, monkeypatch
 ):
