@@ -91,7 +91,11 @@ def main() -> None:
             files[0].parent.mkdir(parents=True)
             for path, waveform in zip(files, waveforms, strict=True):
                 write(path, waveform)
-        crops = take_turns({s: partial(read_crops, paths[s], offsets) for s in SUFFIXES}, repeats=arguments.repeats)
+        usual = [path.with_name(f"{path.stem}.usual") for path in paths[".flac"]]
+        for path, waveform in zip(usual, waveforms, strict=True):
+            soundfile.write(path, waveform, RATE_HZ, format="FLAC")
+        read = {**paths, "usual": usual}
+        crops = take_turns({s: partial(read_crops, read[s], offsets) for s in read}, repeats=arguments.repeats)
         headers = take_turns(
             {s: lambda s=s: [audio_info(path) for path in paths[s]] for s in SUFFIXES}, repeats=arguments.repeats
         )
@@ -114,7 +118,11 @@ def main() -> None:
     for suffix in FORMATS:
         rows[suffix]["converted from AAC, times real time, median"] = speech_seconds / conversions[suffix].median
         rows[suffix]["converted from AAC, times real time, fastest"] = speech_seconds / conversions[suffix].fastest
-    ratios = [Ratio("AAC / FLAC, seconds a crop", crops[".m4a"].median / crops[".flac"].median)]
+    ratios = [
+        Ratio("AAC / FLAC, seconds a crop", crops[".m4a"].median / crops[".flac"].median),
+        Ratio("Opus / FLAC, seconds a crop", crops[".opus"].median / crops[".flac"].median),
+        Ratio("FLAC of usual compression / ours, seconds a crop", crops["usual"].median / crops[".flac"].median),
+    ]
     source = "noise" if arguments.data is None else "real recordings"
     title = f"crops of {CROP_SECONDS} s from {len(waveforms)} recordings of {SECONDS} s at most, {source}"
     publish(arguments.out, title, rows, ratios, source=source)

@@ -377,6 +377,11 @@ def test_written_audio_reads_back(tmp_path, suffix):
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
+def test_written_flac_has_the_short_blocks_that_are_read_fast(tmp_path):
+    write_audio(tmp_path / "a.flac", tones(16_000), sample_rate_hz=16_000)
+    assert int.from_bytes((tmp_path / "a.flac").read_bytes()[8:10]) == 1_152
+
+
 def test_written_audio_is_clipped_not_wrapped(tmp_path):
     write_audio(tmp_path / "a.wav", np.array([2.0, -2.0, 0.0], np.float32), sample_rate_hz=16_000)
     assert read_audio(tmp_path / "a.wav").tolist() == [1 - 2**-15, -1.0, 0.0]

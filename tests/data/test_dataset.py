@@ -1,5 +1,7 @@
 """Crops and whole utterances for the loader."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from chns.core import AudioError
 from chns.data.audio import read_audio, write_audio
 from chns.data.dataset import (
     CropBatches,
+    CropFeed,
     CropRequest,
     SpeakerCrops,
     WholeUtterances,
@@ -101,6 +104,42 @@ def test_plain_indices_are_cropped_anew_each_time_and_alike_under_one_torch_seed
     torch.testing.assert_close(torch.stack(epochs()), torch.stack([first, second]), rtol=0, atol=0)
     crops = SpeakerCrops(ramp, crop_seconds=0.5, sample_rate_hz=16_000)
     assert [label for _, label in (crops[0], crops[np.int64(1)])] == [1, 0]
+
+
+class Told(SpeakerCrops):
+    """Crops of whose labels the first is the process that cut them, for a loader that asks for one at a time."""
+
+    def __getitems__(self, requests):
+        return [(crop, os.getpid()) for crop, _ in super().__getitems__(requests)]
+
+
+def requests(epoch: int, *, steps: int = 4) -> CropBatches:
+    return CropBatches([[step, step + 1] for step in range(steps)], seed=0, epoch=epoch)
+
+
+def test_workers_stay_from_epoch_to_epoch_and_end_with_the_feed(hum_manifest):
+    crops = Told(Manifest.read(hum_manifest), crop_seconds=0.5, sample_rate_hz=16_000)
+    started = []
+    settings = {"num_workers": 2, "device": torch.device("cpu"), "start_worker": started.append}
+    with CropFeed(crops, **settings) as feed:
+        first, second = ({int(pids[0]) for _, pids in feed.batches(requests(epoch))} for epoch in range(2))
+    assert first == second
+    assert len(first - {os.getpid()}) == 2
+    for pid in first:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_epoch_has_its_own_crops_also_after_one_that_was_broken_off(hum_manifest, num_workers):
+    crops = SpeakerCrops(Manifest.read(hum_manifest), crop_seconds=0.5, sample_rate_hz=16_000)
+    settings = {"num_workers": num_workers, "device": torch.device("cpu"), "start_worker": lambda _: None}
+    with CropFeed(crops, **settings) as feed:
+        next(iter(feed.batches(requests(0))))
+        found = [waveforms for waveforms, _ in feed.batches(requests(1))]
+    expected = [torch.stack([crops[request][0] for request in step]) for step in requests(1)]
+    assert len(found) == len(expected)
+    assert all(map(torch.equal, found, expected))
 
 
 def test_crop_requests_go_on_where_the_steps_do():

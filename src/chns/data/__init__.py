@@ -33,7 +33,7 @@ __getattr__, __all__ = lazily(
         "chns.data.corpora.tar_shards": "prepare_webdataset prepare_wespeaker_shards",
         "chns.data.corpora.voxceleb": "corpus_parts prepare_voxceleb set_of_folder",
         "chns.data.dataset": (
-            "CropBatches CropRequest SpeakerCrops UtteranceChange WholeUtterances as_floats collation_for "
+            "CropBatches CropFeed CropRequest SpeakerCrops UtteranceChange WholeUtterances as_floats "
             "pad_waveforms plain_worker_errors"
         ),
         "chns.data.manifest": "Manifest corpora_of",

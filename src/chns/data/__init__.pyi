@@ -57,12 +57,12 @@ from chns.data.corpora.voxceleb import corpus_parts as corpus_parts
 from chns.data.corpora.voxceleb import prepare_voxceleb as prepare_voxceleb
 from chns.data.corpora.voxceleb import set_of_folder as set_of_folder
 from chns.data.dataset import CropBatches as CropBatches
+from chns.data.dataset import CropFeed as CropFeed
 from chns.data.dataset import CropRequest as CropRequest
 from chns.data.dataset import SpeakerCrops as SpeakerCrops
 from chns.data.dataset import UtteranceChange as UtteranceChange
 from chns.data.dataset import WholeUtterances as WholeUtterances
 from chns.data.dataset import as_floats as as_floats
-from chns.data.dataset import collation_for as collation_for
 from chns.data.dataset import pad_waveforms as pad_waveforms
 from chns.data.dataset import plain_worker_errors as plain_worker_errors
 from chns.data.manifest import Manifest as Manifest

@@ -88,8 +88,8 @@ class AacStream:
             return by_header
         num_frames = 0
         with open_aac(self._path) as fresh:  # decoding moves on, and this one is still to be read
-            for position, block in fresh._blocks(0):
-                num_frames = position + block.shape[1]
+            for position, frame in fresh._frames(0):
+                num_frames = position + frame.samples
                 if num_frames > _MAX_COUNTED_SECONDS * self.sample_rate_hz:
                     break
         return num_frames
@@ -110,10 +110,12 @@ class AacStream:
         """
         parts = [np.empty((0, self.num_channels if mixed == "all" else 1), np.float32)]
         end = start + wanted
-        for position, block in self._blocks(start):
-            inside = block[:, max(0, start - position) : max(0, end - position)]
-            parts.append(one_channel(inside.T, mixed))
-            if position + block.shape[1] >= end:
+        for position, frame in self._frames(start):
+            frame_end = position + frame.samples
+            if frame_end > start:
+                inside = _samples_of(frame)[max(0, start - position) : max(0, end - position)]
+                parts.append(one_channel(inside, mixed))
+            if frame_end >= end:
                 break
         waveform = np.concatenate(parts)
         if len(waveform) < wanted:
@@ -123,8 +125,8 @@ class AacStream:
             )
         return waveform
 
-    def _blocks(self, start: int) -> Iterator[tuple[int, Float32Array]]:
-        """Decoded frames, shape (channels, samples), with the place of their first sample; may begin before start."""
+    def _frames(self, start: int) -> Iterator[tuple[int, Any]]:
+        """Decoded frames of PyAV with the place of their first sample; may begin before start."""
         av = _pyav()
         try:
             first_wanted = start - _PREROLL_SAMPLES
@@ -132,13 +134,12 @@ class AacStream:
                 self._container.seek(round(first_wanted / (self._rate_of_clock())), stream=self._stream)
             position = None if self._is_mp4 else 0
             for frame in self._container.decode(self._stream):
-                if frame.sample_rate != self.sample_rate_hz or len(frame.layout.channels) != self.num_channels:
+                if frame.sample_rate != self.sample_rate_hz or frame.layout.nb_channels != self.num_channels:
                     raise AudioError(f"rate and channels must not change within a recording, they do in {self._path}.")
                 if position is None:
                     position = round((frame.pts or 0) * self._rate_of_clock())
-                block = np.asarray(frame.to_ndarray(), np.float32)
-                yield position, block
-                position += block.shape[1]
+                yield position, frame
+                position += frame.samples
         except av.FFmpegError as error:
             raise AudioError(
                 f"recording must be decodable, got an error in {self._path} ({error.strerror}). "
@@ -148,6 +149,13 @@ class AacStream:
     def _rate_of_clock(self) -> Fraction:
         """Samples in one tick of the track's clock."""
         return Fraction(self._stream.time_base) * self.sample_rate_hz
+
+
+def _samples_of(frame: Any) -> Float32Array:
+    """Shape (samples, channels), float32; of one channel the decoder's own memory, which saves a third of the time."""
+    if frame.layout.nb_channels == 1 and frame.format.name == "fltp":
+        return np.frombuffer(frame.planes[0], np.float32, frame.samples)[:, np.newaxis]
+    return np.asarray(frame.to_ndarray(), np.float32).T
 
 
 @contextmanager

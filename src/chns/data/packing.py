@@ -38,7 +38,7 @@ import soundfile
 from tqdm import tqdm
 
 from chns.core import AudioError, JobPart, ManifestError, atomic_path, locked_folder, mapped, require_ours
-from chns.data.audio import audio_info, read_audio
+from chns.data.audio import FLAC_LEVEL, audio_info, read_audio
 from chns.data.corpora.scan import Rejected, ScanResult
 from chns.data.manifest import Manifest
 from chns.data.manifest_file import require_small_parquet
@@ -411,7 +411,8 @@ def _as_flac(source: Recording, sample_rate_hz: int, channel: int | None) -> tup
         raise AudioError(f"recording must last at most {_MAX_FLAC_HOURS} hours to be encoded anew, got {source}.")
     waveform = read_audio(source, sample_rate_hz=sample_rate_hz, channel=channel)
     content = io.BytesIO()
-    soundfile.write(content, waveform, sample_rate_hz, subtype="PCM_16", format="FLAC")
+    level = FLAC_LEVEL
+    soundfile.write(content, waveform, sample_rate_hz, subtype="PCM_16", format="FLAC", compression_level=level)
     return content.getvalue(), len(waveform)
 
 

@@ -23,12 +23,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from chns.core import NonFiniteError, average_buffers, percent, world_size, write_text
-from chns.data import CropBatches, SpeakerCrops, as_floats, collation_for, plain_worker_errors
+from chns.data import CropBatches, CropFeed, SpeakerCrops, as_floats
 from chns.encoders import SpeakerEncoder
 from chns.sampling import EpochSignals
 from chns.training.log import Meter, MetricsLogger, RunLog, Speed, Validated, Validation, crops_per_second, peak_memory
@@ -193,6 +192,7 @@ class Training:
             logging_redirect_tqdm(),
             self._progress_bar() as progress,
             StopRequest() as stop,
+            self._new_feed() as self._feed,
         ):
             for epoch in range(self._step // self._plan.steps_per_epoch, self._rhythm.epochs):
                 self._train_epoch(epoch, log, progress, stop)
@@ -214,7 +214,7 @@ class Training:
         """
         self._model.train()
         seconds, waits = [], []
-        with closing(self._batches(0, 0)) as batches:
+        with self._new_feed() as self._feed, closing(self._batches(0, 0)) as batches:
             for _ in tqdm(range(min(num_steps + 1, self._plan.steps_per_epoch)), desc="measuring", disable=None):
                 asked = self._now()
                 waveforms, labels = next(batches)
@@ -331,18 +331,13 @@ class Training:
             batches, seed=self._rhythm.seed, epoch=epoch, first_step=first_step, first_place=batches.first_place
         )
 
+    def _new_feed(self) -> CropFeed:
+        workers = self._rhythm.num_workers
+        return CropFeed(self._crops, num_workers=workers, device=self._fabric.device, start_worker=StopRequest.outlive)
+
     def _batches(self, epoch: int, first_step: int) -> Generator[tuple[Tensor, Tensor]]:
-        loader = DataLoader(
-            self._crops,
-            batch_sampler=self._requests(epoch, first_step),
-            num_workers=self._rhythm.num_workers,
-            collate_fn=collation_for(self._fabric.device),
-            pin_memory=self._fabric.device.type == "cuda",
-            worker_init_fn=StopRequest.outlive,
-        )
-        with plain_worker_errors():
-            for waveforms, labels in loader:
-                yield as_floats(self._fabric.to_device(waveforms)), self._fabric.to_device(labels)
+        for waveforms, labels in self._feed.batches(self._requests(epoch, first_step)):
+            yield as_floats(self._fabric.to_device(waveforms)), self._fabric.to_device(labels)
 
     def _train_step(self, epoch: int, waveforms: Tensor, labels: Tensor) -> None:
         rate = learning_rate_factor(self._step, self.num_steps, self._rhythm.warmup_share)
