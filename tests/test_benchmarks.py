@@ -24,6 +24,7 @@ TINY = {
     "bulk": ["--people", 3, "--seconds", 1, "--workers", 0],
     "scoring": ["--trials", 300, "--utterances", 50, "--dim", 8],
     "neighbours": ["--speakers", 1_000, "--voices", 20],
+    "million_speakers": ["--speakers", 2_000],
     "hard_phase": ["--speakers", 40, "--speakers-per-batch", 4, "--dim", 8, "--step-segments", 4],
     "sampler": ["--speakers", 700, 1_400, "--peer-repeats", 1],
     "loader": ["--recordings", 8, "--speakers", 2, "--steps", 2, "--workers", 0],
