@@ -61,6 +61,7 @@ TESTS = {
     "store/encryption.py": ["tests/store/test_store_encryption.py"],
 }
 IN_ANY_CASE = "Python takes large and small letters alike"
+CELLS = "other cells, as many neighbours: benchmarks/neighbours.py"
 FASTER_ON_A_GPU = "only how long a GPU is waited for"
 # Module: a changed line as mutmut writes it, and why nobody can see the change.
 EQUIVALENT: dict[str, dict[str, str]] = {
@@ -85,8 +86,26 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "mask = os.umask(1)": "the mask is put back at once",
         "for event in yaml.parse(text, ):": "the loader in Python tells of the same events, only slower",
     },
+    "sampling/clusters.py": {
+        'cosines: Float64Array = np.einsum("SD,SD->S", centroids, clusters.centres[clusters.labels])': "names of axes",
+        "return cosines.astype(None)": "None is float64",
+        'best = np.argsort(-cosines, kind="STABLE")[:count]': "numpy ignores case",
+        "if len(normalised) >= num_points:": "a choice of all of them, sorted, is all of them",
+        "points = normalised[np.sort(rng.choice(len(normalised), num_points, replace=None))]": "as false as False",
+        "best, best_tightness = normalised[:1], -np.inf": "the first run takes its place",
+        "centres = _trained(points, points[rng.choice(len(points), num_clusters, replace=None)])": "as false as False",
+        "if tightness >= best_tightness:": "of equally tight runs either will do",
+        "without niter=_ITERATIONS,": "25 are what faiss takes, too",
+        "similarities, labels = faiss.knn(points, centres, 2, metric=faiss.METRIC_INNER_PRODUCT)": "the first is used",
+    },
     "sampling/neighbours.py": {
-        "low, high = int(self.indices.min(initial=-1)), int(self.indices.max(initial=-2))": "both are nobody"
+        "index = faiss.IndexIVFFlat(index, dim, round(4 * num_speakers**0.5), )": "the same of unit vectors",
+        "index = faiss.IndexIVFFlat(index, dim, round(5 * num_speakers**0.5), faiss.METRIC_INNER_PRODUCT)": CELLS,
+        "index.cp.seed, index.cp.spherical, index.cp.max_points_per_centroid = seed, False, _POINTS_PER_CELL": CELLS,
+        "own[~own.any(axis=1), +1] = True": "all that were found are equal then",
+        "own[~own.any(axis=1), -2] = True": "all that were found are equal then",
+        "others: IntArray = found[~own].reshape(len(found), -2)": "numpy takes it for -1",
+        "low, high = int(self.indices.min(initial=-1)), int(self.indices.max(initial=-2))": "both are nobody",
     },
     "sampling/same_person.py": {
         'near = near[np.argsort(own_of_pair[near] - similarity[near], kind="STABLE")]': "numpy ignores case",
@@ -233,7 +252,7 @@ def changed_lines(module: str, names: list[str]) -> list[tuple[str, str]]:
             " ".join(line[1:].strip() for line in diff.splitlines() if line.startswith(sign) and line[:3] != 3 * sign)
             for sign in "-+"
         )
-        found.append((code, instead or "(a line less)"))
+        found.append((code, instead or f"without {code}"))
     return found
 
 

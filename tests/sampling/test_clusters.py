@@ -157,7 +157,7 @@ def test_wrong_centroids_are_named(centroids, num_clusters, message):
 
 def test_a_label_without_centre_is_an_error():
     centres = np.eye(2, dtype=np.float32)
-    for labels, found in (([0, 2], "0 to 2"), ([1, -1], "-1 to 1")):
+    for labels, found in (([0, 2], "0 to 2"), ([1, -1], "-1 to 1"), ([3, 2], "2 to 3")):
         with pytest.raises(
             ValueError, match=rf"^labels must be between 0 and 1, the last of the centres, got {found}\.$"
         ):
@@ -220,12 +220,16 @@ def test_pairs_are_within_clusters_most_similar_first():
     assert [(pair.first, pair.second) for pair in pairs] == [(2, 3), (0, 1), (3, 4)]
     assert pairs[0].similarity == pytest.approx(np.cos(0.05), abs=1e-6)
     assert len(closest_pairs(CENTROIDS, CLUSTERS, count=100)) == 4
+    (pair,) = closest_pairs(CENTROIDS, CLUSTERS, count=1)
+    assert (pair.first, pair.second) == (2, 3)
 
 
 def test_pairs_that_are_equally_similar_come_in_the_order_of_the_speakers():
-    equal = SpeakerClusters(labels=np.arange(40) // 20, centres=unit(np.zeros(2)), seed=0)
-    pairs = closest_pairs(unit(np.zeros(40)), equal, count=200)
-    assert [(pair.first, pair.second) for pair in pairs] == sorted((pair.first, pair.second) for pair in pairs)
+    three = np.eye(3, dtype=np.float32)
+    one = SpeakerClusters(labels=np.zeros(60, np.int64), centres=three[:1], seed=0)
+    pairs = closest_pairs(np.tile(three, (20, 1)), one, count=2_000)
+    assert {pair.similarity for pair in pairs} == {0.0, 1.0}
+    assert pairs == sorted(pairs, key=lambda pair: (-pair.similarity, pair.first, pair.second))
 
 
 def test_the_derived_number_of_clusters_is_the_papers_for_the_papers_corpus():

@@ -43,7 +43,8 @@ class SpeakerClusters:
     encoder: str = ""
 
     def __post_init__(self) -> None:
-        low, high = int(self.labels.min(initial=0)), int(self.labels.max(initial=0))
+        high = int(self.labels.max(initial=0))
+        low = int(self.labels.min(initial=high))
         if low < 0 or high >= len(self.centres):
             raise ValueError(
                 f"labels must be between 0 and {len(self.centres) - 1}, the last of the centres, got {low} to {high}."
