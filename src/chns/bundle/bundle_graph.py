@@ -127,6 +127,7 @@ def add_graph_if_possible(folder: Path, model: SpeakerEncoder, *, called: str | 
         model: The same.
         called: What the model is called if the folder is none of the user's.
     """
+    _log.info("exporting %s to a graph, with which it is used without torch", called or folder)
     try:
         add_graph(folder, model)
     except ChnsError as error:
