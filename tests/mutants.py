@@ -42,7 +42,8 @@ TESTS = {
     "sampling/hard_batches.py": ["tests/sampling/test_hard_batches.py"],
     "sampling/speaker_batches.py": ["tests/sampling/test_speaker_batches.py", "tests/sampling/test_batches.py"],
     "sampling/batches.py": [
-        f"tests/sampling/test_{name}.py" for name in ("batches", "neighbour_batches", "speakers_keyword")
+        f"tests/sampling/test_{name}.py"
+        for name in ("batches", "neighbour_batches", "speaker_batches", "speakers_keyword")
     ],
     "sampling/clusters.py": ["tests/sampling/test_clusters.py"],
     "sampling/neighbours.py": ["tests/sampling/test_neighbours.py"],
@@ -61,6 +62,7 @@ TESTS = {
     "store/encryption.py": ["tests/store/test_store_encryption.py"],
 }
 IN_ANY_CASE = "Python takes large and small letters alike"
+LOOKED_AT = "only how many are looked at before all are"
 CELLS = "other cells, as many neighbours: benchmarks/neighbours.py"
 FASTER_ON_A_GPU = "only how long a GPU is waited for"
 # Module: a changed line as mutmut writes it, and why nobody can see the change.
@@ -85,6 +87,25 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "elif entry.is_dir(follow_symlinks=None):": "as false as False",
         "mask = os.umask(1)": "the mask is put back at once",
         "for event in yaml.parse(text, ):": "the loader in Python tells of the same events, only slower",
+    },
+    "sampling/batches.py": {
+        "positions = rng.choice(ends[-1], self._num_hard, replace=None)": "as false as False",
+        'distance = -np.einsum("CD,D->C", self._centres, self._centres[first])': "names of axes",
+        "likely_enough = min(num_clusters, 9 + 2 * self._num_hard * num_clusters // len(self.speakers))": LOOKED_AT,
+        "likely_enough = min(num_clusters, 8 + 3 * self._num_hard * num_clusters // len(self.speakers))": LOOKED_AT,
+        "if self._clusters.sizes[nearest].sum() <= self._num_hard:": "all of them begin with the same",
+        'return self._until_enough(nearest[np.argsort(distance[nearest], kind="STABLE")])': "numpy ignores case",
+        "place = np.full(num_known + 2, -1, np.int32)  # the last one answers for the index -1": "one more is nobody",
+        "place = np.full(num_known + 1, -2, np.int32)  # the last one answers for the index -1": "both are nobody",
+        "spare = band[:, self.group_size - 2 :].T  # one more of each group, then the next one of each": (
+            "who is in a group already is passed over"
+        ),
+    },
+    "sampling/speaker_batches.py": {
+        "self._resuming = None": "as false as False",
+        "for taken in np.sort(drawn[:, :j], ).T:": "the last axis is what numpy takes, too",
+        'self._kept: tuple[int, int] | None = ""': "neither is an epoch and a round",
+        "self._order = np.empty(1, np.int64)": "only its beginning of no length is used before there is an order",
     },
     "sampling/clusters.py": {
         'cosines: Float64Array = np.einsum("SD,SD->S", centroids, clusters.centres[clusters.labels])': "names of axes",

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import math
 import pickle
-from itertools import chain
+from itertools import chain, combinations
 
 import numpy as np
 import pytest
@@ -32,6 +32,12 @@ def clusters_of(num_speakers, num_clusters, seed=0):
         centres=rng.normal(size=(num_clusters, 4)).astype(np.float32),
         seed=seed,
     )
+
+
+def arc(num_clusters):
+    """Centres on an arc, of which those next to each other are closest."""
+    angles = np.arange(num_clusters) * 0.2
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
 
 def neighbours_of(num_speakers, num_neighbours, seed=0):
@@ -256,17 +262,21 @@ def test_the_hard_share_comes_from_as_few_clusters_as_hold_it():
 
 def test_nearest_pooling_takes_the_clusters_whose_centres_are_closest():
     """Centres on an arc: the neighbours of a cluster are those next to it."""
-    angles = np.arange(10) * 0.2
-    clusters = SpeakerClusters(
-        labels=np.arange(100) // 10,
-        centres=np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32),
-        seed=0,
-    )
+    clusters = SpeakerClusters(labels=np.arange(100) // 10, centres=arc(10), seed=0)
     labels = np.repeat(np.arange(100), 2)
     batches = ClusterSpeakerBatches(labels, clusters, BatchShape(30, steps_per_epoch=50), pooling="nearest")
     for batch in batches:
         drawn = sorted({index // 20 for index in batch})
         assert drawn[-1] - drawn[0] == 2
+
+
+def test_random_pooling_takes_any_clusters():
+    """As many batches as there are pairs of clusters, five times over: each pair comes, near or far."""
+    clusters = SpeakerClusters(labels=np.arange(40) // 8, centres=arc(5), seed=0)
+    batches = ClusterSpeakerBatches(np.repeat(np.arange(40), 2), clusters, BatchShape(16, steps_per_epoch=80))
+    assert {frozenset(index // 16 for index in batch) for batch in batches} == {
+        frozenset(pair) for pair in combinations(range(5), 2)
+    }
 
 
 def test_a_pool_is_drawn_from_evenly():
@@ -463,3 +473,40 @@ def test_nearest_pooling_goes_as_far_as_it_must():
     batches = ClusterSpeakerBatches(labels, clusters, BatchShape(50, steps_per_epoch=40), pooling="nearest")
     from_singles = [sum(index // 2 < 60 for index in batch[::2]) for batch in batches]
     assert sorted(set(from_singles)) in ([50], [0, 50])
+
+
+def singles_and_a_crowd(centres):
+    """Clusters of one speaker each, whose centres are given, and one of four times as many opposite to them."""
+    far = -centres.mean(axis=0, keepdims=True)
+    labels = np.concatenate([np.arange(len(centres)), np.full(4 * len(centres), len(centres))])
+    return SpeakerClusters(labels=labels, centres=np.concatenate([centres, far]).astype(np.float32), seed=0)
+
+
+def test_nearest_pooling_takes_the_nearest_where_the_clusters_that_are_looked_at_are_just_enough():
+    """Thirteen clusters are looked at for thirteen hard speakers: twice as many as an average pool has, and eight."""
+    angles = np.random.default_rng(0).uniform(0, 1, 600)
+    clusters = singles_and_a_crowd(np.stack([np.cos(angles), np.sin(angles)], axis=1))
+    pools = {frozenset(np.argsort(np.abs(angles - angle))[:13].tolist()) for angle in angles}
+    batches = ClusterSpeakerBatches(
+        np.repeat(np.arange(3000), 2), clusters, BatchShape(13, steps_per_epoch=90), pooling="nearest"
+    )
+    drawn = [frozenset(index // 2 for index in batch) for batch in batches]
+    assert sum(batch in pools for batch in drawn) > 45
+    assert all(batch in pools or min(batch) >= 600 for batch in drawn)
+
+
+def test_nearest_pooling_takes_clusters_as_near_in_the_order_of_their_numbers():
+    clusters = singles_and_a_crowd(np.tile([1.0, 0.0], (60, 1)))
+    batches = ClusterSpeakerBatches(
+        np.repeat(np.arange(300), 2), clusters, BatchShape(30, steps_per_epoch=90), pooling="nearest"
+    )
+    drawn = [sorted(index // 2 for index in batch[::2]) for batch in batches]
+    assert all(speakers[:29] == list(range(29)) or speakers[0] >= 60 for speakers in drawn)
+
+
+def test_nearest_pooling_can_be_of_everybody():
+    clusters = SpeakerClusters(labels=np.arange(80) // 2, centres=arc(40), seed=0)
+    batches = ClusterSpeakerBatches(
+        np.repeat(np.arange(80), 2), clusters, BatchShape(80, steps_per_epoch=3), pooling="nearest"
+    )
+    assert all(sorted(batch) == list(range(160)) for batch in batches)

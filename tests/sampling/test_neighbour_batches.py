@@ -54,6 +54,35 @@ def test_only_the_band_and_the_seed_are_drawn_while_groups_do_not_overlap():
     assert np.bincount(ranks)[2:] == pytest.approx(np.full(4, 50 * 3 / 4), rel=0.35)
 
 
+def test_each_group_is_of_its_own_band():
+    """Cliques of nine, in which two groups do not fit: the seeds of a batch are of two cliques, or it is left out."""
+    clique = np.arange(54) // 9
+    indices = np.array([np.flatnonzero((clique == clique[s]) & (np.arange(54) != s)) for s in range(54)], np.int32)
+    batches = NeighbourSpeakerBatches(
+        np.repeat(np.arange(54), 2),
+        SpeakerNeighbours(indices=indices),
+        BatchShape(10, steps_per_epoch=60),
+        group_size=5,
+        band=(0, 8),
+    )
+    apart = [drawn for drawn in map(speakers_of, batches) if clique[drawn[0]] != clique[drawn[5]]]
+    assert len(apart) > 30
+    for drawn in apart:
+        assert (clique[drawn] == np.repeat(clique[[drawn[0], drawn[5]]], 5)).all()
+
+
+def test_a_group_has_eight_speakers_from_sixteen_neighbours_by_default():
+    labels, shape = np.repeat(np.arange(60), 2), BatchShape(32, steps_per_epoch=4)
+    named = NeighbourSpeakerBatches(labels, circle(60, 20), shape, group_size=8, band=(0, 16))
+    assert list(NeighbourSpeakerBatches(labels, circle(60, 20), shape)) == list(named)
+
+
+def test_a_neighbour_takes_four_bytes():
+    """A million speakers with fifty neighbours each: 200 MB."""
+    batches = NeighbourSpeakerBatches(np.repeat(np.arange(60), 2), circle(60, 20), BatchShape(8), band=(0, 20))
+    assert batches._neighbours.nbytes == 60 * 20 * 4
+
+
 def test_everybody_is_a_seed_once_a_round():
     """Bands of the next speaker only: of each pair, the first is the seed."""
     batches = NeighbourSpeakerBatches(

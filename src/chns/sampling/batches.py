@@ -278,7 +278,7 @@ class NeighbourSpeakerBatches(HardSpeakerBatches):
                 f"{first} to {end}. Widen it, make groups smaller, or find more neighbours."
             )
         place = np.full(num_known + 1, -1, np.int32)  # the last one answers for the index -1
-        place[rows] = np.arange(len(rows), dtype=np.int32)
+        place[rows] = np.arange(len(rows))
         self._neighbours = place[neighbours.indices[rows, first:end]]
         self.group_size = group_size
         self._rounds = Rounds(shape.seed, len(self.speakers), self._shuffled)
