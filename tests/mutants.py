@@ -95,6 +95,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "likely_enough = min(num_clusters, 8 + 3 * self._num_hard * num_clusters // len(self.speakers))": LOOKED_AT,
         "if self._clusters.sizes[nearest].sum() <= self._num_hard:": "all of them begin with the same",
         'return self._until_enough(nearest[np.argsort(distance[nearest], kind="STABLE")])': "numpy ignores case",
+        "nearest = np.argpartition(distance, likely_enough - 2)[:likely_enough]": "the last one is used if all are",
         "place = np.full(num_known + 2, -1, np.int32)  # the last one answers for the index -1": "one more is nobody",
         "place = np.full(num_known + 1, -2, np.int32)  # the last one answers for the index -1": "both are nobody",
         "spare = band[:, self.group_size - 2 :].T  # one more of each group, then the next one of each": (
@@ -105,6 +106,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "self._resuming = None": "as false as False",
         "for taken in np.sort(drawn[:, :j], ).T:": "the last axis is what numpy takes, too",
         'self._kept: tuple[int, int] | None = ""': "neither is an epoch and a round",
+        "self._resuming = step >= 0": "at step 0 an epoch begins with its first step either way",
         "self._order = np.empty(1, np.int64)": "only its beginning of no length is used before there is an order",
     },
     "sampling/clusters.py": {

@@ -14,7 +14,7 @@ from chns.sampling import (
     SpeakerClusters,
     SpeakerNeighbours,
 )
-from chns.sampling.speaker_batches import Groups, Persons, centroids_of, draw_per_speaker
+from chns.sampling.speaker_batches import Groups, Persons, Rounds, centroids_of, draw_per_speaker
 
 
 def test_the_first_of_each_person_stays_in_place_and_others_come_at_the_end():
@@ -191,3 +191,16 @@ def test_a_centroid_is_the_mean_embedding_at_unit_length():
     centroids = centroids_of(embeddings, labels, 2)
     assert centroids.dtype == np.float32
     np.testing.assert_allclose(centroids, [[0, 1], np.array([3, 4.001]) / np.hypot(3, 4.001)], rtol=1e-6)
+
+
+def test_an_order_is_drawn_once_a_round_and_the_same_in_every_version():
+    drawn = []
+
+    def draw_order(rng):
+        drawn.append(rng.permutation(10))
+        return drawn[-1]
+
+    rounds = Rounds(3, 10, draw_order)
+    taken = [rounds.take(4, epoch=2, step=step).tolist() for step in range(3)]
+    assert taken == [[8, 1, 5, 7], [9, 4, 6, 3], [4, 9, 1, 5]]
+    assert len(drawn) == 2
