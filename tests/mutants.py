@@ -121,6 +121,12 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "without niter=_ITERATIONS,": "25 are what faiss takes, too",
         "similarities, labels = faiss.knn(points, centres, 2, metric=faiss.METRIC_INNER_PRODUCT)": "the first is used",
     },
+    "sampling/hard_batches.py": {
+        "embeddings = np.asarray(self._embed(chosen), None)": "centroids are float32 of any numbers",
+        "embeddings = np.asarray(self._embed(chosen), )": "centroids are float32 of any numbers",
+        "_log.info(self.decisions[-1])": "without values, nothing is formatted",
+        '"base64": base64.b64encode(value.tobytes()).decode("ASCII"),': IN_ANY_CASE,
+    },
     "sampling/neighbours.py": {
         "index = faiss.IndexIVFFlat(index, dim, round(4 * num_speakers**0.5), )": "the same of unit vectors",
         "index = faiss.IndexIVFFlat(index, dim, round(5 * num_speakers**0.5), faiss.METRIC_INNER_PRODUCT)": CELLS,
@@ -138,6 +144,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         'similarity[some] = np.einsum("PD,PD->P", directions[a], centroids[b])': "names of axes",
         'similarity[some] += np.einsum("PD,PD->P", directions[b], centroids[a])': "names of axes",
         'squares = np.einsum("UD,UD->U", embeddings, embeddings)': "names of axes",
+        "lengths = np.linalg.norm(vectors, axis=+1, keepdims=True)": "rows of a matrix",
         "cosines[counts[speaker_labels] == 1] = None": "None becomes NaN in an array of numbers",
     },
     "sampling/schedule.py": {

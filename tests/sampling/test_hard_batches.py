@@ -1,6 +1,7 @@
 """The whole method over labels and a callable that embeds rows."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -340,3 +341,90 @@ def test_a_state_of_other_data_is_refused():
     }
     with pytest.raises(ValueError, match="num_utterances must be 200 as in the saved state, got 190"):
         hard_batches(labels=LABELS[:190]).load_state_dict(state)
+
+
+def test_a_single_utterance_makes_a_centroid_and_none_does_not():
+    shape, groups = BatchShape(8, 2, steps_per_epoch=2), ClusterGroups(5)
+    settings = {"embed": Embedder(), "shape": shape, "groups": groups, "schedule": StartAt(0)}
+    batches = HardBatches(LABELS, **settings, utterances_per_centroid=1)
+    assert batches.begin(0)
+    assert len(settings["embed"].asked[0]) == 40
+    with pytest.raises(ValueError, match=r"^utterances_per_centroid must be at least 1, got 0\.$"):
+        HardBatches(LABELS, **settings, utterances_per_centroid=0)
+
+
+def test_a_ramp_grows_without_new_groups():
+    batches = hard_batches(schedule=StartAt(1, ramp_epochs=3))
+    (_, second, third) = epochs_of(batches, [0, 1, 2])
+    for epoch, drawn in ((1, second), (2, third)):
+        sampler = batches.sampler_at(epoch)
+        assert (sampler.epoch, sampler.hard_ratio) == (epoch, epoch / 4)
+        assert drawn == [sampler.batch(epoch, step) for step in range(5)]
+        assert list(sampler) == drawn
+
+
+def test_the_epoch_that_is_going_on_may_be_named_again():
+    batches = hard_batches()
+    (first,) = epochs_of(batches, [1])
+    batches.set_epoch(1)
+    assert list(batches) == first
+
+
+class Listening:
+    """A schedule of random batches that notes what it is told of each epoch."""
+
+    regroup_every = None
+
+    def __init__(self):
+        self.told = []
+
+    def hard_ratio_at(self, _epoch):
+        return 0.0
+
+    def end_epoch(self, epoch, signals):
+        self.told.append((epoch, signals.easy_anchor_share, signals.validation_eer))
+        return ["nothing changes"]
+
+
+def test_a_schedule_is_told_of_every_epoch_and_what_it_decides_is_noted_with_it():
+    listening = Listening()
+    batches = hard_batches(schedule=listening)
+    batches.end(3, easy_anchor_share=0.75, validation_eer=0.125)
+    assert listening.told == [(3, 0.75, 0.125)]
+    assert batches.decisions == ["epoch 3: nothing changes"]
+
+
+def test_a_state_without_schedule_groups_and_doubles_says_so():
+    state = json.loads(json.dumps(hard_batches(schedule=None).state_dict()))
+    assert (state["schedule"], state["groups"], state["persons"], state["grouped_at"]) == ({}, None, None, None)
+    batches = hard_batches(schedule=None)
+    batches.load_state_dict(state)
+    assert batches.state_dict() == state
+
+
+def test_groups_made_elsewhere_are_of_the_first_epoch_unless_told():
+    batches = hard_batches()
+    batches.use(cluster_speakers(VECTORS[:40], num_clusters=5))
+    assert batches.grouped_at == 0
+
+
+@pytest.mark.parametrize(("alike", "apart"), [([], True), ([(0, 1)], False)])
+def test_doubles_are_counted_among_those_who_can_be_drawn(alike, apart, monkeypatch):
+    """Eight speakers of three utterances fill a batch of eight; four of a single one cannot be drawn."""
+    labels = np.concatenate([np.arange(8).repeat(3), np.arange(8, 12)])
+    searched = []
+
+    def suspected(*_):
+        searched.append(1)
+        first, second = np.array(alike, np.int64).reshape(-1, 2).T
+        return SimpleNamespace(first=first, second=second)
+
+    monkeypatch.setattr("chns.sampling.hard_batches.suspected_pairs", suspected)
+    batches = hard_batches(
+        Embedder(VECTORS[:28]), labels=labels, groups=ClusterGroups(2), schedule=StartAt(0, regroup_every=1),
+        separate_same_person=True,
+    )  # fmt: skip
+    epochs_of(batches, [0, 1])
+    assert ("so none is kept apart" not in " ".join(batches.decisions)) == apart
+    assert len(searched) == 1
+    assert batches.state_dict()["persons"] is not None

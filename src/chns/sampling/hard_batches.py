@@ -358,7 +358,7 @@ class HardBatches:
             "decisions": list(self.decisions),
             "grouped_at": self.grouped_at,
             "groups": None if self.groups is None else {k: _encoded(v) for k, v in asdict(self.groups).items()},
-            "persons": None if self._persons is None else _encoded(self._persons),
+            "persons": _encoded(self._persons),
             "schedule": self._schedule.state_dict() if self._schedule else {},
         }
 
@@ -370,7 +370,7 @@ class HardBatches:
         """
         self._random.require_same(state)
         self.decisions = list(state["decisions"])
-        self._persons = None if state["persons"] is None else _decoded(state["persons"])
+        self._persons = _decoded(state["persons"])
         self._hard, self.groups, self.grouped_at = None, None, None
         if state["groups"] is not None:
             fields = {name: _decoded(value) for name, value in state["groups"].items()}
