@@ -5,6 +5,7 @@ from chns.core import lazily
 __getattr__, __all__ = lazily(
     __name__,
     {
+        "chns.data.aac": "AAC_EXTENSIONS",
         "chns.data.audio": (
             "MAX_RATE_HZ MIN_RATE_HZ Channel Waveform channel_number file_channels_differ proven_info read_audio "
             "write_audio"

@@ -1,3 +1,4 @@
+from chns.data.aac import AAC_EXTENSIONS as AAC_EXTENSIONS
 from chns.data.audio import MAX_RATE_HZ as MAX_RATE_HZ
 from chns.data.audio import MIN_RATE_HZ as MIN_RATE_HZ
 from chns.data.audio import Channel as Channel
