@@ -104,6 +104,12 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     },
     "sampling/speaker_batches.py": {
         "self._resuming = None": "as false as False",
+        "self._resuming = True": "the first epoch begins with its first step either way",
+        'return cls(np.argsort(labels, kind="STABLE"), np.cumsum(sizes) - sizes, sizes)': "numpy ignores case",
+        "ranks = rng.choice(total - len(excluded), count, replace=None)": "as false as False",
+        'by_speaker = shuffled[np.argsort(speaker_labels[shuffled], kind="STABLE")]': "numpy ignores case",
+        "sums = np.zeros((num_speakers, embeddings.shape[1]), None)": "None is float64",
+        "sums = np.zeros((num_speakers, embeddings.shape[1]), )": "float64 is what numpy takes, too",
         "for taken in np.sort(drawn[:, :j], ).T:": "the last axis is what numpy takes, too",
         'self._kept: tuple[int, int] | None = ""': "neither is an epoch and a round",
         "self._resuming = step >= 0": "at step 0 an epoch begins with its first step either way",

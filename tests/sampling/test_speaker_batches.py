@@ -204,3 +204,10 @@ def test_an_order_is_drawn_once_a_round_and_the_same_in_every_version():
     taken = [rounds.take(4, epoch=2, step=step).tolist() for step in range(3)]
     assert taken == [[8, 1, 5, 7], [9, 4, 6, 3], [4, 9, 1, 5]]
     assert len(drawn) == 2
+
+
+def test_of_each_speaker_those_are_drawn_that_a_shuffle_puts_first():
+    labels = np.random.default_rng(1).integers(0, 30, 3_000)
+    shuffled = np.random.default_rng(2).permutation(3_000)
+    first = np.concatenate([shuffled[labels[shuffled] == speaker][:4] for speaker in range(30)])
+    assert sorted(draw_per_speaker(labels, 4, np.random.default_rng(2)).tolist()) == sorted(first.tolist())
