@@ -64,6 +64,7 @@ TESTS = {
 IN_ANY_CASE = "Python takes large and small letters alike"
 LOOKED_AT = "only how many are looked at before all are"
 CELLS = "other cells, as many neighbours: benchmarks/neighbours.py"
+ELSEWHERE = "UTF-8 on this system; test_text_is_utf_8_whatever_the_system_prefers fails, in another process"
 FASTER_ON_A_GPU = "only how long a GPU is waited for"
 # Module: a changed line as mutmut writes it, and why nobody can see the change.
 EQUIVALENT: dict[str, dict[str, str]] = {
@@ -81,6 +82,9 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "priority[present] = -2.0": "any number below 0 comes last",
     },
     "core/files.py": {
+        "temporary.write_text(text, encoding=None)": ELSEWHERE,
+        "temporary.write_text(text, )": ELSEWHERE,
+        "return path.read_text(encoding=None)": ELSEWHERE,
         'temporary.write_text(text, encoding="UTF-8")': IN_ANY_CASE,
         'return path.read_text(encoding="UTF-8")': IN_ANY_CASE,
         "entry.is_file(follow_symlinks=None)": "as false as False",
