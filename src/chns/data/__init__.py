@@ -5,7 +5,6 @@ from chns.core import lazily
 __getattr__, __all__ = lazily(
     __name__,
     {
-        "chns.data.aac": "AAC_EXTENSIONS",
         "chns.data.audio": (
             "MAX_RATE_HZ MIN_RATE_HZ Channel Waveform channel_number file_channels_differ proven_info read_audio "
             "write_audio"
@@ -44,5 +43,6 @@ __getattr__, __all__ = lazily(
         "chns.data.resumable": "embed_utterances forget",
         "chns.data.speech_activity": "detect_speech mark_speech trim_to_speech",
         "chns.data.storage.packed": "Recording",
+        "chns.data.storage.remote": "RemoteRecording",
     },
 )

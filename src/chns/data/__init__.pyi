@@ -1,4 +1,3 @@
-from chns.data.aac import AAC_EXTENSIONS as AAC_EXTENSIONS
 from chns.data.audio import MAX_RATE_HZ as MAX_RATE_HZ
 from chns.data.audio import MIN_RATE_HZ as MIN_RATE_HZ
 from chns.data.audio import Channel as Channel
@@ -83,3 +82,4 @@ from chns.data.speech_activity import detect_speech as detect_speech
 from chns.data.speech_activity import mark_speech as mark_speech
 from chns.data.speech_activity import trim_to_speech as trim_to_speech
 from chns.data.storage.packed import Recording as Recording
+from chns.data.storage.remote import RemoteRecording as RemoteRecording

@@ -16,9 +16,17 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from chns.core import AudioError, Float32Array, ManifestError, in_short
-from chns.data import Manifest, Quality, Recording, file_channels_differ, joint_quality, proven_info, speed_factors
+from chns.data import (
+    Manifest,
+    Quality,
+    Recording,
+    RemoteRecording,
+    file_channels_differ,
+    joint_quality,
+    proven_info,
+    speed_factors,
+)
 from chns.data.storage.ranges import KEPT_CONNECTIONS
-from chns.data.storage.remote import RemoteRecording
 from chns.inference.listening import Part, file_windows, measured_windows, source_name
 from chns.inference.verifier import Embedding, Verifier, joint_embedding
 

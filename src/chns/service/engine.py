@@ -26,7 +26,8 @@ import numpy as np
 
 from chns.bundle import PACKAGED_MODEL, available_threads, load_graph_bundle
 from chns.core import AudioError, Float32Array
-from chns.data import AAC_EXTENSIONS, proven_info
+from chns.data import proven_info
+from chns.data.aac import AAC_EXTENSIONS
 from chns.inference import (
     WINDOW_SECONDS,
     Decision,
