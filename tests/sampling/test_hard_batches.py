@@ -1,7 +1,6 @@
 """The whole method over labels and a callable that embeds rows."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from chns.sampling import (
     find_neighbours,
     neighbours,
 )
+from chns.sampling.same_person import SuspectedPairs
 from chns.sampling.speaker_batches import centroids_of, draw_per_speaker
 
 LABELS = np.random.default_rng(3).permutation(np.arange(40).repeat(5))
@@ -417,7 +417,8 @@ def test_doubles_are_counted_among_those_who_can_be_drawn(alike, apart, monkeypa
     def suspected(*_):
         searched.append(1)
         first, second = np.array(alike, np.int64).reshape(-1, 2).T
-        return SimpleNamespace(first=first, second=second)
+        cosines = np.full(len(first), 0.9)
+        return SuspectedPairs(first, second, cosines, cosines)
 
     monkeypatch.setattr("chns.sampling.hard_batches.suspected_pairs", suspected)
     batches = hard_batches(

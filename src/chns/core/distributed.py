@@ -191,7 +191,7 @@ def cpu_has_bfloat16() -> bool:
     if platform.machine().lower() not in ("x86_64", "amd64") or not hasattr(torch.cpu, "get_capabilities"):
         return True
     there = torch.cpu.get_capabilities()
-    return bool(there["avx512_bf16"] or there["amx_bf16"])
+    return any(there.get(name, True) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def launched_world(devices: int | None, num_nodes: int | None) -> tuple[int, int]:

@@ -213,11 +213,13 @@ class _NoUtteranceError(Exception):
         self.member = member
 
 
-class _Texts(NamedTuple):
-    """The small files of a sample, by their suffixes."""
+class _Texts:
+    """The small files of a sample, by their suffixes; each is read once."""
 
-    shard: Path
-    fields: Mapping[str, ShardMember]
+    def __init__(self, shard: Path, fields: Mapping[str, ShardMember]) -> None:
+        self.fields = fields
+        self._shard = shard
+        self._entries: dict[str, Mapping[str, Any]] = {}
 
     def line(self, field: str) -> str:
         """One that is a line of text."""
@@ -232,6 +234,8 @@ class _Texts(NamedTuple):
 
     def entry(self, field: str) -> Mapping[str, Any]:
         """One that is a JSON object."""
+        if field in self._entries:
+            return self._entries[field]
         content = self._content(field, _MAX_JSON_BYTES)
         try:
             entry = json.loads(content)
@@ -239,13 +243,14 @@ class _Texts(NamedTuple):
             entry = None
         if not isinstance(entry, dict):
             raise _NoUtteranceError(f"file must be one JSON object, got {quoted(content)}", self.fields[field].name)
+        self._entries[field] = entry
         return entry
 
     def _content(self, field: str, max_bytes: int) -> bytes:
         name, byte_offset, byte_length, _ = self.fields[field]
         if byte_length > max_bytes:
             raise _NoUtteranceError(f"file must have at most {max_bytes:,} bytes, got {byte_length:,}", name)
-        with PackedRecording(self.shard, name, byte_offset, byte_length).open() as file:
+        with PackedRecording(self._shard, name, byte_offset, byte_length).open() as file:
             return file.read()
 
 
