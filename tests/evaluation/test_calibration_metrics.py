@@ -57,6 +57,11 @@ def test_cllr_of_hand_worked_lists():
     assert cllr([*llrs, *llrs[1:] * 5], [True] + [False] * 6) == pytest.approx(cllr(llrs, [True, False]))
 
 
+def test_ratios_in_single_precision_are_averaged_in_double():
+    llrs, is_target = np.random.default_rng(0).normal(size=99).astype(np.float32), np.arange(99) < 50
+    assert cllr(llrs, is_target) == cllr(llrs.astype(np.float64), is_target)
+
+
 def test_min_cllr_of_a_hand_worked_list():
     # Targets 1, 3, 4; non-targets 0, 2. Only 1 and 2 are in the wrong order and become one pool: a third of the targets
     # and half of the non-targets, whose likelihood ratio is 2 / 3.

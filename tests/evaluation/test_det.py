@@ -29,6 +29,12 @@ def test_points_of_a_hand_worked_list():
     assert curve.probit_false_alarm == pytest.approx([quantile(p / 4) for p in (3, 2, 2, 1, 1, 1)], abs=1e-12)
 
 
+def test_points_are_taken_evenly_along_the_drawn_curve():
+    # The list above: from one point to the next, the probits go 0.67, 0.54, 0.67, 0.86 and 0.54 on, 3.28 in all.
+    curve = det_curve([1, 3, 4, 0, 2], [True, True, True, False, False], max_points=4)
+    assert curve.thresholds.tolist() == [0, 2, 4, np.inf]
+
+
 def test_perfect_scores_are_drawn_at_half_a_trial():
     curve = det_curve([0, 0, 1, 1], [False, False, True, True])
     quarter = NormalDist().inv_cdf(0.25)
@@ -73,12 +79,14 @@ def test_a_long_list_is_thinned_to_at_most_a_thousand_points():
     scores, is_target = normal_trials(50_000)
     curve = det_curve(scores, is_target)
     assert 500 < len(curve.miss) <= 1000
+    assert curve.thresholds.tolist() == det_curve(scores, is_target, max_points=1000).thresholds.tolist()
     assert len(error_rates(scores, is_target).miss) > 49_000
 
 
 def test_a_written_curve_reads_back_unchanged(tmp_path):
     curve = det_curve(*normal_trials(200))
     write_det_curve(tmp_path / "det.csv", curve)
+    assert (tmp_path / "det.csv").read_bytes().count(b"\n") == 1 + len(curve.miss)
     with (tmp_path / "det.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     assert tuple(header) == DetCurve._fields

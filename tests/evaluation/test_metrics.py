@@ -123,6 +123,8 @@ def test_min_dcf_of_a_hand_worked_list():
     assert min_dcf(scores, is_target, p_target=0.5, c_fa=10) == pytest.approx(
         min_dcf(scores, is_target, p_target=1 / 11)
     )
+    # p 0.7, both costs 1: one non-target accepted costs 0.3 / 2, divided by 0.3; one target rejected 0.7 / 3.
+    assert error_rates(scores, is_target).min_dcf(p_target=0.7) == pytest.approx(1 / 2)
 
 
 def test_perfect_scores_have_no_error():

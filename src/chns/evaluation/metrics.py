@@ -30,7 +30,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from chns.core import BoolArray, Float64Array, atomic_path, counted, percent
+from chns.core import BoolArray, Float64Array, counted, percent, write_text
 
 
 def detection_cost(
@@ -314,7 +314,7 @@ def as_labels(is_target: npt.ArrayLike) -> BoolArray:
         ValueError: If they are something else.
     """
     labels = np.asarray(is_target)
-    if labels.dtype.kind in "iu" and ((labels == 0) | (labels == 1)).all():
+    if np.issubdtype(labels.dtype, np.integer) and ((labels == 0) | (labels == 1)).all():
         labels = labels == 1
     if labels.dtype != np.bool_:
         raise ValueError(f"is_target must be of type bool, or integers 0 and 1, got {labels.dtype}.")
@@ -403,10 +403,8 @@ def det_curve(scores: npt.ArrayLike, is_target: npt.ArrayLike, *, max_points: in
 
 def write_det_curve(path: Path | str, curve: DetCurve) -> None:
     """Write a CSV file, one point a line, atomically; the columns are those of `DetCurve`, read back unchanged."""
-    columns = [column.tolist() for column in curve]
-    with atomic_path(Path(path)) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(",".join(DetCurve._fields) + "\n")
-        file.writelines(",".join(map(repr, point)) + "\n" for point in zip(*columns, strict=True))
+    lines = [DetCurve._fields, *np.column_stack(curve).tolist()]
+    write_text(Path(path), "".join(",".join(map(str, line)) + "\n" for line in lines))
 
 
 def _probit(rates: Float64Array, *, num_trials: int) -> Float64Array:
