@@ -212,6 +212,17 @@ def test_copies_of_one_voice_are_suspected_of_others_than_themselves():
     assert found == sorted(found)  # all are equally suspicious
 
 
+def test_equally_suspicious_pairs_come_in_the_order_of_their_labels():
+    """Every other couple of speakers is one of copies; in the others, the means are more alike than the utterances."""
+    couples = np.arange(40)
+    embeddings = np.zeros((40, 2, 2, 40, 2), np.float32)  # couples, speakers, utterances, axes: two a couple
+    embeddings[couples, :, :, couples] = [1, 0]
+    embeddings[couples[1::2], :, :, couples[1::2], 1] = [0.5, -0.5]
+    pairs = suspected_pairs(embeddings.reshape(160, 80), np.repeat(np.arange(80), 2))
+    assert (pairs.first // 2).tolist() == [*range(1, 40, 2), *range(0, 40, 2)]
+    assert (pairs.second == pairs.first + 1).all()
+
+
 def test_a_chain_of_similar_voices_is_cut_into_pairs():
     chain = pairs_of((1, 2), (0, 1), (2, 3), (3, 4), (4, 5))
     assert together(persons_of(6, chain)) == {(1, 2), (3, 4)}
