@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from chns.core import ModelFileError
-from chns.store import store_file
+from chns.store import content, store_file
 from chns.store.content import export_voiceprints
 from chns.store.voiceprints import Match, VoiceprintStore, identified, lead_of
 
@@ -109,6 +109,19 @@ def test_voiceprints_are_read_once_as_long_as_nobody_writes(store, monkeypatch):
     store.identify(vectors(0)[0])
     monkeypatch.setattr(store._content, "vectors", None)
     assert store.identify(vectors(0)[0])[0].name == "anna"
+
+
+def test_rows_some_at_a_time_give_what_all_at_once_do(store, path, monkeypatch):
+    """Three utterances a person, two rows at a time: every other person is read in two parts."""
+    for number in range(5):
+        store.enrol(f"p{number}", vectors(number))
+    kinds = ("voiceprint", "mean", "max")
+    at_once = [dict(store.identify(vectors(3)[0], score_by=kind)) for kind in kinds]
+    monkeypatch.setattr(content, "_ROWS_AT_ONCE", 2)
+    with opened(path) as other:
+        in_parts = [dict(other.identify(vectors(3)[0], score_by=kind)) for kind in kinds]
+    assert [list(scores) for scores in in_parts] == [list(scores) for scores in at_once]
+    assert in_parts == [pytest.approx(scores) for scores in at_once]
 
 
 def test_adding_to_a_person_must_be_meant(store):

@@ -111,6 +111,17 @@ def test_readers_that_stay_keep_a_deletion_from_being_finished_and_it_says_so(tm
             assert traces(bytes_of(path), 1) == []
 
 
+def test_a_store_that_others_write_is_not_scrubbed_and_the_error_names_it(tmp_path, monkeypatch):
+    path = tmp_path / "people.store"
+    monkeypatch.setattr(store_file, "BUSY_SECONDS", 0.05)
+    with opened(path) as people:
+        writer = sqlite3.connect(path, isolation_level=None)
+        writer.execute("BEGIN IMMEDIATE")
+        with pytest.raises(TimeoutError, match=r"store must be free within 0\.05 s, .*people\.store\. Try again"):
+            store_file.scrub(people._connection, path)
+        writer.close()
+
+
 @pytest.fixture
 def careless(monkeypatch):
     """SQLite as some systems build it: nothing is safe by default."""

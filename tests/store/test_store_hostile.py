@@ -1,6 +1,7 @@
 """Files from strangers: an error that names the file, never a crash and never nonsense."""
 
 import os
+import shutil
 import sqlite3
 import time
 from types import SimpleNamespace
@@ -19,13 +20,18 @@ def vectors(seed, count=2):
     return np.random.default_rng(seed).standard_normal((count, DIM)).astype(np.float32)
 
 
-@pytest.fixture
-def path(tmp_path):
-    path = tmp_path / "people.store"
+@pytest.fixture(scope="session")
+def forty_people(tmp_path_factory):
+    path = tmp_path_factory.mktemp("store") / "people.store"
     with VoiceprintStore.open(path, model_digest="m", dim=DIM) as store:
         for number in range(40):
             store.enrol(f"person {number}", vectors(number), note="note", sources=["1.wav", "2.wav"])
     return path
+
+
+@pytest.fixture
+def path(forty_people, tmp_path):
+    return shutil.copy(forty_people, tmp_path / "people.store")
 
 
 def change(path, *statements):

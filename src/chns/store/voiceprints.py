@@ -8,6 +8,7 @@ log does not work over a network.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import unicodedata
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from chns.store.encryption import StoredValues, prove, values_for
 from chns.store.store_file import LARGEST_DIM, StoreIdentity, create_store_file, open_store_file, scrub, transaction
 
 _LONGEST_NAME, _LONGEST_SOURCE = 200, 4_096
+_TOP = re.compile("top-0*([1-9][0-9]{0,5})")
 
 
 def unit_length(embeddings: Float32Array, shape: tuple[int, ...]) -> Float32Array:
@@ -49,9 +51,10 @@ def averaged_cosines(score_by: str) -> int | None:
     """
     if score_by == "mean":
         return None
-    kind, _, number = score_by.partition("-")
-    if score_by == "max" or (kind == "top" and number.isascii() and number.isdigit() and 0 < int(number[:9]) < 10**6):
-        return 1 if score_by == "max" else int(number)
+    if score_by == "max":
+        return 1
+    if number := _TOP.fullmatch(score_by):
+        return int(number[1])
     raise ValueError(f"score_by must be voiceprint, mean, max or top-K (top-3, say), got {score_by!r:.100}.")
 
 
@@ -368,7 +371,7 @@ class VoiceprintStore:
         search = self._refreshed(score_by).search
         with self._transaction(writes=False):
             people, embeddings, firsts = self._content.exemplars()
-        taken = np.unique(np.linspace(0, max(len(embeddings) - 1, 0), _MOST_STRANGERS).astype(np.int64))
+        taken = np.unique(np.linspace(0, len(embeddings) - 1, _MOST_STRANGERS).astype(np.int64))
         num_strangers = min(len(taken), len(embeddings))
         allowed = int(false_positive_rate * num_strangers)
         if len(people) < 2 or not allowed:
@@ -379,7 +382,7 @@ class VoiceprintStore:
             )
         best = np.empty(num_strangers, np.float32)
         for place, row in enumerate(taken.tolist()):
-            scores = search.scores(embeddings[row]).copy()
+            scores = search.scores(embeddings[row])
             scores[np.searchsorted(firsts, row, side="right") - 1] = -np.inf  # the stranger's own place
             best[place] = scores.max()
         beyond = np.sort(np.clip(best, -1.0, 1.0))[::-1][allowed]
