@@ -65,6 +65,7 @@ IN_ANY_CASE = "Python takes large and small letters alike"
 LOOKED_AT = "only how many are looked at before all are"
 CELLS = "other cells, as many neighbours: benchmarks/neighbours.py"
 ELSEWHERE = "UTF-8 on this system; test_text_is_utf_8_whatever_the_system_prefers fails, in another process"
+AT_ROUNDING = "no two shares of trials differ by just that"
 FASTER_ON_A_GPU = "only how long a GPU is waited for"
 # Module: a changed line as mutmut writes it, and why nobody can see the change.
 EQUIVALENT: dict[str, dict[str, str]] = {
@@ -80,6 +81,11 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "priority = drawn.to(device, )": FASTER_ON_A_GPU,
         "priority = drawn.to(device, non_blocking=False)": FASTER_ON_A_GPU,
         "priority[present] = -2.0": "any number below 0 comes last",
+    },
+    "evaluation/metrics.py": {
+        "after = int(np.argmax(gap > 0))": "where the rates are equal, both lines that meet there end in it",
+        "turns = (np.abs(np.diff(rate[:-1], 2)) >= _ROUNDING for rate in (self.miss, self.false_alarm))": AT_ROUNDING,
+        "nearest = int(np.argmax(difference < difference.min() + _ROUNDING))": AT_ROUNDING,
     },
     "core/files.py": {
         "temporary.write_text(text, encoding=None)": ELSEWHERE,
@@ -159,6 +165,13 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     },
     "sampling/schedule.py": {
         "if self._best_eer is None or eer <= self._best_eer:": "an equal number takes the place of itself"
+    },
+    "store/store_file.py": {
+        "if not is_blocked or time.monotonic() >= deadline:": "the clock is read once or never at just that time",
+        "_logger.warning(error)": "without values, nothing is formatted",
+    },
+    "store/encryption.py": {
+        "content = file.read(_MAX_KEY_BYTES + 2)": "one byte more is read of a file that is refused"
     },
 }
 SQL = re.compile(r"\b(SELECT|INSERT|UPDATE|DELETE|CREATE|PRAGMA|VACUUM|WHERE|ORDER BY|= (ON|OFF|FULL))\b")
@@ -251,7 +264,7 @@ def write_table(path: Path) -> list[str]:
         to_explain = set(EQUIVALENT.get(module, {}))
         survivors = [name for name, code in codes.items() if outcome(code) == "survived"]
         for name, (code, instead) in zip(survivors, changed_lines(module, survivors), strict=True):
-            if instead in EQUIVALENT.get(module, {}) or (SQL.search(code) and code.upper() == instead.upper()):
+            if instead in EQUIVALENT.get(module, {}) or is_sql_in_other_letters(code, instead):
                 to_explain.discard(instead)
                 counts["survived"] -= 1
                 counts[EXPLAINED] += 1
@@ -286,14 +299,20 @@ def changed_lines(module: str, names: list[str]) -> list[tuple[str, str]]:
         [sys.executable, "-c", SHOW, f"src/chns/{module}", *names],
         cwd=folder_of(module), capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    found = []
-    for diff in json.loads(shown):
-        code, instead = (
-            " ".join(line[1:].strip() for line in diff.splitlines() if line.startswith(sign) and line[:3] != 3 * sign)
-            for sign in "-+"
-        )
-        found.append((code, instead or f"without {code}"))
-    return found
+    return list(map(changed_line, json.loads(shown)))
+
+
+def changed_line(diff: str) -> tuple[str, str]:
+    """What the code says and what the mutant says instead, of mutmut's difference."""
+    code, instead = (
+        " ".join(line[1:].strip() for line in diff.splitlines() if line.startswith(sign) and line[:3] != 3 * sign)
+        for sign in "-+"
+    )
+    return code, instead or f"without {code}"
+
+
+def is_sql_in_other_letters(code: str, instead: str) -> bool:
+    return bool(SQL.search(code)) and code.upper() == instead.upper()
 
 
 def folder_of(module: str) -> Path:
