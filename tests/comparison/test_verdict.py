@@ -22,7 +22,7 @@ from fabricated_evidence import (
 
 from chns.comparison import rules
 from chns.comparison.run_evidence import TwinEvidence, condition_mixing
-from chns.comparison.verdict import Twin, find_twins
+from chns.comparison.verdict import Twin, find_twins, in_words
 from chns.training.settings import ClusterSettings, ObjectSettings, OptimizerSettings
 
 
@@ -71,6 +71,15 @@ def test_one_seed_is_said_to_be_one():
     assert "2 seeds: how much trainings differ by chance is known only roughly" in str(verdict(LOWER, num_seeds=2))
     assert "seed" not in " ".join(verdict(LOWER, num_seeds=3).caveats)
     assert verdict(LOWER, num_seeds=1).next_steps[0] == "seeds: [0, 1, 2]"
+
+
+def test_what_neighbouring_verdicts_have_in_common_is_said_once_after_them():
+    one, other = verdict(LOWER), replace(verdict(LOWER), strategy="auto")
+    said = in_words([one, other, verdict(SAME)])
+    assert said.startswith(f"{one.headline}\n\n- {LOWER}\n\n{other.headline}\n\n- {LOWER}\n\n{one.remarks}\n\n")
+    assert said.endswith(str(verdict(SAME)))
+    assert said.count(one.remarks) == 1
+    assert in_words([one]) == str(one)
 
 
 def test_what_chance_alone_would_give_is_said():

@@ -135,3 +135,19 @@ def test_it_fits_a_phone(browser, address, scheme):
     assert dark is (scheme == "dark")
     picture(page, f"phone-{scheme}")
     assert page.problems == []
+
+
+def test_long_lists_are_folded_on_a_phone_and_open_elsewhere(browser, address):
+    assert opened(browser, address).is_visible("#errors article >> nth=0")
+    phone = opened(browser, address, width=390)
+    assert phone.is_hidden("#errors article >> nth=0")
+    phone.click("#errors summary >> nth=0")
+    assert phone.is_visible("#errors article >> nth=0")
+
+
+def test_on_paper_there_is_nothing_to_click(browser, address):
+    page = opened(browser, address)
+    page.emulate_media(media="print")
+    for selector in ("nav", ".controls", ".switch", "#errors audio"):
+        assert page.locator(selector).first.is_hidden(), selector
+    assert page.is_visible("#errors article >> nth=0")

@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from fabricated_findings import STRATEGIES, fabricated_run, fabricated_runs
+from matplotlib.figure import Figure
 
 from chns.core import ChnsError, percent
 from chns.report import curve_figures, drawing
@@ -291,6 +292,17 @@ def test_hard_ratios_of_one_schedule_are_said_to_lie_on_one_another(runs, tmp_pa
     hard_ratio = next(quantity for quantity in QUANTITIES if quantity.column == "hard_ratio")
     figure, _ = training_figures(tmp_path, hard_ratio, run_groups(runs))
     assert figure.caption.endswith("On one another: chns and chns_hscl.")
+
+
+def test_a_short_curve_is_whole_within_its_axes_and_one_jump_of_many_sets_no_scale():
+    negatives = next(quantity for quantity in QUANTITIES if quantity.column == "negative_similarity_mean")
+    axes = Figure().subplots()
+    few = np.stack((np.arange(6.0), [0.01, 0.0, 0.03, 0.02, 0.19, -0.02]), axis=1)
+    curve_figures._set_range(axes, negatives, [few])
+    assert axes.get_ylim() == pytest.approx((-0.0326, 0.2026))
+    many = np.stack((np.arange(200.0), np.where(np.arange(200) == 7, 100.0, 1.0)), axis=1)
+    curve_figures._set_range(axes, negatives, [many])
+    assert axes.get_ylim() == pytest.approx((0, 1.06))
 
 
 def test_many_logged_values_are_averaged_and_gaps_left_out():

@@ -14,7 +14,7 @@ from fabricated_findings import STRATEGIES, fabricated_run, fabricated_runs
 from chns.core import RunFolderError
 from chns.report.page import map_data, write_report
 from chns.report.run_findings import read_comparison
-from chns.report.tables import run_rows
+from chns.report.tables import run_rows, verdict_boxes
 
 HOSTILE_SPEAKER = "<script>alert({})</script>"
 SECTIONS = ["runs", "det", "scores", "hardness", "map", "clusters", "training", "errors", "duplicates"]
@@ -259,6 +259,22 @@ def test_a_comparison_leads_the_page_and_marks_what_is_measurable(comparison_fol
     assert "\N{MINUS SIGN}0.010 to +0.010" in html
     assert "Random batches had become &lt;easy&gt;." in html
     assert 'href="#comparison"' in html
+
+
+def test_findings_and_advice_that_verdicts_share_are_on_the_page_once(comparison_folder):
+    comparison = read_comparison(comparison_folder)
+    first = comparison.verdicts[0]
+    auto = replace(first, headline="Hard sampling (auto against supcon) helped.")
+    other = replace(first, headline="Hard sampling (own against supcon) helped.", next_steps=["fewer clusters"])
+    boxes = verdict_boxes(replace(comparison, verdicts=[first, auto, other]))
+    assert [box.headlines for box in boxes] == [[first.headline, auto.headline], [other.headline]]
+    assert [box.next_steps for box in boxes] == [["more seeds"], ["fewer clusters"]]
+    run = replace(fabricated_run(trial_lists=()), speaker_map=None, batch_hardness=None, log={})
+    both = replace(comparison, verdicts=[first, auto])
+    html = write_report(comparison_folder / "report", [run], comparison=both).page.read_text()
+    assert f"<h3>{first.headline}</h3>" in html
+    assert f"<h3>{auto.headline}</h3>" in html
+    assert html.count("more seeds") == html.count("Random batches had become &lt;easy&gt;.") == 1
 
 
 def test_a_comparison_brings_its_own_trainings_and_none_from_elsewhere(comparison_folder):

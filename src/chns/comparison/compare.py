@@ -15,7 +15,7 @@ import numpy as np
 from chns.comparison.results import METRICS, ListResults, TrialList, evaluate, read_trial_lists, scored
 from chns.comparison.run_evidence import ConditionMixing, TwinEvidence, condition_mixing
 from chns.comparison.runs import Comparison, Length, PlannedRun, check_runs, plan_runs, train_runs
-from chns.comparison.verdict import Verdict, find_twins, judge
+from chns.comparison.verdict import Verdict, find_twins, in_words, judge
 from chns.core import Float64Array, write_text
 from chns.data import Manifest, corpora_of
 from chns.training.build import read_data
@@ -117,7 +117,7 @@ def describe(outcome: Outcome) -> str:
     for results in outcome.results:
         parts += [_heading(results), _table(results, list(comparison.strategies), comparison.baseline)]
     if outcome.verdicts:
-        parts += ["## Did hard sampling help?", *map(str, outcome.verdicts)]
+        parts += ["## Did hard sampling help?", in_words(outcome.verdicts)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from typing import Any, Literal
 
 from chns.comparison import run_evidence as advice
@@ -180,14 +181,17 @@ class Verdict:
         return tuple(said)
 
     def __str__(self) -> str:
-        """Markdown: the headline, then lists."""
-        parts = [self.headline, _listed(map(str, self.changes)), " ".join(self.caveats)]
+        return in_words([self])
+
+    @property
+    def remarks(self) -> str:
+        """Markdown: what is to be known beside the numbers, and what to try."""
+        parts = [" ".join(self.caveats)]
         if self.findings:
             parts += ["What in the logs fits this:", _listed(finding.text for finding in self.findings)]
         else:
             parts += ["Nothing in the logs stands out that would explain it."]
-        parts += ["To try next:", _listed(self.next_steps)]
-        return "\n\n".join(parts)
+        return "\n\n".join([*parts, "To try next:", _listed(self.next_steps)])
 
     def to_json(self) -> dict[str, Any]:
         """Numbers and words by name."""
@@ -202,6 +206,16 @@ class Verdict:
             "findings": [asdict(finding) for finding in self.findings],
             "next_steps": list(self.next_steps),
         }
+
+
+def in_words(verdicts: Sequence[Verdict]) -> str:
+    """Markdown: of each the headline and its error rates; remarks that neighbours share come once, after them."""
+    parts: list[str] = []
+    for remarks, same in groupby(verdicts, key=lambda verdict: verdict.remarks):
+        for verdict in same:
+            parts += [verdict.headline, _listed(map(str, verdict.changes))]
+        parts.append(remarks)
+    return "\n\n".join(parts)
 
 
 def judge(strategy: str, twin: Twin, *, changes: Sequence[Change], num_seeds: int, evidence: TwinEvidence) -> Verdict:

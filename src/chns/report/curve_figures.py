@@ -407,9 +407,11 @@ def _set_range(axes: Axes, quantity: LoggedQuantity, curves: Sequence[Float64Arr
         axes.set_ylim(-3, 103)
         return
     values = np.concatenate([curve[:, 1] for curve in curves])
-    highest = max(float(np.quantile(values, 0.99)), 1e-3)
-    lowest = min(0.0, 1.05 * float(values.min()))
-    axes.set_ylim(lowest, highest + 0.06 * (highest - lowest))
+    most = 1.0 if max(map(len, curves)) <= _FEW_POINTS else 0.99  # a jump in one of a thousand points sets no scale
+    highest = max(float(np.quantile(values, most)), 1e-3)
+    lowest = min(0.0, float(values.min()))
+    margin = 0.06 * (highest - lowest)
+    axes.set_ylim(lowest - margin if lowest < 0 else 0.0, highest + margin)
 
 
 def measured(log: Mapping[str, Float64Array], quantity: LoggedQuantity, *, over: str = "step") -> Float64Array:

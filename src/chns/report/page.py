@@ -40,7 +40,15 @@ from chns.report.heard import CLIP_SECONDS, Recordings, list_errors, odd_recordi
 from chns.report.review import review_figures
 from chns.report.run_findings import ComparedRuns, RunFindings, SpeakerMap, SuspectedDuplicate
 from chns.report.speaker_figures import cluster_figures, hardness_figures, map_figure
-from chns.report.tables import cluster_rows, compared_rows, list_sizes, purity_rows, run_decisions, run_rows
+from chns.report.tables import (
+    cluster_rows,
+    compared_rows,
+    list_sizes,
+    purity_rows,
+    run_decisions,
+    run_rows,
+    verdict_boxes,
+)
 
 _EXTENT = 2_000
 
@@ -233,6 +241,7 @@ def write_report(
         trial_lists=list_sizes(trial_lists),
         comparison=comparison,
         compared=compared_rows(comparison) if comparison else [],
+        verdicts=verdict_boxes(comparison) if comparison else [],
         styles={run.name: group.style for group in groups for run in group.runs},
         map=map_data(runs),
         purities=purity_rows(groups),

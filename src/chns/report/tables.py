@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -56,6 +57,20 @@ class RunDecisions(NamedTuple):
     run: str
     shown: Sequence[str]
     left_out: int
+
+
+class VerdictBox(NamedTuple):
+    """Verdicts that follow each other with the same findings in the logs and the same advice."""
+
+    headlines: Sequence[str]
+    findings: Sequence[str]
+    next_steps: Sequence[str]
+
+
+def verdict_boxes(comparison: ComparedRuns) -> list[VerdictBox]:
+    """What the page says of the verdicts, each finding and advice once."""
+    remarks = groupby(comparison.verdicts, key=lambda verdict: (verdict.findings, verdict.next_steps))
+    return [VerdictBox([one.headline for one in same], *said) for said, same in remarks]
 
 
 def run_rows(runs: Sequence[RunFindings], trial_lists: Sequence[str]) -> list[RunRow]:

@@ -9,6 +9,8 @@
   };
   for (const button of buttons) button.addEventListener("click", () => show(button));
   if (buttons.length) show(buttons[0]);
+  const narrow = window.matchMedia("screen and (max-width: 40rem)").matches; // a list of cases is many screens there
+  for (const one of document.querySelectorAll("details.long")) if (narrow) one.open = false;
 })();
 (() => {
   const source = document.getElementById("map-data");
