@@ -1,14 +1,18 @@
-"""What a frozen CAM++ makes of log-mel images: the vectors on which frozen_training.py trains small encoders.
+"""What a frozen CAM++ makes of words: the vectors on which frozen_training.py trains small encoders.
 
     python benchmarks/frozen_features.py LOGMEL/train BUNDLE train.npz --least 10 --most 20
+    python benchmarks/frozen_features.py words.parquet BUNDLE train.npz --least 6 --without LOGMEL/dev.csv --tail 4
 
 LOGMEL/train is a pair of files, `train.jpegs` (98 frames x 40 mels up to 4 kHz, grey JPEGs end to end) and `train.csv`
 (`utterance,speaker,word,offset,bytes`). BUNDLE is what `chns import 3d-speaker-campplus` makes. The power spectrum
 whose 40 mels these are is found by multiplicative updates, and the model's own 80 mels are taken of it: no sound is
-made, so no phase is invented; above 4 kHz its mels are silent.
+made, so no phase is invented; above 4 kHz its mels are silent. Of a manifest's recordings the first second is heard,
+again from its start if it ends sooner.
 
 Written are, for each utterance, the model's embedding (192) and the mean and standard deviation over time of what
-each of its blocks puts out, in half precision. Needs Pillow beside chns[train].
+each of its blocks puts out, in half precision; of a manifest also `train.logmel.npy`, the 40 log-mels up to 8 kHz for
+logmel_training.py; with --tail also `train.tail.npy`, what goes into the last layers, for tail_training.py. Images need
+Pillow beside chns[train].
 """
 
 import argparse
@@ -21,33 +25,73 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from chns.bundle.bundle import load_model
 from chns.core import cpu_has_bfloat16
+from chns.data import Manifest, read_audio
 from chns.features import LogMel
 
 _LEVELS_A_NEPER = 20.7  # grey levels of the images for a factor of e in mel amplitude
 _WHITE, _FLOOR = 141.0, 1e-3
 
 
-def chosen_rows(stem: Path, least: int, most: int, below: int | None = None) -> list[dict[str, str]]:
-    """Rows of speakers with `least` utterances or more, `most` of each, every word in turn; with fewer than `below`."""
-    with stem.with_suffix(".csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+def chosen_rows(
+    source: Path,
+    least: int,
+    most: int,
+    below: int | None = None,
+    *,
+    only: Path | None = None,
+    without: Sequence[Path] = (),
+) -> list[dict[str, str]]:
+    """Rows of speakers with `least` utterances or more, `most` of each, every word in turn; with fewer than `below`.
+
+    Of a CSV file's speakers only, or of all but those of CSV files.
+    """
+    if source.suffix == ".parquet":
+        table = Manifest.read(source).table.select(["utterance", "speaker"])
+        rows = [
+            row | {"word": row["utterance"].split("/")[0], "row": str(i)} for i, row in enumerate(table.to_pylist())
+        ]
+    else:
+        rows = _csv(source.with_suffix(".csv"))
+    names = {row["speaker"] for row in (_csv(only) if only else rows)}
+    names -= {row["speaker"] for path in without for row in _csv(path)}
     total = Counter(row["speaker"] for row in rows)
     taken: Counter[str] = Counter()
     chosen = []
     for row in sorted(rows, key=lambda r: (r["speaker"], int(r["utterance"].rsplit("_", 1)[1]), r["word"])):
-        if least <= total[row["speaker"]] < (below or np.inf) and taken[row["speaker"]] < most:
-            taken[row["speaker"]] += 1
+        speaker = row["speaker"]
+        if speaker in names and least <= total[speaker] < (below or np.inf) and taken[speaker] < most:
+            taken[speaker] += 1
             chosen.append(row)
     return chosen
 
 
+def _csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def sounds(manifest: Manifest, rows: Sequence[Mapping[str, str]]) -> torch.Tensor:
+    """A second of each, shape (rows, 16000)."""
+    waves = []
+    for row in rows:
+        utterance = manifest[int(row["row"])]
+        wave = read_audio(
+            utterance.path,
+            offset_seconds=utterance.offset_seconds,
+            duration_seconds=min(1.0, utterance.duration_seconds),
+        )
+        waves.append(np.resize(wave, 16_000))
+    return torch.from_numpy(np.stack(waves))
+
+
 def images(data: bytes, rows: Sequence[Mapping[str, str]]) -> np.ndarray:
     """Grey levels, shape (rows, frames, mels)."""
+    from PIL import Image
+
     decoded = []
     for row in rows:
         start = int(row["offset"])
@@ -89,27 +133,49 @@ class Mels:
 def main() -> None:
     """Write the vectors."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("stem", type=Path), p.add_argument("bundle", type=Path), p.add_argument("out")
+    p.add_argument("source", type=Path), p.add_argument("bundle", type=Path), p.add_argument("out", type=Path)
     p.add_argument("--least", type=int, default=10), p.add_argument("--most", type=int, default=20)
     p.add_argument("--below", type=int, help="only speakers of fewer utterances")
+    p.add_argument("--only", type=Path, help="a CSV file with a column `speaker`: only these")
+    p.add_argument(
+        "--without", type=Path, nargs="*", default=[], help="CSV files with a column `speaker`: none of these"
+    )
+    p.add_argument("--tail", type=int, default=0, help="layers of the last block that tail_training.py trains")
     a = p.parse_args()
-    rows = chosen_rows(a.stem, a.least, a.most, a.below)
-    encoder = load_model(a.bundle).encoder.eval()
+    rows = chosen_rows(a.source, a.least, a.most, a.below, only=a.only, without=a.without)
+    model = load_model(a.bundle).eval()
+    encoder = model.encoder
     seen: dict[str, torch.Tensor] = {}
     parts = {"front": encoder.first_norm, "last": encoder.last_norm}
     parts |= {f"block{i + 1}": transition for i, transition in enumerate(encoder.transitions)}
     for name, module in parts.items():
         module.register_forward_hook(lambda _, __, out, name=name: seen.__setitem__(name, out.float()))
-    mels, written = Mels(), defaultdict(list)
-    data = a.stem.with_suffix(".jpegs").read_bytes()
+    if a.tail:
+        encoder.blocks[-1][-a.tail].register_forward_pre_hook(lambda _, inputs: seen.__setitem__("tail", inputs[0]))
+    written = defaultdict(list)
+    if a.source.suffix == ".parquet":
+        manifest, few = Manifest.read(a.source), LogMel(num_mels=40, subtract_mean=False)
+    else:
+        mels, data = Mels(), a.source.with_suffix(".jpegs").read_bytes()
+    arrays: dict[str, list[np.ndarray]] = defaultdict(list)
     for start in tqdm(range(0, len(rows), 64), disable=None, unit="batch"):
-        features = mels(images(data, rows[start : start + 64]))
+        some = rows[start : start + 64]
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bfloat16()):
+            if a.source.suffix == ".parquet":
+                waves = sounds(manifest, some)
+                features = model.features(waves)
+                arrays["logmel"].append(few(waves).half().numpy())
+            else:
+                features = mels(images(data, some))
             written["embedding"].append(encoder(features).float().half().numpy())
+            if a.tail:
+                arrays["tail"].append(seen.pop("tail").mT.half().numpy())
         for name, x in seen.items():
             signal = x.relu() if name in ("front", "last") else x
             written[name].append(torch.cat([signal.mean(2), signal.std(2)], 1).half().numpy())
         written["mels"].append(torch.cat([features.std(1), features.diff(dim=1).std(1)], 1).half().numpy())
+    for name, blocks in arrays.items():
+        np.save(a.out.with_suffix(f".{name}.npy"), np.concatenate(blocks))
     np.savez(
         a.out,
         utterances=np.array([row["utterance"] for row in rows]),

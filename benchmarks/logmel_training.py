@@ -3,8 +3,9 @@
     python benchmarks/logmel_training.py LOGMEL VECTORS OUT --seeds 1 2 3 --speakers 4 --joined 2 --steps 10000
 
 LOGMEL is the folder that `frozen_features.py` describes, VECTORS holds what that wrote of dev, test and others, which
-are speakers of the train split with four to nine utterances, on whom nobody trains: of CAM++'s embeddings the hard
-trials' non-targets are made. A sample is some words of a speaker, one after the other.
+are speakers of the train split with few utterances, on whom nobody trains: of CAM++'s embeddings the hard trials'
+non-targets are made. LOGMEL is VECTORS itself where that was made of sounds. A sample is some words of a speaker, one
+after the other.
 
 Strategies of one loss and seed share the steps before their hard phases: they are one training until the sampler of one
 of them draws hard batches, then it goes on by itself from the same weights, moments and temperature. The rate is
@@ -85,6 +86,14 @@ class Words:
             grey = torch.from_numpy(images(data, rows[i : i + 1024])).float() / _LEVELS_A_NEPER
             mels.append(grey[:, : 98 // pooled * pooled].unflatten(1, (-1, pooled)).mean(2))
         return cls(torch.cat(mels), np.unique([row["speaker"] for row in rows], return_inverse=True)[1])
+
+    @classmethod
+    def of_sounds(cls, folder: Path, split: str, pooled: int) -> "Words":
+        """What `frozen_features.py` heard."""
+        mels = torch.from_numpy(np.load(folder / f"{split}.logmel.npy")).float()
+        mels = mels[:, : mels.shape[1] // pooled * pooled].unflatten(1, (-1, pooled)).mean(2)
+        with np.load(folder / f"{split}.npz") as file:
+            return cls(mels, np.unique(file["speakers"], return_inverse=True)[1])
 
     def samples(self, rows: Tensor) -> Tensor:
         """Words (..., joined) one after the other, each mel's mean over time subtracted: (..., frames, mels)."""
@@ -280,6 +289,10 @@ class Training:
             setattr(self, key, state[key])
 
 
+def _are_sounds(logmel: Path) -> bool:
+    return (logmel / "dev.logmel.npy").exists()
+
+
 def tests_of(logmel: Path, vectors: Path, plan: Plan, pooled: int) -> tuple[dict[str, Words], dict[str, Trials]]:
     """Words and trials of dev, test, and of all unseen speakers but those of dev."""
     words, judges = {}, {}
@@ -287,6 +300,9 @@ def tests_of(logmel: Path, vectors: Path, plan: Plan, pooled: int) -> tuple[dict
         with np.load(vectors / f"{split}.npz") as file:
             judges[split] = file["embedding"].astype(np.float32)
             utterances = file["utterances"].tolist()
+        if _are_sounds(logmel):
+            words[split] = Words.of_sounds(logmel, split, pooled)
+            continue
         stem = logmel / ("train" if split == "others" else split)
         rows = chosen_rows(
             stem, 2 * plan.joined if split == "others" else _LEAST, _MOST, _LEAST if split == "others" else None
@@ -338,7 +354,10 @@ def main() -> None:
         joined=a.joined,
         warm_up=2,  # epochs
     )
-    words = Words.read(a.logmel / "train", chosen_rows(a.logmel / "train", _LEAST, _MOST), a.pooled)
+    if _are_sounds(a.logmel):
+        words = Words.of_sounds(a.logmel, "train", a.pooled)
+    else:
+        words = Words.read(a.logmel / "train", chosen_rows(a.logmel / "train", _LEAST, _MOST), a.pooled)
     tests, lists = tests_of(a.logmel, a.vectors, plan, a.pooled)
     save_trials(a.out / "trials.npz", lists)
     names = [f"{name}-{seed}" for seed in a.seeds for name in a.strategies]

@@ -61,7 +61,7 @@ def drawn_point(rng: np.random.Generator, most: float = 2e4) -> dict[str, Any]:
         "speakers": speakers,
         "P": int(2 ** rng.integers(2, 8)),
         "utterances": int(rng.choice([4, 6, 10, 20] if speakers < 10_000 else [4, 6, 10])),
-        "noise": float(rng.uniform(0.3, 1.0)),
+        "noise": float(rng.uniform(0.15, 0.9)),
         "steps": int(2 ** rng.integers(8, 12)),
         "hard_ratio": float(rng.choice([0.5, 1.0])),
         "group_size": int(rng.choice([4, 8, 16])),
