@@ -141,3 +141,29 @@ def test_trainings_that_share_their_start_and_go_on_from_a_file_end_as_alone(mon
         "vector_losses",
     ):
         sys.modules.pop(module, None)
+
+
+def test_the_last_layers_of_cam_plus_plus_compute_what_the_whole_does(monkeypatch, tmp_path):
+    from chns.encoders import CamPlusPlus
+
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    of = runpy.run_path(str(BENCHMARKS / "tail_training.py"))
+    torch.manual_seed(0)
+    sizes = {"num_mels": 16, "front_channels": 4, "channels": 16, "growth": 8, "embedding_dim": 6}
+    encoder = CamPlusPlus(layers=(2, 2, 3), dilations=(1, 2, 2), **sizes)
+    encoder(torch.randn(8, 60, 16))  # running statistics that are not those of the start
+    encoder.eval()
+    seen = []
+    encoder.blocks[-1][-2].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].mT))
+    expected = encoder(torch.randn(5, 60, 16))
+    tail = of["Tail"](encoder, seen[0].shape[2])
+    assert len(tail.layers) == 2
+    torch.testing.assert_close(tail(seen[0]), expected)
+    for split, rows in (("test", [0, 1, 2]), ("others", [3, 4])):
+        np.save(tmp_path / f"{split}.tail.npy", seen[0][rows].detach().half().numpy())
+        np.savez(tmp_path / f"{split}.npz", speakers=np.array([f"{split}{i // 2}" for i in rows]))
+    signals = of["Signals"](tmp_path, "test", "others")
+    assert len(np.unique(signals.labels)) == 4
+    torch.testing.assert_close(signals[np.array([4, 0, 3])], seen[0][[4, 0, 3]], rtol=1e-2, atol=1e-2)
+    for module in ("frozen_training", "rival_samplers", "strategies", "vector_training", "vector_losses"):
+        sys.modules.pop(module, None)
