@@ -83,9 +83,9 @@ def test_without_settings_k_means_starts_five_times_with_seed_0():
 def test_a_million_speakers_are_grouped_by_a_part_of_them_and_each_start_is_at_different_ones(monkeypatch):
     trained, starts = clusters_module._trained, []
 
-    def noting(points, centres):
+    def noting(points, centres, iterations):
         starts.append((points, centres))
-        return trained(points, centres)
+        return trained(points, centres, iterations)
 
     monkeypatch.setattr(clusters_module, "_trained", noting)
     monkeypatch.setattr(clusters_module, "_POINTS_PER_CLUSTER", 10)
@@ -103,6 +103,35 @@ def test_a_million_speakers_are_grouped_by_a_part_of_them_and_each_start_is_at_d
             assert rows == sorted(set(rows))
             first = [rows.index(normalised.index(centre)) for centre in centres.tolist()]
             assert len(set(first)) == num_clusters
+
+
+def test_with_very_many_speakers_the_first_iterations_see_a_share_of_them(monkeypatch):
+    seen = []
+    trained = clusters_module._trained
+
+    def noted(points, centres, iterations):
+        seen.append((len(points), iterations))
+        return trained(points, centres, iterations)
+
+    rng = np.random.default_rng(0)
+    centroids = rng.normal(size=(40, 16))[rng.integers(40, size=2_000)] + 0.8 * rng.normal(size=(2_000, 16))
+    centroids = centroids.astype(np.float32)
+    unit = centroids / np.linalg.norm(centroids, axis=1, keepdims=True)
+
+    def tightness(num_clusters):
+        clusters = cluster_speakers(centroids, num_clusters=num_clusters, num_initialisations=1)
+        return similarity_to_centre(unit, clusters).mean()
+
+    assert not np.allclose(trained(unit, unit[:9], 1), trained(unit, unit[:9], 25))
+    monkeypatch.setattr(clusters_module, "_trained", noted)
+    monkeypatch.setattr(clusters_module, "_MANY_POINTS", 2_000)
+    whole = tightness(100)
+    assert seen == [(2_000, 25)]
+    monkeypatch.setattr(clusters_module, "_MANY_POINTS", 1_999)
+    assert tightness(100) == pytest.approx(whole, rel=0.01)
+    assert seen[1:] == [(125, 10), (250, 10), (500, 5), (1_000, 3), (2_000, 2)]
+    tightness(125)  # not one point a cluster is left of a sixteenth
+    assert seen[-1] == (2_000, 25)
 
 
 def test_the_centre_of_a_single_cluster_is_that_of_all_speakers_however_many():

@@ -22,7 +22,7 @@ from chns.sampling.clusters import unit_length
 
 _FORMAT = "chns-neighbours-1"
 _MOST_COMPARED_EXACTLY = 100_000
-_POINTS_PER_CELL, _PROBED_CELLS = 64, 16
+_POINTS_PER_CELL, _CELL_ITERATIONS, _PROBED_CELLS = 32, 5, 16
 _SEARCHED_AT_ONCE = 10_000
 
 
@@ -128,8 +128,10 @@ def _index(normalised: Float32Array, seed: int) -> Any:
     num_speakers, dim = normalised.shape
     index: Any = faiss.IndexFlatIP(dim)
     if num_speakers > _MOST_COMPARED_EXACTLY:
-        index = faiss.IndexIVFFlat(index, dim, round(4 * num_speakers**0.5), faiss.METRIC_INNER_PRODUCT)
-        index.cp.seed, index.cp.spherical, index.cp.max_points_per_centroid = seed, True, _POINTS_PER_CELL
+        cells, eight_bits = round(4 * num_speakers**0.5), faiss.ScalarQuantizer.QT_8bit
+        index = faiss.IndexIVFScalarQuantizer(index, dim, cells, eight_bits, faiss.METRIC_INNER_PRODUCT)
+        index.cp.seed, index.cp.spherical, index.cp.niter = seed, True, _CELL_ITERATIONS
+        index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 1, _POINTS_PER_CELL
         index.nprobe = _PROBED_CELLS
         index.train(normalised)
     index.add(normalised)
