@@ -124,6 +124,14 @@ def test_rows_some_at_a_time_give_what_all_at_once_do(store, path, monkeypatch):
     assert in_parts == [pytest.approx(scores) for scores in at_once]
 
 
+def test_what_is_searched_takes_four_bytes_a_dimension(store):
+    for people in range(2):
+        (_, means), (_, embeddings, _) = store._content.vectors(), store._content.exemplars()
+        assert means.dtype == embeddings.dtype == np.float32
+        assert (means.shape, embeddings.shape) == ((people, DIM), (3 * people, DIM))
+        store.enrol(str(people), vectors(people))
+
+
 def test_adding_to_a_person_must_be_meant(store):
     store.enrol("anna", vectors(0), note="old")
     way_out = r"Use --add \(add=True in Python\) to add to a person, or delete the old voiceprint first\.$"
@@ -415,7 +423,8 @@ def test_lengths_that_float32_cannot_square_are_lengths(store):
 def test_the_time_of_an_enrolment_is_kept_to_the_second_in_utc(store, path):
     store.enrol("anna", vectors(0), enrolled_at=datetime(2026, 7, 1, 12, 0, 0, 999_999, timezone(timedelta(hours=2))))
     told = store.show("anna").enrolled_at
-    assert (told, told.tzinfo) == (datetime(2026, 7, 1, 10, 0, 0, tzinfo=UTC), UTC)
+    assert told == datetime(2026, 7, 1, 10, 0, 0, tzinfo=UTC)
+    assert told.tzinfo is UTC
     store.enrol("berta", vectors(1))
     raw = sqlite3.connect(path)
     times = [time for (time,) in raw.execute("SELECT enrolled_at FROM enrolments ORDER BY id")]
@@ -445,6 +454,7 @@ def test_everybody_is_exported_to_one_table(store, tmp_path):
     for row in (first, second):
         np.testing.assert_array_equal(np.array(row["voiceprint"], np.float32), store.show(row["name"]).vector)
     assert (tmp_path / "all.parquet").stat().st_mode & 0o777 == 0o600
+    assert pq.read_metadata(tmp_path / "all.parquet").row_group(0).column(0).compression == "ZSTD"
     with pytest.raises(ValueError, match=r"^name of the export must end in \.parquet, got .*all\.csv\.$"):
         export_voiceprints(store, tmp_path / "all.csv")
 
@@ -452,6 +462,9 @@ def test_everybody_is_exported_to_one_table(store, tmp_path):
 def test_an_empty_store_is_exported_as_a_table_without_rows(store, tmp_path):
     assert export_voiceprints(store, tmp_path / "none.parquet") == 0
     assert pq.read_table(tmp_path / "none.parquet").to_pylist() == []
+    store.enrol("anna", vectors(0), note="consent")
+    export_voiceprints(store, tmp_path / "one.parquet")
+    assert pq.read_schema(tmp_path / "none.parquet").equals(pq.read_schema(tmp_path / "one.parquet"))
 
 
 def test_nobody_is_identified_below_the_threshold_or_too_close_to_the_runner_up():

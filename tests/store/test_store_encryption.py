@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from chns.core import ChnsError, ModelFileError
-from chns.store.content import export_voiceprints
+from chns.store.content import _as_bytes, export_voiceprints
 from chns.store.encryption import EncryptedValues, prove, read_key, values_for
 from chns.store.voiceprints import VoiceprintStore
 
@@ -239,6 +239,26 @@ def test_rows_that_were_removed_doubled_or_changed_are_noticed_wherever_people_a
         assert store.show("Berta Secret").num_utterances == 2
         store.delete("Anna Secret")
         assert store.identify(vectors(1)[0])[0].name == "Berta Secret"
+
+
+@pytest.mark.parametrize("also", [[], ["DELETE FROM utterances WHERE enrolment = 1"]])
+def test_somebody_who_is_looked_up_by_no_bytes_is_refused(path, also):
+    connection = sqlite3.connect(path)
+    for statement in ["UPDATE enrolments SET lookup = 7 WHERE id = 1", *also]:
+        connection.execute(statement)
+    connection.commit()
+    connection.close()
+    with opened(path) as store:
+        for score_by in ("voiceprint", "max"):
+            with pytest.raises(ModelFileError, match=r"lookup must be bytes, got int in|got none of somebody in"):
+                store.identify(vectors(0)[0], score_by=score_by)
+
+
+def test_what_is_vouched_for_is_every_field_in_its_order():
+    """A known answer: how rows are laid out is the file's format. Lookup and seal of a person are no part."""
+    rows = [(b"lookup", b"seal", "2026-07-01T00:00:00+00:00", None, b"one", b"from"), (0, 0, 0, 0, b"another", None)]
+    told = b"str27:'2026-07-01T00:00:00+00:00'NoneType4:Nonebytes3:onebytes4:frombytes7:anotherNoneType4:None"
+    assert _as_bytes(rows) == told
 
 
 def test_who_is_added_to_is_vouched_for_anew(path):

@@ -122,6 +122,7 @@ def test_a_schema_that_is_not_ours_to_the_letter_is_refused(path, statement):
         ("UPDATE utterances SET embedding = zeroblob(256) WHERE id = 7", "embedding must be of unit length"),
         ("UPDATE utterances SET embedding = CAST(replace(hex(zeroblob(32)), '00', 'ffffffff') AS BLOB) WHERE id = 7",
          "embedding must be of unit length"),
+        (f"UPDATE utterances SET embedding = x'{'0100807f' * 64}' WHERE id = 7", "embedding must be of unit length"),
         ("UPDATE utterances SET embedding = zeroblob(2000000) WHERE id = 7", "store must be an undamaged"),
         ("UPDATE utterances SET embedding = 'text' WHERE id = 7", "embedding must be bytes, got str"),
         ("UPDATE utterances SET embedding = 7 WHERE id = 7", "embedding must be bytes, got int"),
@@ -151,6 +152,21 @@ def test_a_person_without_utterances_is_refused(path):
         ),
     ):
         store.show("person 6")
+
+
+def test_an_index_that_names_somebody_who_is_not_there_is_refused(path, monkeypatch):
+    with VoiceprintStore.open_existing(path) as store:
+        monkeypatch.setattr(store._content, "find", lambda _: 41)
+        told = r"^enrolment must be in the table that its index names, got none in .*people\.store\.$"
+        with pytest.raises(ModelFileError, match=told):
+            store.show("person 41")
+
+
+def test_somebody_without_utterances_is_refused_where_each_is_compared(path):
+    change(path, "DELETE FROM utterances WHERE enrolment = 7")
+    told = r"^enrolment must have utterances, got none of somebody in .*people\.store\.$"
+    with VoiceprintStore.open_existing(path) as store, pytest.raises(ModelFileError, match=told):
+        store.identify(vectors(0)[0], score_by="max")
 
 
 def test_control_characters_in_a_note_are_shown_as_escapes(path):

@@ -43,6 +43,8 @@ def test_of_equal_voiceprints_the_first_are_the_best():
     vectors = np.concatenate([np.tile(units(0, 1), (40, 1)), -units(0, 1)])
     assert VoiceprintSearch(vectors).best(vectors[0], 40)[0].tolist() == list(range(40))
     assert VoiceprintSearch(vectors).best(vectors[0], 41)[0].tolist() == list(range(41))
+    vectors = np.tile(np.array([[1, 0], [0.6, 0.8]], np.float32), (20, 1))  # alternating; their cosines are exact
+    assert VoiceprintSearch(vectors).best(vectors[0], 40)[0].tolist() == [*range(0, 40, 2), *range(1, 40, 2)]
 
 
 @pytest.mark.parametrize(("num_best", "rule"), [(None, np.mean), (1, np.max), (2, None), (3, None), (50, np.mean)])

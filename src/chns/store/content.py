@@ -16,8 +16,6 @@ from chns.core import Float32Array, IntArray, ModelFileError, atomic_path, quote
 from chns.store.encryption import StoredValues
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from chns.store.voiceprints import VoiceprintStore
 
 MOST_BY_NUMPY = 100_000
@@ -128,7 +126,7 @@ _PEOPLE = (
 )
 
 _ROWS = (
-    "SELECT e.id, e.lookup, e.seal, e.enrolled_at, e.note, u.embedding, u.source "
+    "SELECT e.lookup, e.seal, e.enrolled_at, e.note, u.embedding, u.source "
     "FROM enrolments e LEFT JOIN utterances u ON u.enrolment = e.id"
 )
 
@@ -296,7 +294,7 @@ class StoreContent:
         while block := cursor.fetchmany(_ROWS_AT_ONCE):
             blocks.append(self._embeddings((owner, stored) for _, owner, stored in block))
             owners += [enrolment for enrolment, *_ in block]
-        present, firsts = np.unique(np.array(owners, np.int64), return_index=True)
+        present, firsts = np.unique(owners, return_index=True)
         if present.tolist() != [enrolment for enrolment, *_ in people]:
             raise ModelFileError(f"enrolment must have utterances, got none of somebody in {self._path}.")
         self._require_whole()
@@ -318,7 +316,7 @@ class StoreContent:
             return
         where, values = ("", ()) if enrolment is None else (" WHERE e.id = ?", (enrolment,))
         rows = self._connection.execute(f"{_ROWS}{where} ORDER BY e.id, u.id", values)
-        for (_, owner, seal), of_person in groupby(rows, key=itemgetter(0, 1, 2)):
+        for (owner, seal), of_person in groupby(rows, key=itemgetter(0, 1)):
             if self._values.vouch(_as_bytes(list(of_person)), self._bytes(owner, "lookup")) != seal:
                 raise ModelFileError(
                     f"enrolment must be as it was written, got rows that were removed, doubled or changed without the "
@@ -348,8 +346,11 @@ class StoreContent:
             sources=tuple(self._text(row[6], "source", owner) for row in rows),
         )
 
-    def _embeddings(self, rows: Iterator[tuple[bytes, Any]]) -> Float32Array:
-        content = [self._values.unseal(self._bytes(stored, "embedding"), "embedding", owner) for owner, stored in rows]
+    def _embeddings(self, rows: Iterator[tuple[Any, Any]]) -> Float32Array:
+        content = [
+            self._values.unseal(self._bytes(stored, "embedding"), "embedding", self._bytes(owner, "lookup"))
+            for owner, stored in rows
+        ]
         num_bytes = self._dim * _STORED.itemsize
         wrong = next((len(vector) for vector in content if len(vector) != num_bytes), None)
         if wrong is not None:
@@ -409,12 +410,13 @@ def export_voiceprints(store: VoiceprintStore, path: Path) -> int:
     if path.suffix != ".parquet":
         raise ValueError(f"name of the export must end in .parquet, got {path}.")
     people = store.voiceprints()
+    vectors = np.ravel([person.vector for person in people])
     columns = {
         "name": pa.array([person.name for person in people], pa.string()),
         "enrolled_at": pa.array([person.enrolled_at for person in people], pa.timestamp("s", tz="UTC")),
         "note": pa.array([person.note for person in people], pa.string()),
         "num_utterances": pa.array([person.num_utterances for person in people], pa.int64()),
-        "voiceprint": _vectors(people, store.dim),
+        "voiceprint": pa.FixedSizeListArray.from_arrays(pa.array(vectors, pa.float32()), store.dim),
     }
     with atomic_path(path, mode=0o600) as temporary:
         table = pa.table(columns, metadata={"model_digest": store.model_digest})
@@ -424,17 +426,10 @@ def export_voiceprints(store: VoiceprintStore, path: Path) -> int:
 
 def _as_bytes(rows: Sequence[tuple[Any, ...]]) -> bytes:
     """Time and note of a person, and the utterances in their order: the same bytes for the same rows only."""
-    fields = [*rows[0][3:5], *(field for row in rows for field in row[5:])]
+    fields = [*rows[0][2:4], *(field for row in rows for field in row[4:])]
     return b"".join(_field_bytes(field) for field in fields)
 
 
 def _field_bytes(field: Any) -> bytes:
     content = field if isinstance(field, bytes) else repr(field).encode()
     return f"{type(field).__name__}{len(content)}:".encode() + content
-
-
-def _vectors(people: Sequence[Voiceprint], dim: int) -> pa.FixedSizeListArray:
-    import pyarrow as pa
-
-    flat = np.concatenate([person.vector for person in people]) if people else np.empty(0, np.float32)
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), dim)
