@@ -49,7 +49,11 @@ TESTS = {
     "sampling/neighbours.py": ["tests/sampling/test_neighbours.py"],
     "sampling/same_person.py": ["tests/sampling/test_same_person.py"],
     "core/files.py": ["tests/core/test_files.py", "tests/core/test_yaml.py"],
-    "store/voiceprints.py": ["tests/store/test_store.py", "tests/store/test_store_encryption.py"],
+    "store/voiceprints.py": [
+        "tests/store/test_store.py",
+        "tests/store/test_store_encryption.py",
+        "tests/store/test_store_deletion.py::test_readers_that_stay_keep_a_deletion_from_being_finished_and_it_says_so",
+    ],
     "store/store_file.py": [f"tests/store/test_store{name}.py" for name in ("", "_deletion", "_hostile")]
     + NOT_AT_RANDOM,
     "store/content.py": [

@@ -13,7 +13,7 @@ import pytest
 from chns.core import ModelFileError
 from chns.store import content, store_file
 from chns.store.content import export_voiceprints
-from chns.store.voiceprints import Match, VoiceprintStore, identified, lead_of
+from chns.store.voiceprints import Match, VoiceprintStore, identified, lead_of, unit_length
 
 DIM = 16
 MODEL = "a" * 64
@@ -211,7 +211,7 @@ def test_embeddings_that_make_no_voiceprint_are_refused_and_nothing_is_stored(st
         (" anna", {}, "name must be 1 to 200 printable characters"),
         ("an\x1b[2Jna", {}, "name must be 1 to 200 printable characters"),
         ("anna ", {}, "name must be 1 to 200 printable characters without space at the ends, got 'anna '"),
-        ("a" * 201, {}, "name must be 1 to 200 printable characters"),
+        ("a" * 201, {}, r"name must be 1 to 200 printable characters without space at the ends, got 'a{50}'\.$"),
         ("anna", {"note": "n" * 2_001}, "note must be 1 to 2000 printable characters"),
         ("anna", {"sources": ["s" * 4_097] * 3}, "source must be 1 to 4096 printable characters"),
         ("anna", {"note": "two\nlines"}, "note must be 1 to 2000 printable characters"),
@@ -268,16 +268,26 @@ def test_only_the_owner_may_read_a_store(store, path):
 
 
 def test_a_store_that_another_process_keeps_locked_is_an_error_after_a_while(path, monkeypatch):
-    opened(path).close()
+    with opened(path) as store:
+        store.enrol("anna", vectors(0))
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     monkeypatch.setattr(store_file, "BUSY_SECONDS", 0.05)
     with opened(path) as store:
-        assert store.names() == []
-        with pytest.raises(TimeoutError, match=r"store must be free within 0\.05 s, .*people\.store\. Try again"):
-            store.enrol("anna", vectors(0))
+        for change in (lambda: store.enrol("berta", vectors(1)), lambda: store.delete("anna")):
+            with pytest.raises(TimeoutError, match=r"store must be free within 0\.05 s, .*people\.store\. Try again"):
+                change()
+        assert (store.names(), len(store), store.show("anna").name, len(store.voiceprints())) == (
+            ["anna"],
+            1,
+            "anna",
+            1,
+        )
+        assert store.identify(vectors(0)[0])[0].name == "anna"
+        with pytest.raises(ValueError, match="store must hold two people"):
+            store.open_set_threshold(0.5)
         other.execute("ROLLBACK")
-        store.enrol("anna", vectors(0))
+        store.delete("anna")
     other.close()
 
 
@@ -403,6 +413,15 @@ def test_a_threshold_is_above_the_score_that_too_many_reach(store):
     assert store.open_set_threshold(0.5) > 1
 
 
+@pytest.mark.parametrize("end", [-1, 1])
+def test_a_threshold_is_above_the_best_score_that_there_is_whatever_rounding_does(store, monkeypatch, end):
+    for name in "ab":
+        store.enrol(name, np.ones((1, DIM)))
+    beyond = np.full(2, np.nextafter(np.float32(end), np.float32(2 * end)))
+    monkeypatch.setattr(content.VoiceprintSearch, "scores", lambda *_: beyond.copy())
+    assert store.open_set_threshold(0.5) == np.nextafter(end, 2)
+
+
 def test_names_texts_and_models_may_be_as_long_as_is_said(tmp_path):
     with opened(tmp_path / "new" / "folder" / "people.store", dim=1, model_digest="d" * 200) as store:
         store.enrol("n" * 200, np.ones((1, 1)), note="o" * 2_000, sources=["s" * 4_096])
@@ -416,6 +435,7 @@ def test_names_texts_and_models_may_be_as_long_as_is_said(tmp_path):
 def test_lengths_that_float32_cannot_square_are_lengths(store):
     store.enrol("large", np.full((1, DIM), 1e30, np.float32))
     store.enrol("small", np.full((1, DIM), 1e-30, np.float32))
+    assert unit_length(np.full(DIM, 1e30, np.float32), (DIM,)).dtype == np.float32
     np.testing.assert_allclose(store.show("large").vector, np.full(DIM, 0.25))
     np.testing.assert_allclose(store.show("small").vector, np.full(DIM, 0.25))
 

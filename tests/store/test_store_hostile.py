@@ -1,6 +1,7 @@
 """Files from strangers: an error that names the file, never a crash and never nonsense."""
 
 import os
+import resource
 import shutil
 import sqlite3
 import time
@@ -216,8 +217,8 @@ def test_every_connection_is_wary(path, monkeypatch):
     monkeypatch.setattr(sqlite3, "connect", connect_carelessly)
     with VoiceprintStore.open_existing(path) as store:
         ask = store._connection.execute
-        names = ("trusted_schema", "cell_size_check", "foreign_keys", "journal_mode")
-        assert [ask(f"PRAGMA {name}").fetchone()[0] for name in names] == [0, 1, 1, "wal"]
+        names = ("trusted_schema", "cell_size_check", "foreign_keys", "journal_mode", "busy_timeout")
+        assert [ask(f"PRAGMA {name}").fetchone()[0] for name in names] == [0, 1, 1, "wal", 30_000]
 
 
 def test_a_store_that_another_program_has_set_to_a_rollback_journal_gets_its_log_back(path):
@@ -253,6 +254,18 @@ def test_a_store_is_made_beside_its_place_and_left_by_who_comes_second(tmp_path,
     path.unlink()
     VoiceprintStore.open(path, model_digest="m", dim=DIM).close()
     assert [entry.name for entry in tmp_path.iterdir()] == ["people.store"]
+
+
+@pytest.mark.parametrize("most_bytes", [0, 8_192])  # not even its kind can be written; its tables cannot
+def test_a_disk_that_is_too_full_for_a_new_store_is_an_error_that_names_it_and_leaves_nothing(tmp_path, most_bytes):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"^store must be readable and writable, got an error in .*/people\.store \("):
+            store_file.create_store_file(tmp_path / "people.store", store_file.StoreIdentity("m", DIM, None))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_synced_is_no_error(tmp_path, monkeypatch):

@@ -30,10 +30,9 @@ _TOP = re.compile("top-0*([1-9][0-9]{0,5})")
 
 
 def unit_length(embeddings: Float32Array, shape: tuple[int, ...]) -> Float32Array:
-    """The embeddings at unit length, in float32; -1 in the shape is any number but zero."""
+    """The embeddings at unit length, in float32; the shape is (dim,), or (-1, dim) for any number but zero."""
     vectors = np.asarray(embeddings, np.float64)
-    wanted = tuple(size if length == -1 else length for length, size in zip(shape, vectors.shape, strict=False))
-    if len(shape) != vectors.ndim or vectors.shape != wanted or not vectors.size:
+    if vectors.ndim != len(shape) or vectors.shape[-1:] != shape[-1:] or not vectors.size:
         described = str(shape).replace("-1", "utterances")
         raise ValueError(f"embeddings must have shape {described}, got {vectors.shape}.")
     norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
@@ -234,7 +233,7 @@ class VoiceprintStore:
         self.close()
 
     def __len__(self) -> int:
-        with self._transaction(writes=False):
+        with self._reading():
             return self._content.count()
 
     def enrol(
@@ -267,7 +266,7 @@ class VoiceprintStore:
         if note is not None:
             require_plain("note", note, longest=_LONGEST_NOTE)
         utterances = Utterances(units, plain_sources(sources, len(units)))
-        with self._transaction(writes=True):
+        with self._writing():
             enrolment = self._content.find(name)
             if enrolment is None:
                 if enrolled_at is None:
@@ -286,7 +285,7 @@ class VoiceprintStore:
 
     def names(self) -> list[str]:
         """Who is enrolled, in alphabetical order."""
-        with self._transaction(writes=False):
+        with self._reading():
             return sorted(self._content.names())
 
     def show(self, name: str) -> Voiceprint:
@@ -295,12 +294,12 @@ class VoiceprintStore:
         Raises:
             ValueError: If nobody has this name.
         """
-        with self._transaction(writes=False):
+        with self._reading():
             return self._content.voiceprint(self._enrolled(name))
 
     def voiceprints(self) -> list[Voiceprint]:
         """Everybody, in the order of enrolment."""
-        with self._transaction(writes=False):
+        with self._reading():
             return self._content.voiceprints()
 
     def delete(self, name: str) -> int:
@@ -317,7 +316,7 @@ class VoiceprintStore:
             ValueError: If nobody has this name.
             TimeoutError: Also if the person is deleted, but others read for so long that bytes are still in the files.
         """
-        with self._transaction(writes=True):
+        with self._writing():
             num_utterances = self._content.delete(self._enrolled(name))
         self._loaded = {}
         scrub(self._connection, self.path)
@@ -343,7 +342,7 @@ class VoiceprintStore:
         loaded = self._refreshed(score_by)
         rows, scores = loaded.search.best(unit, top)
         names = [self._content.name(*loaded.people[row]) for row in rows.tolist()]
-        return [Match(name, score) for name, score in zip(names, scores.tolist(), strict=True)]
+        return list(map(Match, names, scores.tolist()))
 
     def open_set_threshold(self, false_positive_rate: float, *, score_by: str = "voiceprint") -> float:
         """The score that a share of strangers reach with somebody: a threshold for "nobody" that knows the store.
@@ -369,7 +368,7 @@ class VoiceprintStore:
         if not 0 < false_positive_rate < 1:
             raise ValueError(f"false_positive_rate must be between 0 and 1, both excluded, got {false_positive_rate}.")
         search = self._refreshed(score_by).search
-        with self._transaction(writes=False):
+        with self._reading():
             people, embeddings, firsts = self._content.exemplars()
         taken = np.unique(np.linspace(0, len(embeddings) - 1, _MOST_STRANGERS).astype(np.int64))
         num_strangers = min(len(taken), len(embeddings))
@@ -378,20 +377,20 @@ class VoiceprintStore:
             raise ValueError(
                 f"store must hold two people and {int(np.ceil(1 / false_positive_rate)):,} utterances to show a "
                 f"false-positive rate of {false_positive_rate:g}, got {len(people):,} and {num_strangers:,}. "
-                f"State a threshold."
+                "State a threshold."
             )
-        best = np.empty(num_strangers, np.float32)
+        best = np.empty(num_strangers)
         for place, row in enumerate(taken.tolist()):
             scores = search.scores(embeddings[row])
             scores[np.searchsorted(firsts, row, side="right") - 1] = -np.inf  # the stranger's own place
             best[place] = scores.max()
         beyond = np.sort(np.clip(best, -1.0, 1.0))[::-1][allowed]
-        return float(np.nextafter(beyond, np.float32(np.inf)))
+        return float(np.nextafter(beyond, np.inf))
 
     def _refreshed(self, score_by: str) -> _Loaded:
         """What is searched, in memory, read again if anybody has written since."""
         num_best = None if score_by == "voiceprint" else averaged_cosines(score_by)
-        with self._transaction(writes=False):
+        with self._reading():
             version = self._content.version()
             if score_by not in self._loaded or self._loaded[score_by].version != version:
                 search: VoiceprintSearch | ExemplarSearch
@@ -412,5 +411,8 @@ class VoiceprintStore:
             )
         return enrolment
 
-    def _transaction(self, *, writes: bool) -> AbstractContextManager[None]:
-        return transaction(self._connection, self.path, writes=writes)
+    def _reading(self) -> AbstractContextManager[None]:
+        return transaction(self._connection, self.path, writes=False)
+
+    def _writing(self) -> AbstractContextManager[None]:
+        return transaction(self._connection, self.path)
