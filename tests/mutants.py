@@ -20,11 +20,13 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 WORK = ROOT / "build" / "mutants"
+IN_MEMORY = Path("/dev/shm")  # where a test that brings a file to the disk does not wait for one
 MUTMUT = ROOT / "tests" / "helpers" / "mutmut_once_collected.py"
 PROCESSES = int(os.environ.get("PROCESSES", "2"))
 # What these tests need: a conftest that imports half of the package would cost each process more than its tests.
@@ -222,17 +224,16 @@ def run_mutants(module: str) -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     (folder / "pyproject.toml").write_text(f"{text}\n[tool.mutmut]\n{lines}", encoding="utf-8")
     forget_survivors(module)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(folder / "mutants" / "src"),  # processes that tests start shall run the mutant too
-        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-        "PYTEST_DEBUG_TEMPROOT": str(folder / "tmp"),
-        "OMP_NUM_THREADS": "1",
-    }
-    (folder / "tmp").mkdir(exist_ok=True)
-    command = [sys.executable, str(MUTMUT), "run", "--max-children", str(PROCESSES)]
-    subprocess.run(command, cwd=folder, env=environment, check=True)
-    shutil.rmtree(folder / "tmp")
+    with tempfile.TemporaryDirectory(prefix="mutants-", dir=IN_MEMORY if IN_MEMORY.is_dir() else folder) as temporary:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(folder / "mutants" / "src"),  # processes that tests start shall run the mutant too
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            "PYTEST_DEBUG_TEMPROOT": temporary,
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [sys.executable, str(MUTMUT), "run", "--max-children", str(PROCESSES)]
+        subprocess.run(command, cwd=folder, env=environment, check=True)
 
 
 def copy_tree(source: Path, target: Path, *left_out: str) -> None:
