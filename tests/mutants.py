@@ -182,7 +182,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "content = file.read(_MAX_KEY_BYTES + 2)": "one byte more is read of a file that is refused"
     },
 }
-SQL = re.compile(r"\b(SELECT|INSERT|UPDATE|DELETE|CREATE|PRAGMA|VACUUM|WHERE|ORDER BY|= (ON|OFF|FULL))\b")
+SQL = re.compile(r"\b(SELECT|INSERT|UPDATE|DELETE|CREATE|PRAGMA|VACUUM|WHERE|ORDER BY)\b|= (ON|OFF|FULL)\b")
 SHOW = (
     "import json, sys; from mutmut.mutation.diff_apply import get_diff_for_mutant as diff; "
     "print(json.dumps([diff(name, path=sys.argv[1]) for name in sys.argv[2:]]))"

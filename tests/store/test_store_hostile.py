@@ -310,6 +310,17 @@ def test_a_store_that_can_only_be_read_is_read_and_left_as_it_was(path, monkeypa
         VoiceprintStore.open_existing(path)
 
 
+def test_sqlite_is_told_that_a_name_is_a_uri_where_it_is_one_for_not_every_build_asks(path, monkeypatch):
+    connect, told = sqlite3.connect, []
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda name, **how: told.append((name, how.get("uri"))) or connect(name, **how)
+    )
+    VoiceprintStore.open_existing(path).close()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    VoiceprintStore.open_existing(path).close()
+    assert told[::2] == [(str(path), False), (f"{path.as_uri()}?mode=ro&immutable=1", True)]  # beside those of a schema
+
+
 def test_a_log_that_another_empties_is_waited_for(monkeypatch):
     """SQLite itself does not wait for the checkpoint of another."""
     now, asked = [100.0], []
