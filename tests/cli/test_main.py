@@ -153,6 +153,17 @@ def test_a_missing_extra_is_named_in_one_line(monkeypatch, capsys):
     )
 
 
+@pytest.mark.parametrize(("command", "extras"), [("report", "report"), ("demo", "train,synthetic,report")])
+def test_all_that_a_command_needs_is_named_at_once(monkeypatch, capsys, command, extras):
+    def fail(arguments):
+        raise ModuleNotFoundError("No module named 'pyarrow'", name="pyarrow")
+
+    module = {"report": "report_command", "demo": "training_commands"}[command]
+    monkeypatch.setattr(f"chns.cli.{module}.run_{command}", fail)
+    assert main([command, "runs/one"]) == 2
+    assert f"Run `pip install 'chns[{extras}]'`." in capsys.readouterr().err
+
+
 def test_ctrl_c_ends_without_a_trace(monkeypatch, capsys):
     def interrupt(arguments):
         raise KeyboardInterrupt

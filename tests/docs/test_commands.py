@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from chns.cli import COMMANDS, parser_of
 
@@ -186,3 +187,17 @@ def test_every_command_runs_from_a_wheel_in_a_folder_of_its_own(wheel, tmp_path)
     failed = [result for result in results if result[1] not in answers.get(result[0].split()[1], (0,))]
     assert not failed, "\n\n".join(f"{line}\nexit code {code}\n{said}" for line, code, said in failed)
     assert len(results) == len(below), done.stderr[-2000:]
+
+
+def test_workflows_call_targets_that_there_are_on_each_python_that_is_promised():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "checks.yml").read_text())["jobs"]
+    called = {step["run"] for job in jobs.values() for step in job["steps"] if "run" in step}
+    assert called == {
+        f"make {name}" for name in ("check", "check-pythons", "check-lowest", "check-newest", "test-slow")
+    }
+    assert {line.split()[1] for line in called} <= targets
+    promised = re.findall(r"Python :: (3\.\d+)", (ROOT / "pyproject.toml").read_text())
+    tested = next(step["with"] for step in jobs["pythons"]["steps"] if "with" in step)["python-version"].split()
+    assert sorted(tested) == sorted(promised)
+    assert jobs["weekly"]["if"] == "github.event_name == 'schedule'"

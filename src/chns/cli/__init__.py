@@ -86,6 +86,9 @@ EXTRAS = {
     "matplotlib": "report",
 }
 
+# Commands that need more than one of them brings: all that they need is named at once.
+_WHOLE_EXTRAS = {"demo": "train,synthetic,report", "report": "report"}
+
 # These report instruction sets, precision and processes on every start.
 _CHATTY = ("faiss.loader", "lightning_fabric.utilities.rank_zero", "lightning_fabric.utilities.distributed")
 
@@ -196,6 +199,7 @@ def _missing_extra(command: str, error: Exception) -> str | None:
     extra = EXTRAS.get(package)
     if extra is None:
         return None
+    extra = _WHOLE_EXTRAS.get(command, extra)
     return f"{package} must be installed for `chns {command}`, got no such package. Run `pip install 'chns[{extra}]'`."
 
 
