@@ -69,7 +69,11 @@ def test_every_command_has_help_with_examples(command, capsys):
         ("train --train.epoch 3", "got --train.epoch. Did you mean --train.epochs?"),  # no abbreviation is taken
         ("train --train.start-fron m", "got --train.start-fron. Did you mean --train.start_from?"),
         ("train --batches.kind clusterd", "batches.kind must be one of .*, got 'clusterd'. Did you mean clustered?"),
-        ("train --seed x", "seed must be int, got 'x'."),
+        ("train --seed x", "error: seed must be a whole number, got 'x'.\n"),
+        ("train --batches.speakers_per_batch x", "speakers_per_batch must be a whole number or null, got 'x'.\n"),
+        ("train --optimizer.learning_rate x", "error: optimizer.learning_rate must be a number or null, got 'x'.\n"),
+        ("train --clusters.separate_same_person x", "separate_same_person must be true or false, got 'x'.\n"),
+        ("demo runs/demo --seed x", "error: --seed must be a whole number, got 'x'.\n"),
         ("train --config {batches:{speakers:3}}", "accept option 'speakers'. Did you mean batches.speakers_per_batch?"),
         ("train --config {sed:3}", "Option 'sed' is not accepted. Did you mean seed?"),
         ("train stray", "arguments must be those of `chns train --help`, got 'stray' besides."),

@@ -75,6 +75,13 @@ def counted(number: int, one: str, several: str | None = None) -> str:
 
 _CHOICE = re.compile(r"argument (.+?): invalid choice: '(.*)' \(choose from (.*)\)", re.DOTALL)
 _TYPED = re.compile(r'Parser key "([^"]*)": Expected a (.+?)\. Got value: (.*)', re.DOTALL)
+_OF_SEVERAL = re.compile(
+    r'Parser key "([^"]*)": Does not validate against any of the Union subtypes\s+Subtypes: \[(.*?)\]\s+Errors:.*'
+    r"Given value: (.*)",
+    re.DOTALL,
+)
+_CONVERTED = re.compile(r"argument (.+?): invalid (int|float) value: '(.*)'", re.DOTALL)
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null"}
 _NO_OPTION = re.compile(r"(?:Group '([^']*)' does not accept option|Option) '([^']*)'")
 
 
@@ -96,13 +103,24 @@ def usage_message(message: str, *, prog: str, options: Collection[str]) -> str:
         name, got, choices = found[1], found[2], [one.strip("' ") for one in found[3].split(",")]
         return f"{name} must be one of {', '.join(choices)}, got {quoted(got)}.{suggestion(got, choices)}"
     if found := _TYPED.search(message):
-        kind = found[2].removeprefix("<class '").removesuffix("'>").replace("typing.Literal", "one of ")
+        kind = _kind(found[2])
         choices = re.findall(r"'([^']*)'", found[2]) if "Literal" in found[2] else []
         return f"{found[1]} must be {kind}, got {quoted(found[3])}.{suggestion(found[3], choices)}"
+    if found := _CONVERTED.search(message):
+        return f"{found[1]} must be {_kind(found[2])}, got {quoted(found[3])}."
+    if (found := _OF_SEVERAL.search(message)) and "Literal" not in found[2]:
+        kinds = " or ".join(map(_kind, found[2].split(", ")))
+        return f"{found[1]} must be {kinds}, got {quoted(found[3])}."
     if found := _NO_OPTION.search(message):
         name = f"--{found[1]}.{found[2]}" if found[1] else f"--{found[2]}"
         return f"{message}.{suggestion(name, options).replace(' --', ' ')}"
     return f"{message}. `{prog} --help` explains."
+
+
+def _kind(told: str) -> str:
+    """A type as jsonargparse tells it, in words."""
+    kind = told.removeprefix("<class '").removesuffix("'>").replace("typing.Literal", "one of ")
+    return _KINDS.get(kind, kind)
 
 
 def suggestion(word: str, names: Iterable[str]) -> str:
