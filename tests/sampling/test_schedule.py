@@ -109,6 +109,20 @@ def test_waiting_for_easy_batches_is_told_until_they_come():
     assert phase.waiting is None
 
 
+@pytest.mark.parametrize(
+    ("share", "told"),
+    [
+        (0.902, "90.2 % of the anchors were easy, above 90 %"),
+        (0.9004, "90.04 % of the anchors were easy, above 90 %"),
+        (0.898, "89.8 % of the anchors were easy, below 90 %"),
+        (0.9, "90 % of the anchors were easy, below 90 %"),
+    ],
+)
+def test_a_share_near_its_limit_is_told_apart_from_it(share, told):
+    phase = StartWhenEasy()
+    assert told in " ".join([*phase.end_epoch(0, EpochSignals(share, None)), phase.waiting or ""])
+
+
 def test_decisions_are_told_in_words():
     phase = StartWhenEasy(tolerance=0.9)
     begin = phase.end_epoch(0, EpochSignals(0.95, 0.1))

@@ -199,14 +199,15 @@ class StartWhenEasy:
         enough = self.easy_share_high if before > 0 else self.start_easy_share
         if easy_share > enough and epoch + 1 >= self.earliest_epoch:
             self._ratio = min(self._most, before + self.step)
-            why = f"{100 * easy_share:.0f} % of the anchors were easy, above {100 * enough:.0f} %"
+            why = f"{_apart(easy_share, enough)} of the anchors were easy, above {100 * enough:.0f} %"
         elif easy_share < self.easy_share_low:
             self._ratio = max(0.0, before - self.step)
-            why = f"only {100 * easy_share:.0f} % of the anchors were easy, below {100 * self.easy_share_low:.0f} %"
+            seen = _apart(easy_share, self.easy_share_low)
+            why = f"only {seen} of the anchors were easy, below {100 * self.easy_share_low:.0f} %"
         if self._ratio == before:
             if not self._begun:
                 how = "below" if easy_share <= enough else "but it is too early, above"
-                seen = f"{100 * easy_share:.0f} % of the anchors were easy, {how} {100 * enough:.0f} %"
+                seen = f"{_apart(easy_share, enough)} of the anchors were easy, {how} {100 * enough:.0f} %"
                 self._waiting = f"epoch {epoch}: {seen}: stayed random, as supcon"
             return []
         self._begun, self._waiting = True, None
@@ -228,3 +229,9 @@ class StartWhenEasy:
         self._ratio, self._best_eer = state["ratio"], state["best_eer"]
         self._worse, self._most = state["worse"], state["most"]
         self._begun, self._waiting = state["begun"], state["waiting"]
+
+
+def _apart(share: float, limit: float) -> str:
+    """A share in percent with as many digits, up to three, as tell it from a limit: ``90.2 %, above 90 %``."""
+    digits = next((digits for digits in range(3) if round(100 * share, digits) != round(100 * limit, digits)), 3)
+    return f"{100 * share:.{0 if share == limit else digits}f} %"
