@@ -14,6 +14,7 @@ from chns.data import prepare_synthetic
 from chns.evaluation import make_trials, write_trials
 from chns.report.collect import collect_findings
 from chns.report.drawing import require_libraries
+from chns.report.heard import Recordings
 from chns.report.page import Report, write_report
 from chns.report.run_findings import read_comparison
 from chns.training.settings import (
@@ -31,6 +32,7 @@ _log = logging.getLogger(__name__)
 _NUM_SPEAKERS = 360
 _NUM_TEST_SPEAKERS = 100
 _NUM_FAMILIES = 36
+_NUM_UTTERANCES = 8
 _NUM_NONTARGETS = 3_000
 _STRATEGIES = {"supcon": "random", "chns": "clustered", "auto": "auto"}
 _TRIALS = {"random": None, "same_family": "family"}
@@ -63,7 +65,11 @@ def run_demo(folder: Path, *, seed: int = 0) -> Demo:
     require_libraries()  # before minutes of training
     _log.info("1/3 synthesising %d speakers in %d families of similar voices", _NUM_SPEAKERS, _NUM_FAMILIES)
     corpus = prepare_synthetic(
-        folder / "corpus", num_speakers=_NUM_SPEAKERS, num_utterances=12, num_families=_NUM_FAMILIES, seed=seed
+        folder / "corpus",
+        num_speakers=_NUM_SPEAKERS,
+        num_utterances=_NUM_UTTERANCES,
+        num_families=_NUM_FAMILIES,
+        seed=seed,
     )
     training, test = corpus.split_speakers(_NUM_TEST_SPEAKERS, seed=seed)
     training.write(folder / "train.parquet")
@@ -97,22 +103,33 @@ def run_demo(folder: Path, *, seed: int = 0) -> Demo:
     comparison = read_comparison(folder)
     return Demo(
         outcome=outcome,
-        report=write_report(folder / "report", collect_findings(comparison.runs), comparison=comparison),
+        report=write_report(
+            folder / "report",
+            collect_findings(comparison.runs),
+            comparison=comparison,
+            recordings=Recordings(dict.fromkeys(lists, test), with_clips=True),
+        ),
     )
 
 
 def _settings(manifest: Path) -> TrainSettings:
     encoder = ObjectSettings(
         factory="chns.encoders.EcapaTdnn",
-        settings={"channels": 64, "aggregation_channels": 192, "se_bottleneck": 32, "attention_channels": 32},
+        settings={
+            "channels": 64,
+            "aggregation_channels": 192,
+            "res2net_scale": 4,
+            "se_bottleneck": 32,
+            "attention_channels": 32,
+        },
     )
     precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed" if cpu_has_bfloat16() else "32-true"
     return TrainSettings(
-        data=DataSettings(train=str(manifest), held_out_speakers=0, crop_seconds=2.0, num_workers=1),
+        data=DataSettings(train=str(manifest), held_out_speakers=0, crop_seconds=1.5, num_workers=1),
         features={"hop_seconds": 0.02},
         encoder=encoder,
-        batches=BatchSettings(speakers_per_batch=32, steps_per_epoch=50),
-        clusters=ClusterSettings(start_epoch=2, hard_ratio=1.0, crop_seconds=2.0),
+        batches=BatchSettings(speakers_per_batch=24, steps_per_epoch=50),
+        clusters=ClusterSettings(start_epoch=2, hard_ratio=1.0, crop_seconds=1.5),
         optimizer=OptimizerSettings(learning_rate=0.005),
         train=TrainingSettings(epochs=6, device="cpu", precision=precision, log_every_steps=50),
     )
