@@ -14,8 +14,7 @@ from chns.data import prepare_synthetic
 from chns.evaluation import make_trials, write_trials
 from chns.report.collect import collect_findings
 from chns.report.drawing import require_libraries
-from chns.report.heard import Recordings
-from chns.report.page import Report, write_report
+from chns.report.page import Recordings, Report, write_report
 from chns.report.run_findings import read_comparison
 from chns.training.settings import (
     BatchSettings,

@@ -286,6 +286,21 @@ def test_a_comparison_brings_its_own_trainings_and_none_from_elsewhere(compariso
     ]
 
 
+def test_a_comparison_that_was_moved_with_its_trial_lists_finds_them(comparison_folder, tmp_path_factory):
+    content = json.loads((comparison_folder / "comparison.json").read_text())
+    there = tmp_path_factory.mktemp("before") / "comparison"
+    named = {"manifest": str(there / "test.parquet"), "root": str(there / "recordings")}
+    content |= {"folder": str(there), "trial_lists": {"hard": {**content["trial_lists"]["hard"], **named}}}
+    (comparison_folder / "comparison.json").write_text(json.dumps(content))
+    (told,) = read_comparison(comparison_folder).lists
+    assert (told.manifest, told.root) == (named["manifest"], named["root"])  # nothing lies beside it
+    here = comparison_folder
+    (here / "test.parquet").touch()
+    (here / "recordings").mkdir()
+    (told,) = read_comparison(here).lists
+    assert (told.manifest, told.root) == (str(here / "test.parquet"), str(here / "recordings"))
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"strategies": 1, "seeds": []}', "\x00"])
 def test_a_damaged_comparison_is_refused(tmp_path, content):
     (tmp_path / "comparison.json").write_text(content)

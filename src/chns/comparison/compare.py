@@ -62,17 +62,20 @@ class Outcome:
         length: Of every run.
         results: By trial list, in the order of the settings.
         verdicts: On each strategy with hard batches that has a twin with random ones.
+        folder: Of the comparison.
     """
 
     comparison: Comparison
     length: Length
     results: list[ListResults]
     verdicts: list[Verdict]
+    folder: Path
 
     def to_json(self) -> dict[str, Any]:
         """All numbers, of each seed too."""
         comparison = self.comparison
         return {
+            "folder": str(self.folder.resolve()),  # what was named lay beside it: for when all is moved
             "baseline": comparison.baseline,
             "seeds": list(comparison.seeds),
             "steps": self.length.num_steps,
@@ -213,7 +216,7 @@ def compare(comparison: Comparison, out: Path, *, jobs: int = 1) -> Outcome:
         for trial_list in lists
     ]
     outcome = Outcome(
-        comparison=comparison, length=length, results=results, verdicts=_verdicts(runs, comparison, results)
+        comparison=comparison, length=length, results=results, verdicts=_verdicts(runs, comparison, results), folder=out
     )
     write_text(out / "comparison.md", describe(outcome))
     write_text(out / "comparison.json", json.dumps(outcome.to_json(), indent=2) + "\n")

@@ -46,6 +46,7 @@ from chns.core.files import atomic_path as atomic_path
 from chns.core.files import bounded_text as bounded_text
 from chns.core.files import config_path as config_path
 from chns.core.files import locked_folder as locked_folder
+from chns.core.files import moved_along as moved_along
 from chns.core.files import number as number
 from chns.core.files import plain_disk_errors as plain_disk_errors
 from chns.core.files import presets as presets

@@ -302,6 +302,22 @@ _LONGEST_SCALAR = 3_000  # longer hexadecimal integers could not be printed
 _NAMES_CODE = "class_path"  # jsonargparse would import what it names
 
 
+def moved_along(path: str, before: Path, now: Path) -> str:
+    """Where a path leads that is gone: to what lies as it did, seen from a folder, if both were moved together.
+
+    Args:
+        path: Whole; anything else is given back.
+        before: Where the folder lay.
+        now: Where it lies.
+    """
+    if not Path(path).is_absolute() or Path(path).exists():
+        return path
+    with suppress(ValueError):  # another drive of Windows
+        there = os.path.normpath(now / os.path.relpath(path, before))
+        return there if Path(there).exists() else path
+    return path
+
+
 def number(text: str) -> float:
     """A number as programs write them: ASCII digits, a point, an exponent, ``inf`` or ``nan``.
 

@@ -50,6 +50,8 @@ from chns.report.tables import (
     verdict_boxes,
 )
 
+__all__ = ["Recordings", "Report", "harder_batches", "map_data", "missing_reasons", "write_report"]
+
 _EXTENT = 2_000
 
 

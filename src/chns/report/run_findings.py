@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from chns.core import Float64Array, IntArray, ManifestError, RunFolderError, bounded_text, quoted
+from chns.core import Float64Array, IntArray, ManifestError, RunFolderError, bounded_text, moved_along, quoted
 from chns.data import Manifest
 from chns.evaluation import Trials, VerificationMetrics
 
@@ -340,7 +340,10 @@ def read_comparison(folder: Path) -> ComparedRuns:
             seeds=[int(seed) for seed in content["seeds"]],
             steps=int(content["steps"]),
             segments_per_step=int(content["segments_per_step"]),
-            lists=[_compared_list(name, one) for name, one in content["trial_lists"].items()],
+            lists=[
+                _compared_list(name, one, before=Path(str(content.get("folder", folder))), now=folder.resolve())
+                for name, one in content["trial_lists"].items()
+            ],
             verdicts=[_verdict(one) for one in content["verdicts"]],
             runs=[folder / training for training in trainings if training in inside],
         )
@@ -377,7 +380,7 @@ def require_near(path: object, folder: Path | None, *, option: str) -> None:
         )
 
 
-def _compared_list(name: str, content: Mapping[str, Any]) -> ComparedList:
+def _compared_list(name: str, content: Mapping[str, Any], *, before: Path, now: Path) -> ComparedList:
     return ComparedList(
         name=name,
         speakers=int(content["speakers"]),
@@ -387,8 +390,8 @@ def _compared_list(name: str, content: Mapping[str, Any]) -> ComparedList:
             ComparedStrategy(strategy, {metric: _value(metrics[metric]) for metric in _METRICS})
             for strategy, metrics in content["results"].items()
         ],
-        manifest=str(content.get("manifest") or ""),
-        root=None if content.get("root") is None else str(content["root"]),
+        manifest=moved_along(str(content.get("manifest") or ""), before, now),
+        root=None if content.get("root") is None else moved_along(str(content["root"]), before, now),
     )
 
 

@@ -20,7 +20,17 @@ import numpy as np
 import yaml
 from jsonargparse import ArgumentError
 
-from chns.core import ConfigError, Float64Array, RunFolderError, bounded_text, in_short, number, quoted, read_yaml
+from chns.core import (
+    ConfigError,
+    Float64Array,
+    RunFolderError,
+    bounded_text,
+    in_short,
+    moved_along,
+    number,
+    quoted,
+    read_yaml,
+)
 from chns.sampling import SpeakerClusters
 from chns.training.log import COLUMNS
 from chns.training.parsing import SettingsParser
@@ -111,7 +121,7 @@ class RunFolder:
         noted = _first_line(config)
         before, now = noted.get("folder"), path.resolve()
         if before is not None and before != str(now):
-            settings = _with_paths(settings, lambda one: _moved_along(one, Path(before), now))
+            settings = _with_paths(settings, lambda one: moved_along(one, Path(before), now))
         return cls(path, settings, noted.get("data"))
 
     def differences(self, wanted: TrainSettings) -> dict[str, tuple[Any, Any]]:
@@ -328,16 +338,6 @@ def _digest(path: Path) -> str:
 
 def _whole(path: str) -> str:
     return os.path.abspath(path) if Path(path).exists() else path  # noqa: PTH100 - keeps links
-
-
-def _moved_along(path: str, before: Path, now: Path) -> str:
-    """Where a path leads that is gone: to what lies as it did, seen from the run, if both were moved together."""
-    if not Path(path).is_absolute() or Path(path).exists():
-        return path
-    with suppress(ValueError):  # another drive of Windows
-        there = os.path.normpath(now / os.path.relpath(path, before))
-        return there if Path(there).exists() else path
-    return path
 
 
 def _is_path(name: str, value: Any) -> bool:
