@@ -71,6 +71,7 @@ IN_ANY_CASE = "Python takes large and small letters alike"
 LOOKED_AT = "only how many are looked at before all are"
 CELLS = "other cells, as many neighbours: benchmarks/neighbours.py"
 ELSEWHERE = "UTF-8 on this system; test_text_is_utf_8_whatever_the_system_prefers fails, in another process"
+COUNTED = "plain_sources has counted them"
 AT_ROUNDING = "no two shares of trials differ by just that"
 FASTER_ON_A_GPU = "only how long a GPU is waited for"
 # Module: a changed line as mutmut writes it, and why nobody can see the change.
@@ -177,6 +178,13 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "store/store_file.py": {
         "if not is_blocked or time.monotonic() >= deadline:": "the clock is read once or never at just that time",
         "_logger.warning(error)": "without values, nothing is formatted",
+    },
+    "store/content.py": {
+        "for vector, source in zip(utterances.embeddings.astype(_STORED), utterances.sources, strict=None)": COUNTED,
+        "for vector, source in zip(utterances.embeddings.astype(_STORED), utterances.sources, strict=False)": COUNTED,
+        "for vector, source in zip(utterances.embeddings.astype(_STORED), utterances.sources, )": COUNTED,
+        'best_first = candidates[np.argsort(-scores[candidates], kind="STABLE")]': "numpy ignores case",
+        'pq.write_table(table, temporary, compression="ZSTD")': "pyarrow ignores case",
     },
     "store/encryption.py": {
         "content = file.read(_MAX_KEY_BYTES + 2)": "one byte more is read of a file that is refused"

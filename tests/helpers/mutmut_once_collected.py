@@ -5,9 +5,11 @@ SQL in other letters survives without a run, which would be of all tests.
 """
 
 import gc
+import importlib
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from mutmut.__main__ import cli
@@ -45,16 +47,22 @@ class OnceCollected(PytestRunner):
             config._do_configure()
             config.hook.pytest_sessionstart(session=self.session)
             config.hook.pytest_collection(session=self.session)
-        gc.freeze()  # what is there now need not be looked through for garbage in each process
         every = [item.nodeid for item in self.session.items]
+        imported = Path(os.environ["PYTEST_DEBUG_TEMPROOT"], "imported")
         for mutant, expected in (("", 0), ("fail", 1)):
             process = os.fork()
             if not process:
                 set_mutant_under_test(mutant)
-                os._exit(self.run_tests(mutant_name=mutant, tests=every))
+                code = self.run_tests(mutant_name=mutant, tests=every)
+                imported.write_text("\n".join(sys.modules), encoding="utf-8")
+                os._exit(code)
             if os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) != expected:
                 sys.__stderr__.write(f"tests must end with {expected} for the mutant {mutant!r}, got another end.\n")
                 os._exit(1)
+            for name in imported.read_text(encoding="utf-8").splitlines():
+                with suppress(Exception):  # a module that a test has made
+                    importlib.import_module(name)  # once, not in each process
+        gc.freeze()  # what is there now need not be looked through for garbage in each process
 
     def run_tests(self, *, mutant_name: str | None, tests: Iterable[str]) -> int:
         """The quickest first, up to the first failure; pytest's exit code."""

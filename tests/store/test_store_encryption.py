@@ -1,6 +1,7 @@
 """An encrypted store: nothing can be read without the key, and nothing can be moved from person to person."""
 
 import os
+import shutil
 import sqlite3
 import sys
 
@@ -25,13 +26,19 @@ def opened(path, key=KEY):
     return VoiceprintStore.open(path, model_digest="m", dim=DIM, key=key)
 
 
-@pytest.fixture
-def path(tmp_path):
+@pytest.fixture(scope="session")
+def two_secrets(tmp_path_factory):
     pytest.importorskip("cryptography")
-    with opened(tmp_path / "secret.store") as store:
+    path = tmp_path_factory.mktemp("store") / "secret.store"
+    with opened(path) as store:
         store.enrol("Anna Secret", vectors(0), note="a hidden note", sources=["hidden-1.wav", "hidden-2.wav"])
         store.enrol("Berta Secret", vectors(1))
-    return tmp_path / "secret.store"
+    return path
+
+
+@pytest.fixture
+def path(two_secrets, tmp_path):
+    return shutil.copy(two_secrets, tmp_path / "secret.store")
 
 
 def test_with_the_key_an_encrypted_store_answers_as_a_plain_one(path, tmp_path):

@@ -100,7 +100,7 @@ def _by_numpy(vectors: Float32Array) -> _Search:
 def _highest(scores: Float32Array, top: int) -> tuple[IntArray, Float32Array]:
     """Places of the highest scores, the best first, and the scores there."""
     first = len(scores) - top
-    candidates = np.sort(np.argpartition(scores, first)[first:]) if first else np.arange(len(scores))
+    candidates = np.sort(np.argpartition(scores, first)[first:])
     best_first = candidates[np.argsort(-scores[candidates], kind="stable")]
     return best_first, scores[best_first]
 
