@@ -209,10 +209,11 @@ def short_hard_phase(evidence: TwinEvidence) -> Explanation | None:
     text = f"The hard phase was short: {steps:,.0f} of {total:,.0f} steps."
     if evidence.is_adaptive:
         text += " It begins when random batches are easy; decisions.txt in the run's folder says what happened when."
+    sooner = advice.earlier_start(evidence) if random_batches_not_easy(evidence) is None else ()
     return Explanation(
         rule="short_hard_phase",
         text=text,
-        try_next=(f"train: {{epochs: {2 * evidence.settings.train.epochs}}}", *advice.earlier_start(evidence)),
+        try_next=(f"train: {{epochs: {2 * evidence.settings.train.epochs}}}", *sooner),
     )
 
 
