@@ -184,6 +184,9 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "for vector, source in zip(utterances.embeddings.astype(_STORED), utterances.sources, strict=False)": COUNTED,
         "for vector, source in zip(utterances.embeddings.astype(_STORED), utterances.sources, )": COUNTED,
         'best_first = candidates[np.argsort(-scores[candidates], kind="STABLE")]': "numpy ignores case",
+        "return [self._voiceprint(list(of_person)) for _, of_person in groupby(rows, key=itemgetter(1))]": (
+            "nobody shares a lookup"
+        ),
         'pq.write_table(table, temporary, compression="ZSTD")': "pyarrow ignores case",
     },
     "store/encryption.py": {

@@ -256,6 +256,8 @@ def test_somebody_who_is_looked_up_by_no_bytes_is_refused(path, also):
     connection.commit()
     connection.close()
     with opened(path) as store:
+        with pytest.raises(ModelFileError, match=r"^lookup must be bytes, got int in .*secret\.store\.$"):
+            store.names()
         for score_by in ("voiceprint", "max"):
             with pytest.raises(ModelFileError, match=r"lookup must be bytes, got int in|got none of somebody in"):
                 store.identify(vectors(0)[0], score_by=score_by)
