@@ -1,6 +1,7 @@
 """``chns compare``: what it prints, what a dry run tells, and what is wrong in one line."""
 
 import json
+import logging
 
 import pytest
 import yaml
@@ -66,10 +67,12 @@ def test_another_baseline_takes_the_place_of_the_configurations(config, out, cap
     assert "baseline must be one of the strategies supcon, chns, got 'no'" in capsys.readouterr().err
 
 
-def test_a_dry_run_says_what_is_there_and_changes_nothing(config, out, tmp_path, capsys):
+def test_a_dry_run_says_what_is_there_and_changes_nothing(config, out, tmp_path, capsys, caplog):
+    caplog.set_level(logging.INFO, logger="chns")
     words = ["compare", str(config), "--dry-run", "--out"]
     assert main([*words, str(tmp_path / "new")]) == 0
     assert not (tmp_path / "new").exists()
+    assert caplog.text.count("supcon: measuring this machine: a first step, then ten") == 1  # one encoder
     first, second, last, *estimated = capsys.readouterr().out.splitlines()
     assert first.split() == [f"{tmp_path}/new/supcon/seed-0", "to", "be", "trained"]
     assert last == "2 runs of 8 steps of 8 segments; 0 finished, 2 to train"

@@ -1,7 +1,9 @@
 """What a step costs: counted against arithmetic by hand, and against batches of other sizes; and chunks that follow."""
 
 import logging
+import math
 import os
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +16,7 @@ from chns.cli import main
 from chns.encoders import EcapaTdnn, SpeakerEncoder, ecapa_tdnn_mobile
 from chns.features import LogMel
 from chns.losses import SupConLoss
-from chns.training.cost import ACCELERATORS, Accelerator, count_encoder, count_step, loader_workers
+from chns.training.cost import ACCELERATORS, Accelerator, count_encoder, count_step, free_memory_bytes, loader_workers
 
 FRAMES, MELS, DIM = 98, 80, 32
 
@@ -91,10 +93,27 @@ def test_a_batch_that_does_not_fit_is_trained_in_chunks(tmp_path, configs, hum_m
     assert main([*map(str, words), "--out", str(tmp_path / "run")]) == 0
     assert "train.chunk_size: " in caplog.text
     assert "12 segments at once need about" in caplog.text
+    assert "of memory are free" not in caplog.text
     kept = (tmp_path / "run" / "config.yaml").read_text()
     assert "chunk_size: null" not in kept
     assert main([*map(str, words), "--train.chunk_size", "12", "--out", str(tmp_path / "whole")]) == 0
     assert "chunk_size: 12" in (tmp_path / "whole" / "config.yaml").read_text()
+
+
+def test_a_step_for_which_others_leave_no_memory_is_warned_of(tmp_path, configs, hum_manifest, monkeypatch, caplog):
+    monkeypatch.setattr("chns.training.run.free_memory_bytes", lambda: 4e6)
+    words = ["train", "--config", configs / "tiny.yaml", "--data.train", hum_manifest, "--train.epochs", 1]
+    words += ["--data.held_out_speakers", 0, "--train.device", "cpu"]
+    assert main([*map(str, words), "--out", str(tmp_path / "run")]) == 0
+    assert "GB of memory are free: the system may end this process" in caplog.text
+    assert re.search(r"or set train\.chunk_size to [1248]\.", caplog.text)
+    assert "chunk_size: null" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_free_memory_is_some_where_the_system_tells(monkeypatch):
+    assert 1e7 < free_memory_bytes() < 1e14
+    monkeypatch.setattr("chns.training.cost.Path", lambda _: Path("/nowhere"))
+    assert free_memory_bytes() == math.inf
 
 
 def test_workers_are_as_many_as_have_cores_and_room_in_shared_memory(monkeypatch):

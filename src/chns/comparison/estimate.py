@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,8 @@ from chns.training.build import fitted, make_loss, read_data, starting_model
 from chns.training.cost import ACCELERATORS, Accelerator, EncoderCost, StepCost, count_encoder, count_step
 from chns.training.log import Speed
 from chns.training.run import measure_steps
+
+_log = logging.getLogger(__name__)
 
 _AT_PEAK, _AT_HALF = 1, 2  # times the least time
 
@@ -91,6 +94,7 @@ def estimate(runs: Sequence[PlannedRun], length: Length) -> Estimate:
         _, model = starting_model(settings)
         if key not in encoders:
             encoders[key] = count_encoder(model, crop_seconds=crop_seconds, precision=precision)
+            _log.info("%s: measuring this machine: a first step, then ten or as many as a minute has", name)
             speeds[name] = measure_steps(settings)
         costs[name] = count_step(
             encoders[key],

@@ -11,6 +11,7 @@ arithmetic at the device's peak, nor than its bytes at the memory's: the sum ove
 from __future__ import annotations
 
 import copy
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -290,6 +291,14 @@ def usable_memory_bytes(device: torch.device | str) -> float:
     with suppress(OSError, ValueError):  # "max" where a container has no limit
         sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
     return _CPU_SHARE * min(sizes)
+
+
+def free_memory_bytes() -> float:
+    """What nobody holds of this machine's memory; infinite where the system does not tell."""
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return 1024.0 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
+    return math.inf
 
 
 def loader_workers(given: int | None, *, num_processes: int, batch_bytes: float) -> tuple[int, str | None]:

@@ -50,7 +50,7 @@ from chns.training.build import (
     read_data,
     starting_model,
 )
-from chns.training.cost import count_encoder, count_step, usable_memory_bytes
+from chns.training.cost import count_encoder, count_step, free_memory_bytes, usable_memory_bytes
 from chns.training.folder import RunFolder, config_text, longer
 from chns.training.log import Speed, Validated
 from chns.training.loop import Record, Training
@@ -217,6 +217,15 @@ def _in_chunks(
     if fabric.device.type == "cpu":
         usable /= launched_world(settings.train.devices, settings.train.num_nodes)[0]
     size = cost.chunk_size(usable, num_processes=fabric.world_size)
+    taken, free = cost.memory_bytes(size or -(-cost.num_segments // fabric.world_size)), free_memory_bytes()
+    if fabric.device.type == "cpu" and taken > free:  # the size follows from the machine alone, as results do from it
+        _log.warning(
+            "a step needs about %.1f GB, and %.1f GB of memory are free: the system may end this process. End others, "
+            "or set train.chunk_size to %d.",
+            taken / 1e9,
+            free / 1e9,
+            cost.chunk_size(free / 2) or cost.num_segments,
+        )
     if size is None:
         return settings, {}
     needed = cost.memory_bytes(-(-cost.num_segments // fabric.world_size))
