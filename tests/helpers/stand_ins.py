@@ -6,16 +6,20 @@ Paths such as /data/voxceleb2 are made below the folder, at data/voxceleb2.
 """
 
 import gzip
+import io
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
+import lhotse
 import numpy as np
 import soundfile
 import torch
 from aac_files import write_aac
 from datasets import Dataset
 from foreign_models import speechbrain_state, wespeaker_resnet_state
+from lhotse.shar import SharWriter
 from made_corpus import RATE, voice
 from voxceleb_archives import checksums, zipped
 
@@ -139,6 +143,26 @@ def lists(manifests: dict[str, Manifest]) -> None:
         _cnceleb(Path("CN-Celeb_flac"), subset, speakers)
 
 
+def tars(few: Manifest) -> None:
+    """Tars that other tools have packed: of WebDataset, WeSpeaker and Lhotse."""
+    samples = [few[row] for row in range(12)]
+    for path, suffix in (("emilia/0.tar", "json"), ("shards/0.tar", "json"), ("data/0.tar", "spk")):
+        Path(path).parent.mkdir(exist_ok=True)
+        with tarfile.open(path, "w") as shard:
+            for number, one in enumerate(samples):
+                told = json.dumps({"speaker": one.speaker}) if suffix == "json" else one.speaker
+                for ending, content in ((suffix, told.encode()), ("wav", one.path.read_bytes())):
+                    member = tarfile.TarInfo(f"{number:06d}.{ending}")
+                    member.size = len(content)
+                    shard.addfile(member, io.BytesIO(content))
+    Path("shard.list").write_text("0.tar\n")
+    cuts = lhotse.CutSet.from_jsonl("lhotse/cuts.jsonl.gz").subset(first=12)
+    Path("shar").mkdir()
+    with SharWriter("shar", fields={"recording": "wav"}, shard_size=6) as writer:
+        for cut in cuts:
+            writer.write(cut)
+
+
 def _cnceleb(root: Path, subset: str, speakers: list[str]) -> None:
     own = [f"id0{number:04d}" for number in range(len(speakers) * (2 if subset == "eval" else 1))][-len(speakers) :]
     for number, speaker in enumerate(own):
@@ -212,7 +236,9 @@ def people() -> None:
 
 if __name__ == "__main__":
     np.seterr(all="raise", under="ignore")
-    lists(corpora())
+    manifests = corpora()
+    lists(manifests)
+    tars(manifests["vox1"])
     downloads()
     models()
     people()
