@@ -75,6 +75,19 @@ def test_batches_are_random_until_the_hard_phase_and_hard_from_then_on(hum_manif
     assert plan.decisions == ["epoch 1: the hard phase begins: grouping 20 speakers by their centroids"]
 
 
+def test_random_batches_are_had_in_the_hard_phase_too_as_many_as_hold_so_many_segments(hum_manifest, model):
+    plan = plan_of(hum_manifest, StartAt(0))
+    plan.begin(0, model, CPU)
+    hard = list(plan.batches(2))
+    random = RandomSpeakerBatches(Manifest.read(hum_manifest).speaker_labels, SHAPE)
+    random.set_epoch(2)
+    every = list(random)
+    segments = len(every[0])
+    for wanted, number in ((1, 1), (segments, 1), (segments + 1, 2), (100 * segments, len(every))):
+        assert plan.random_batches(2, num_segments=wanted) == (every[:number], 0)
+    assert list(plan.batches(2)) == hard != every
+
+
 def test_groups_remember_the_encoder_and_are_refreshed(hum_manifest, model):
     plan = plan_of(hum_manifest, StartAt(1, regroup_every=2))
     made = [plan.begin(epoch, model, CPU) for epoch in range(6)]

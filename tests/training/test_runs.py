@@ -32,8 +32,8 @@ from chns.losses import HSCLLoss
 from chns.sampling.clusters import SpeakerClusters
 from chns.training.build import make_plan, training_manifest
 from chns.training.folder import RunFolder, read_settings
-from chns.training.log import Validation, negative_similarity
-from chns.training.loop import Training, _line, _times, learning_rate_factor
+from chns.training.log import Meter, Validation, negative_similarity
+from chns.training.loop import Training, learning_rate_factor
 from chns.training.plan import TEACHER_EMBEDDINGS, BatchPlan, _read_kept
 from chns.training.run import _launched, measure_steps
 from chns.training.settings import BatchSettings, ClusterSettings, TrainingSettings, TrainSettings
@@ -103,13 +103,12 @@ def test_the_last_step_is_logged_and_waiting_is_told_once(tmp_path, configs, hum
     assert len(re.findall(length, caplog.text)) == 1
 
 
-def test_without_a_terminal_a_line_tells_hardness_and_times():
+def test_a_line_of_the_log_in_words_tells_hardness():
     values = {"loss": 1.5, "hard_ratio": 0.5, "easy_anchor_share": 0.824, "segments_per_second": 99.6}
     values |= {"negative_similarity_mean": 0.157, "negative_similarity_p95": 0.4}
-    assert _line(20, 100, 1, values) == (
+    assert Meter.in_words(20, 100, 1, values) == (
         "step 20/100, epoch 1: loss 1.500, hard ratio 0.5, easy anchors 82 %, negatives 0.16 (p95 0.40), 100 segments/s"
     )
-    assert _times(61.4, 7322) == "0:01:01 elapsed, 2:02:02 left"
 
 
 @pytest.mark.parametrize(("most_seconds", "num_steps"), [(60.0, 5), (0.0, 2)])
@@ -304,6 +303,32 @@ def test_the_mean_of_the_last_epochs_is_that_of_a_run_that_was_stopped(
     assert main(command(configs, hum_manifest, stopped, *words)) == 0
     assert_same_weights(weights(stopped), weights(alone))
     assert not torch.equal(weights(alone)["embedding.weight"], weights(finished)["embedding.weight"])
+
+
+@pytest.mark.parametrize(
+    ("words", "epochs"),
+    [
+        ((), [1, 2]),
+        (("--train.validate_every_epochs", "3"), [2]),
+        (("--data.held_out_speakers", "0"), [2]),
+        (("--batches.kind", "random"), []),
+        (PLAIN, []),
+    ],
+)
+def test_after_hard_batches_running_statistics_are_taken_of_random_ones_where_the_model_is_looked_at(
+    words, epochs, tmp_path, configs, hum_manifest, monkeypatch
+):
+    taken = []
+    restate = TrainingStep.restate
+
+    def noted(step_of_training, batches, *, step):
+        crops = list(batches)
+        taken.append((step // 6 - 1, len(crops)))
+        restate(step_of_training, crops, step=step)
+
+    monkeypatch.setattr(TrainingStep, "restate", noted)
+    assert main(command(configs, hum_manifest, tmp_path / "run", *words)) == 0
+    assert taken == [(epoch, 6) for epoch in epochs]  # 500 segments are more than an epoch has
 
 
 def test_the_packaged_model_which_has_no_weights_groups_too(hum_manifest):

@@ -140,6 +140,32 @@ def test_running_statistics_are_updated_by_the_first_pass_only():
     assert model[1].track_running_stats
 
 
+@pytest.mark.parametrize(("chunk_size", "parts"), [(None, [10]), (5, [5, 5])])
+def test_running_statistics_taken_anew_are_the_mean_of_those_of_the_batches(chunk_size, parts):
+    model = encoder().train()
+    kept = nn.BatchNorm1d(4).double()
+    kept.keeps_statistics = True
+    kept.register_forward_pre_hook(lambda norm, _: norm.eval() and None)
+    model.append(kept)
+    gradients_of(model, SupConLoss())  # what a hard batch leaves
+    before = copy.deepcopy(model.state_dict())
+    fabric = Fabric(accelerator="cpu", devices=1, precision="64-true")
+    step = TrainingStep(fabric, fabric.setup_module(model), SupConLoss(), chunk_size=chunk_size, seed=7)
+    assert step.has_running_statistics
+    random = [3 * batch(), batch() - 1]
+    step.restate([(waveforms, LABELS) for waveforms in random], step=3)
+    hidden = [model[0](chunk) for waveforms in random for chunk in waveforms.split(parts)]
+    torch.testing.assert_close(model[1].running_mean, torch.stack([h.mean(0) for h in hidden]).mean(0))
+    torch.testing.assert_close(model[1].running_var, torch.stack([h.var(0) for h in hidden]).mean(0))
+    assert model[1].momentum == 0.1
+    for name, value in model.state_dict().items():
+        if not name.startswith("1.") or name in ("1.weight", "1.bias"):
+            torch.testing.assert_close(value, before[name], rtol=0, atol=0, msg=name)
+    assert not any(parameter.grad is None for parameter in model[0].parameters())
+    without = TrainingStep(fabric, fabric.setup_module(encoder(norm=False)), SupConLoss(), chunk_size=None, seed=7)
+    assert not without.has_running_statistics
+
+
 def test_dropout_is_the_same_in_both_passes():
     """Otherwise the gradient would not be that of the loss: compare with finite differences along it."""
     model = encoder(norm=False, dropout=0.5).train()

@@ -326,6 +326,11 @@ class HardBatches:
         sampler.go_to(epoch)
         return sampler
 
+    def random_at(self, epoch: int) -> RandomSpeakerBatches:
+        """Random batches of an epoch, whatever the schedule says, at the first step; shared as of `sampler_at`."""
+        self._random.go_to(epoch)
+        return self._random
+
     def use(self, groups: SpeakerClusters | SpeakerNeighbours, *, epoch: int = 0) -> None:
         """Draw from groups that were made elsewhere, as if they had been made before ``epoch``.
 

@@ -200,6 +200,16 @@ class Meter:
         self._loss_sum, self._easy_sum, self._steps = state["loss_sum"], state["easy_sum"], state["steps"]
         self._epoch_easy_sum, self._epoch_steps = state["epoch_easy_sum"], state["epoch_steps"]
 
+    @staticmethod
+    def in_words(step: int, num_steps: int, epoch: int, values: Mapping[str, float]) -> str:
+        """A line of the log for the screen."""
+        return (
+            f"step {step}/{num_steps}, epoch {epoch}: loss {values['loss']:.3f}, "
+            f"hard ratio {values['hard_ratio']:g}, easy anchors {100 * values['easy_anchor_share']:.0f} %, "
+            f"negatives {values['negative_similarity_mean']:.2f} (p95 {values['negative_similarity_p95']:.2f}), "
+            f"{values['segments_per_second']:.0f} segments/s"
+        )
+
 
 def negative_similarity(embeddings: Tensor, speaker_labels: Tensor) -> tuple[float, float]:
     """How hard a batch is: mean and 95th percentile of the cosine between utterances of different speakers.

@@ -38,6 +38,7 @@ from chns.training.step import FiniteWatch, TrainingStep, gradient_scaler
 _log = logging.getLogger(__name__)
 
 _MUCH_WAITING = 0.2  # of the time between two lines of the log
+_RESTATING_SEGMENTS = 500  # of a few seconds each: of 200 on, the statistics are as good
 _TIMED_STEPS, _MEASURED_SECONDS = 10, 60.0  # after which a run's length is told, and a measurement of speed ends
 
 
@@ -199,6 +200,7 @@ class Training:
                 average_buffers(self._model)
                 if self._mean is not None:
                     self._mean.end_epoch(epoch)
+                self._restate_if_due(epoch)
                 validation_eer = self._validate_if_due(epoch, log)
                 self._plan.end_epoch(epoch, EpochSignals(self._meter.read_epoch(), validation_eer))
                 self._write_decisions()
@@ -214,7 +216,7 @@ class Training:
         """
         self._model.train()
         seconds, waits = [], []
-        with self._new_feed() as self._feed, closing(self._batches(0, 0)) as batches:
+        with self._new_feed() as self._feed, closing(self._crops_of(self._requests(0, 0))) as batches:
             for _ in tqdm(range(min(num_steps + 1, self._plan.steps_per_epoch)), desc="measuring", disable=None):
                 asked = self._now()
                 waveforms, labels = next(batches)
@@ -247,7 +249,7 @@ class Training:
             self._write_decisions()
         self._model.train()
         self._meter.restart_clock()
-        for waveforms, labels in self._batches(epoch, first_step):
+        for waveforms, labels in self._crops_of(self._requests(epoch, first_step)):
             self._meter.data_arrived()
             self._train_step(epoch, waveforms, labels)
             progress.update()
@@ -300,7 +302,9 @@ class Training:
         if progress.disable:
             elapsed = time.perf_counter() - self._began
             remaining = elapsed / (self._step - self._began_at) * (self.num_steps - self._step)
-            _log.info("%s, %s", _line(self._step, self.num_steps, epoch, values), _times(elapsed, remaining))
+            words = self._meter.in_words(self._step, self.num_steps, epoch, values)
+            times = (timedelta(seconds=round(seconds)) for seconds in (elapsed, remaining))
+            _log.info("%s, %s elapsed, %s left", words, *times)
         self._warn_of_waiting(values["data_wait_share"])
 
     def _warn_of_waiting(self, share: float) -> None:
@@ -335,8 +339,8 @@ class Training:
         workers = self._rhythm.num_workers
         return CropFeed(self._crops, num_workers=workers, device=self._fabric.device, start_worker=StopRequest.outlive)
 
-    def _batches(self, epoch: int, first_step: int) -> Generator[tuple[Tensor, Tensor]]:
-        for waveforms, labels in self._feed.batches(self._requests(epoch, first_step)):
+    def _crops_of(self, requests: CropBatches) -> Generator[tuple[Tensor, Tensor]]:
+        for waveforms, labels in self._feed.batches(requests):
             yield as_floats(self._fabric.to_device(waveforms)), self._fabric.to_device(labels)
 
     def _train_step(self, epoch: int, waveforms: Tensor, labels: Tensor) -> None:
@@ -388,14 +392,27 @@ class Training:
             values["temperature"] = float(temperature().detach())
         return values
 
+    def _is_evaluated(self, epoch: int) -> bool:
+        """Whether the model is validated or finished after this epoch."""
+        due = (epoch + 1) % self._rhythm.validate_every_epochs == 0 and self._record.validation is not None
+        return due or epoch + 1 == self._rhythm.epochs
+
+    def _restate_if_due(self, epoch: int) -> None:
+        """After hard batches the running statistics are those of the last few groups: take them of random batches."""
+        hard = self._plan.hard_ratio_at(epoch) > 0 and self._is_evaluated(epoch)
+        if not hard or not self._compute_gradients.has_running_statistics:
+            return
+        batches, place = self._plan.random_batches(epoch, num_segments=_RESTATING_SEGMENTS)
+        requests = CropBatches(batches, seed=self._rhythm.seed, epoch=epoch, first_place=place)
+        self._compute_gradients.restate(self._crops_of(requests), step=self._step)
+        average_buffers(self._model)
+
     def _validate_if_due(self, epoch: int, log: RunLog | None) -> float | None:
         """The EER on the held-out speakers, if it is measured after this epoch."""
-        last = epoch + 1 == self._rhythm.epochs
-        if self._record.validation is None:
-            if last:
-                self._record.on_validation(None)
+        if not self._is_evaluated(epoch):
             return None
-        if not last and (epoch + 1) % self._rhythm.validate_every_epochs:
+        if self._record.validation is None:
+            self._record.on_validation(None)
             return None
         validated = self._record.validation.measure(self._model, self._fabric.device)
         metrics = validated.metrics
@@ -421,19 +438,6 @@ class Training:
         average_buffers(self._model)
         if self._writes:
             save_training(self.checkpoint, self._parts, step=self._step, num_steps=self.num_steps)
-
-
-def _line(step: int, num_steps: int, epoch: int, values: dict[str, float]) -> str:
-    return (
-        f"step {step}/{num_steps}, epoch {epoch}: loss {values['loss']:.3f}, "
-        f"hard ratio {values['hard_ratio']:g}, easy anchors {100 * values['easy_anchor_share']:.0f} %, "
-        f"negatives {values['negative_similarity_mean']:.2f} (p95 {values['negative_similarity_p95']:.2f}), "
-        f"{values['segments_per_second']:.0f} segments/s"
-    )
-
-
-def _times(elapsed_seconds: float, remaining_seconds: float) -> str:
-    return f"{timedelta(seconds=round(elapsed_seconds))} elapsed, {timedelta(seconds=round(remaining_seconds))} left"
 
 
 def learning_rate_factor(step: int, num_steps: int, warmup_share: float) -> float:

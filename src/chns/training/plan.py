@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -107,6 +109,7 @@ class BatchPlan:
         self._crops = crops
         self._schedule = schedule
         self._seed = shape.seed
+        self._segments_per_step = shape.speakers_per_batch * shape.utterances_per_speaker
         self.slice_sizes = shape.slice_sizes if own is None else None
         self._looks = not separate_same_person
         self.num_same_person: int | None = None
@@ -159,6 +162,12 @@ class BatchPlan:
             self._own.go_to(epoch)
             return self._own
         return self._batches.sampler_at(epoch)
+
+    def random_batches(self, epoch: int, *, num_segments: int) -> tuple[list[list[int]], int]:
+        """This process's slices of the first random batches that hold so many segments, and the place of the first."""
+        batches = self._batches.random_at(epoch)
+        number = math.ceil(num_segments / self._segments_per_step)
+        return list(islice(iter(batches), number)), batches.first_place
 
     def end_epoch(self, epoch: int, signals: EpochSignals) -> None:
         """Let the schedule take note of an epoch."""

@@ -16,7 +16,7 @@ def freeze_and_rate(encoder: nn.Module, rates: Mapping[str, float]) -> dict[int,
     """Freeze the parameters of rate 0, and tell the rates of the others.
 
     A batch normalisation that is frozen whole, its running statistics fitting the pattern too as in ``"front.*"``,
-    keeps them: whatever mode the encoder is in, it normalises as in evaluation.
+    keeps them: whatever mode the encoder is in, it normalises as in evaluation, and its ``keeps_statistics`` is true.
 
     Args:
         encoder: Its parameters of rate 0 lose their gradient, in place.
@@ -40,6 +40,7 @@ def freeze_and_rate(encoder: nn.Module, rates: Mapping[str, float]) -> dict[int,
         covered = isinstance(module, _NormBase) and _rate(f"{name}.running_mean", rates) == 0
         if covered and not any(parameter.requires_grad for parameter in module.parameters()):
             module.register_forward_pre_hook(_evaluates)
+            module.keeps_statistics = True
     return found
 
 

@@ -10,7 +10,7 @@ and send its embeddings' gradients back. Memory is that of one chunk; the price 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -150,6 +150,24 @@ class TrainingStep:
             self._model.train()
         return gather_batch(torch.cat(parts).float(), speaker_labels, self._slice_sizes)[0]
 
+    @property
+    def has_running_statistics(self) -> bool:
+        """Whether the encoder normalises by running statistics that it learns."""
+        return bool(_learnt_norms(self._model))
+
+    @torch.no_grad()
+    def restate(self, batches: Iterable[tuple[Tensor, Tensor]], *, step: int) -> None:
+        """Take the running statistics anew, as the mean of those of batches; weights stay as they are.
+
+        Args:
+            batches: This process's slices of waveforms, and labels, which are not used.
+            step: Together with seed and number it decides what is masked.
+        """
+        with _statistics_anew(_learnt_norms(self._model)):
+            for number, (waveforms, _) in enumerate(batches):
+                for chunk in torch.split(waveforms, self._chunk_size or len(waveforms)):
+                    self._alone(chunk, step, number)
+
     def _largest_slice(self, waveforms: Tensor) -> int:
         if self._slice_sizes is not None:
             return max(self._slice_sizes)
@@ -239,6 +257,25 @@ class _Clock:
         if self._waits:
             torch.cuda.synchronize()
         return time.perf_counter()
+
+
+def _learnt_norms(model: nn.Module) -> list[_NormBase]:
+    norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.track_running_stats]
+    return [norm for norm in norms if not getattr(norm, "keeps_statistics", False)]
+
+
+@contextmanager
+def _statistics_anew(norms: Sequence[_NormBase]) -> Iterator[None]:
+    """Forget the running statistics, and give each batch from now on the same weight in them."""
+    momenta = [norm.momentum for norm in norms]
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
 
 @contextmanager
