@@ -1,6 +1,6 @@
-"""Tables and intervals of the runs that frozen_training.py and logmel_training.py made.
+"""Tables and intervals of the runs that frozen_training.py, logmel_training.py and tail_training.py made.
 
-    python benchmarks/comparison_tables.py RUNS out.json --baseline random
+    python benchmarks/comparison_tables.py RUNS out.json --baseline random --title "what it is called in figures"
 
 Differences are paired by seed and by resample of the speakers (chns.evaluation.intervals.mean_over_seeds); only seeds
 that the strategy and the baseline both have count. Printed is a Markdown table, written are all numbers and the curves.
@@ -30,8 +30,8 @@ def mean_curve(paths: list[Path]) -> list[dict[str, Any]]:
     curves = [json.loads(path.read_text())["curve"] for path in paths]
     rows = []
     for at in zip(*curves, strict=False):
-        row = {key: np.round(np.mean([one[key] for one in at], axis=0), 5).tolist() for key in at[0]}
-        rows.append(row)
+        known = [key for key in at[0] if at[0][key] is not None]
+        rows.append({key: np.round(np.mean([one[key] for one in at], axis=0), 5).tolist() for key in known})
     return rows
 
 
@@ -78,6 +78,7 @@ def main() -> None:
     p.add_argument("runs", type=Path), p.add_argument("out", type=Path)
     p.add_argument("--baseline", default="random")
     p.add_argument("--resamples", type=int, default=400)
+    p.add_argument("--title", help="what evidence_figure.py calls it")
     a = p.parse_args()
     runs = read(a.runs)
     names = np.load(a.runs / "trials.npz")
@@ -86,6 +87,8 @@ def main() -> None:
     curves = {name: mean_curve(list(of_seed.values())) for name, of_seed in runs.items()}
     first = json.loads(next(iter(runs[a.baseline].values())).read_text())
     written = {"arguments": first.get("arguments"), "baseline": a.baseline, "lists": lists, "curves": curves}
+    if a.title:
+        written["title"] = a.title
     a.out.write_text(json.dumps(written, indent=1) + "\n")
     print("| | seeds | easy |", " | ".join(titles), "|")
     print("|---|---|---|" + "---|" * len(titles))

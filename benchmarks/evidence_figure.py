@@ -1,7 +1,8 @@
 r"""One picture of all comparisons with random batches: docs/results/summary.csv and the JSON of comparison_tables.py.
 
     python benchmarks/evidence_figure.py docs/results/summary.csv docs/images/evidence.svg \
-        --add docs/results/words-1-16.json docs/results/words-*-unseen.json
+        --strategies chns auto --add docs/results/{words-1-16,words-3-16,words-3-4}-unseen.json \
+        docs/results/{whole,sound-whole}-anew.json docs/results/sound-tail.json
     python benchmarks/evidence_figure.py docs/results/whole.json docs/images/whole.svg --curves
 
 A row is a corpus, a trial list and a kind of batches: the change of the EER (and of minDCF, for added files) against
@@ -29,8 +30,10 @@ def added(path: Path, strategies: Sequence[str]) -> list[dict[str, Any]]:
     """Rows of a comparison on words."""
     of = json.loads(path.read_text())
     given = of["arguments"]
-    name = f"{given['joined']} word{'s' if given['joined'] != '1' else ''}, {given['speakers']} speakers a batch"
-    name = f"whole encoders, {name}" if "channels" in given else name
+    name = of.get("title")
+    if name is None:
+        name = f"{given['joined']} word{'s' if given['joined'] != '1' else ''}, {given['speakers']} speakers a batch"
+        name = f"whole encoders, {name}" if "channels" in given else name
     people = "unseen" if "unseen hard" in of["lists"] else "test"
     rows = []
     for title in (f"{people} random", f"{people} hard"):

@@ -11,6 +11,9 @@ Strategies of one loss and seed share the steps before their hard phases: they a
 of them draws hard batches, then it goes on by itself from the same weights, moments and temperature. The rate is
 constant but for a rise at the start and a fall over the last share of the steps, so that more steps can be asked for
 before that. A run that is killed goes on from OUT/state.pt. `comparison_tables.py` makes tables of OUT.
+
+With --anew FOLDER nothing is trained: the networks of OUT/state.pt are looked at once more, with running statistics
+taken anew of random batches, as `chns train` does after hard ones.
 """
 
 import argparse
@@ -29,6 +32,7 @@ from stacked_encoder import StackedEcapa
 from strategies import STRATEGIES
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 from vector_losses import LOSSES
 from vector_training import Plan, Strategy, Trials, easy_anchors, make_trials, random_batches, rates, save_trials
@@ -195,6 +199,13 @@ class Training:
         found.load_state_dict(self.stack.state_of(self.of[name]), strict=False)
         return found
 
+    def with_statistics_anew(self, name: str, number: int = 100) -> EcapaTdnn:
+        """The same with running statistics of random batches, the same for all strategies of a seed."""
+        found = self.network(name)
+        batches = random_batches(self.plan, self.words.labels, self.seed[name] + 1, number)
+        update_bn((self.words.samples(rows.unflatten(0, (-1, self.plan.joined))) for rows in batches), found)
+        return found
+
     def part(self, name: str) -> None:
         """From now on a strategy trains by itself, from where the training is that it shared."""
         row = self.of[name]
@@ -342,8 +353,10 @@ def main() -> None:
     p.add_argument("--decay", type=float, default=1e-5)
     p.add_argument("--epoch", type=int, default=50, help="steps of an epoch of the schedules")
     p.add_argument("--look", type=int, default=10, help="epochs between looks at the error rates")
+    p.add_argument("--anew", type=Path, help="look once more, with running statistics anew, and write it here")
     a = p.parse_args()
-    a.out.mkdir(parents=True, exist_ok=True)
+    for folder in filter(None, (a.out, a.anew)):
+        folder.mkdir(parents=True, exist_ok=True)
     plan = Plan(
         [_DIM],
         speakers=a.speakers,
@@ -359,13 +372,23 @@ def main() -> None:
     else:
         words = Words.read(a.logmel / "train", chosen_rows(a.logmel / "train", _LEAST, _MOST), a.pooled)
     tests, lists = tests_of(a.logmel, a.vectors, plan, a.pooled)
-    save_trials(a.out / "trials.npz", lists)
+    save_trials((a.anew or a.out) / "trials.npz", lists)
     names = [f"{name}-{seed}" for seed in a.seeds for name in a.strategies]
     training = Training(plan, names, words, a.channels, a.start, a.fall)
     saved = a.out / "state.pt"
     if saved.exists():
         training.take(torch.load(saved, weights_only=True))
-    settings = {k: str(v) for k, v in vars(a).items() if k not in ("seeds", "strategies", "logmel", "vectors", "out")}
+    unsaid = ("seeds", "strategies", "logmel", "vectors", "out", "anew")
+    settings = {k: str(v) for k, v in vars(a).items() if k not in unsaid}
+    if a.anew:
+        training.curves = {name: [] for name in names}
+        shares = dict.fromkeys(names, float("nan"))
+        scores = look(training, shares, tests, lists, Training.with_statistics_anew)
+        for name in names:
+            of = {"arguments": settings, "curve": training.curves[name]}
+            (a.anew / f"{name}.json").write_text(json.dumps(of, indent=1))
+            np.savez(a.anew / f"{name}.npz", **scores[name])
+        return
     while training.epoch < plan.steps // plan.steps_per_epoch:
         started = time.process_time()
         shares = training.run_epoch()
@@ -384,14 +407,18 @@ def main() -> None:
 
 
 def look(
-    training: Training, shares: Mapping[str, float], tests: Mapping[str, Words], lists: Mapping[str, Trials]
+    training: Training,
+    shares: Mapping[str, float],
+    tests: Mapping[str, Words],
+    lists: Mapping[str, Trials],
+    network_of: Callable[[Training, str], EcapaTdnn] = Training.network,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Add a row to each strategy's curve; returns its scores."""
     found: dict[int, tuple[dict[str, Any], dict[str, np.ndarray]]] = {}
     for name in training.names:
         row = training.of[name]
         if row not in found:
-            network = training.network(name)
+            network = network_of(training, name)
             measured: dict[str, Any] = {"easy_random": training.easy_random(network, training.seed[name])}
             scores = {}
             for split, words in tests.items():
