@@ -179,7 +179,12 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "if not is_blocked or time.monotonic() >= deadline:": "the clock is read once or never at just that time",
         "_logger.warning(error)": "without values, nothing is formatted",
     },
+    "store/voiceprints.py": {"return transaction(self._connection, self.path, writes=None)": "as false as False"},
     "store/content.py": {
+        'if self._values.vouch(b"XXXX", b"") is None:': "only whether anything is vouched for",
+        'if self._values.vouch(b"", b"XXXX") is None:': "only whether anything is vouched for",
+        "is_unit = np.abs(np.linalg.norm(units, axis=1) - 1) <= 1e-3": "at exactly this distance either will do",
+        "if len(sums) and norms.min() <= 1e-3:": "at exactly this length either will do",
         "for vector, source in zip(utterances.embeddings.astype(_STORED), utterances.sources, strict=None)": COUNTED,
         "for vector, source in zip(utterances.embeddings.astype(_STORED), utterances.sources, strict=False)": COUNTED,
         "for vector, source in zip(utterances.embeddings.astype(_STORED), utterances.sources, )": COUNTED,

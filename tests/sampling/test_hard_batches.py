@@ -98,6 +98,16 @@ def test_a_way_of_grouping_leads_to_its_batches_even_of_few_speakers(groups, sam
         assert hard.batch(1, 0) == expected.batch(1, 0)
 
 
+def test_random_batches_are_had_whatever_the_schedule_says():
+    batches = hard_batches()
+    batches.begin(1)
+    hard = list(batches.sampler_at(1))
+    random = RandomSpeakerBatches(LABELS, SHAPE)
+    random.set_epoch(3)
+    assert list(batches.random_at(3)) == list(random)
+    assert list(batches.sampler_at(1)) == hard
+
+
 def test_without_settings_ten_utterances_make_a_centroid_doubles_are_apart_and_the_papers_phase_begins():
     embed = Embedder()
     labels, embed.vectors = twins(each=12)

@@ -193,7 +193,7 @@ def test_embeddings_of_another_model_are_refused_with_the_way_out(path, model_di
         (np.ones(DIM), r"embeddings must have shape \(utterances, 16\), got \(16,\)"),
         (np.ones((2, DIM - 1)), r"embeddings must have shape \(utterances, 16\), got \(2, 15\)"),
         (np.ones((0, DIM)), r"embeddings must have shape \(utterances, 16\), got \(0, 16\)"),
-        (np.zeros((1, DIM)), "embeddings must be finite and not zero"),
+        (np.zeros((1, DIM)), r"^embeddings must be finite and not zero, got one that is not\.$"),
         (np.full((1, DIM), np.nan), "embeddings must be finite and not zero"),
         (np.array([[1.0], [-1.0]]) * np.ones(DIM), "embeddings of a person must not cancel out"),
     ],
@@ -259,6 +259,14 @@ def test_a_missing_store_is_made_only_if_that_is_wanted(path):
     assert list(path.parent.iterdir()) == []
     opened(path).close()
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_store_that_was_spoilt_under_its_reader_is_named(store, path):
+    other = sqlite3.connect(path)
+    other.execute("ALTER TABLE enrolments RENAME TO gone")
+    other.close()
+    with pytest.raises(ModelFileError, match=rf"store must be an undamaged voiceprint store, got {path} \("):
+        store.identify(vectors(0)[0])
 
 
 def test_only_the_owner_may_read_a_store(store, path):
