@@ -161,7 +161,6 @@ def test_running_statistics_taken_anew_are_the_mean_of_those_of_the_batches(chun
     for name, value in model.state_dict().items():
         if not name.startswith("1.") or name in ("1.weight", "1.bias"):
             torch.testing.assert_close(value, before[name], rtol=0, atol=0, msg=name)
-    assert not any(parameter.grad is None for parameter in model[0].parameters())
     without = TrainingStep(fabric, fabric.setup_module(encoder(norm=False)), SupConLoss(), chunk_size=None, seed=7)
     assert not without.has_running_statistics
 

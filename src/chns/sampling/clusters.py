@@ -17,7 +17,7 @@ from chns.core import Float32Array, Float64Array, IntArray, ModelFileError, atom
 
 _FORMAT = "chns-clusters-1"
 _ITERATIONS = 25
-# With very many points the first iterations see a share of them: a quarter of the time, at most 0.6 % less tight.
+# With very many points the first iterations see a share of them: a third of the time, at most 0.6 % less tight.
 _MANY_POINTS = 100_000
 _SHARES_AND_ITERATIONS = ((16, 10), (8, 10), (4, 5), (2, 3), (1, 2))
 # Beyond these, more points move the centres little and cost much: a million speakers become half a million.
