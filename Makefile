@@ -99,11 +99,12 @@ format: .venv/installed-dev
 clean:
 	rm -rf .venv .venv-base runs
 
+# --no-compile: bytecode is made of what is used, when it is first used; of all that torch brings it takes half a minute.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(PIP) install --constraint constraints.txt --editable ".[train,synthetic,report]"
+	$(PIP) install --no-compile --constraint constraints.txt --editable ".[train,synthetic,report]"
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(PIP) install --constraint constraints.txt --editable ".[dev]"
+	$(PIP) install --no-compile --constraint constraints.txt --editable ".[dev]"
 	touch $@

@@ -9,7 +9,7 @@ from typing import Literal
 
 from chns.comparison.compare import Outcome, compare
 from chns.comparison.runs import ComparisonSettings, TrialListSettings, checked
-from chns.core import cpu_has_bfloat16
+from chns.core import available_cores, cpu_has_bfloat16
 from chns.data import prepare_synthetic
 from chns.evaluation import make_trials, write_trials
 from chns.report.collect import collect_findings
@@ -97,6 +97,7 @@ def run_demo(folder: Path, *, seed: int = 0) -> Demo:
             )
         ),
         folder,
+        jobs=min(len(_STRATEGIES), available_cores()),
     )
     _log.info("3/3 drawing the report")
     comparison = read_comparison(folder)

@@ -97,6 +97,19 @@ def test_a_failure_is_named_with_its_last_words(runs, command, script, words):
         list(train_runs(runs[:1], jobs=2))
 
 
+def test_what_each_says_is_passed_on_once(runs, command, caplog):
+    command("print('step 1', flush=True); import time; time.sleep(0.5); print('caf', end='\\xe9'); print('!')")
+    runs[0].folder.mkdir()
+    (runs[0].folder / "train.log").write_text("of yesterday\n")
+    with caplog.at_level("INFO", "chns"):
+        list(train_runs(runs[:2], jobs=2))
+    said = [record.getMessage() for record in caplog.records]
+    for run in runs[:2]:
+        assert [line for line in said if line.startswith(f"{run}: ")] == [f"{run}: step 1", f"{run}: café!"]
+    assert said.index("s, seed 1: step 1") < said.index("run 1 of 2: s, seed 0: trained")
+    assert (runs[0].folder / "train.log").read_text() == "of yesterday\nstep 1\ncafé!\n"
+
+
 def test_an_interrupt_stops_the_others_gently_and_waits_for_them(runs, command, monkeypatch):
     command(STOP_WHEN_TOLD)
     sleep = time.sleep

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from chns.core import Float32Array, Float64Array, ModelFileError
+from chns.core import Float32Array, Float64Array, ModelFileError, available_cores
 
 if TYPE_CHECKING:
     import torch
@@ -102,7 +102,7 @@ def available_threads() -> int:
     stated = os.environ.get("OMP_NUM_THREADS", "")
     if stated.isdigit() and int(stated) > 0:
         return int(stated)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return available_cores()
 
 
 LARGEST_GRAPH_BYTES = 2**30

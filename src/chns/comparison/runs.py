@@ -16,14 +16,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import ArgumentError
 
-from chns.core import ConfigError, RunFolderError, bounded_text, config_path, in_short, quoted
+from chns.core import ConfigError, RunFolderError, available_cores, bounded_text, config_path, in_short, quoted
 from chns.data import Manifest
 from chns.training.build import fitted, make_loss, make_plan, read_data, starting_model
 from chns.training.folder import RunFolder
@@ -337,7 +337,8 @@ def train_runs(runs: Sequence[PlannedRun], *, jobs: int = 1) -> Generator[Planne
 
     Args:
         runs: What to train, in this order.
-        jobs: How many train at the same time. With more than one, what each says goes to ``train.log`` in its folder.
+        jobs: How many train at the same time. With more than one, what each says is also in ``train.log`` in its
+            folder.
 
     Raises:
         ConfigError: If jobs is below 1.
@@ -365,15 +366,22 @@ def _beside_each_other(numbered: dict[PlannedRun, str], jobs: int) -> Generator[
             yield run
         else:
             waiting.append(run)
-    with _processes() as training:
+    with _processes() as training, ExitStack() as logs:
+        news: dict[PlannedRun, Generator[None]] = {}
         while waiting or training:
             while waiting and len(training) < jobs:
                 run = waiting.pop(0)
+                run.folder.mkdir(parents=True, exist_ok=True)
+                news[run] = logs.enter_context(closing(_news(run)))
+                next(news[run])
                 training[_start(run, jobs)] = run
                 _log.info("%s: training, see %s", numbered[run], _log_path(run))
             time.sleep(_POLL_SECONDS)
+            for run in training.values():
+                next(news[run])
             for process in [process for process in training if process.poll() is not None]:
                 run = training.pop(process)
+                next(news[run])
                 if process.returncode:
                     raise RunFolderError(
                         f"training of {run} must come to its end, got exit code {process.returncode} "
@@ -403,9 +411,8 @@ def _processes() -> Iterator[dict[subprocess.Popen[bytes], PlannedRun]]:
 
 
 def _start(run: PlannedRun, jobs: int) -> subprocess.Popen[bytes]:
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    threads = str(max(1, available_cores() // jobs))
     words = ("--config", json.dumps(asdict(run.settings)), "--out", str(run.folder))
-    run.folder.mkdir(parents=True, exist_ok=True)
     with _log_path(run).open("ab") as output:
         return subprocess.Popen(  # noqa: S603 - our own command, without a shell
             (*_COMMAND, *words),
@@ -415,6 +422,17 @@ def _start(run: PlannedRun, jobs: int) -> subprocess.Popen[bytes]:
             env={**os.environ, "OMP_NUM_THREADS": threads, "CHNS_COMPARE_PID": str(os.getpid())},
             start_new_session=True,
         )
+
+
+def _news(run: PlannedRun) -> Generator[None]:
+    """Pass on, each time that it is asked, what a training in its own process has said since."""
+    with _log_path(run).open("a+", encoding="utf-8", errors="replace") as log:  # from its end on
+        begun = ""
+        while True:
+            *lines, begun = (begun + log.read()).split("\n")
+            for line in filter(None, lines):
+                _log.info("%s: %s", run, line)
+            yield
 
 
 def _log_path(run: PlannedRun) -> Path:

@@ -49,6 +49,6 @@ __getattr__, __all__ = lazily(
             "LARGEST_YAML_BYTES atomic_folder atomic_path bounded_text config_path locked_folder moved_along number "
             "plain_disk_errors presets read_yaml require_ours require_small_yaml write_text"
         ),
-        "chns.core.parallel": "JobPart mapped",
+        "chns.core.parallel": "JobPart available_cores mapped",
     },
 )

@@ -55,6 +55,7 @@ from chns.core.files import require_ours as require_ours
 from chns.core.files import require_small_yaml as require_small_yaml
 from chns.core.files import write_text as write_text
 from chns.core.parallel import JobPart as JobPart
+from chns.core.parallel import available_cores as available_cores
 from chns.core.parallel import mapped as mapped
 
 def lazily(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], list[str]]: ...

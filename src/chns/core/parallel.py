@@ -20,6 +20,11 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+def available_cores() -> int:
+    """Cores that this process may use, which in a container or a job of a cluster can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class JobPart(NamedTuple):
     """One of the equal parts of a job that several machines share: every ``of``-th piece of it.
 
@@ -81,7 +86,7 @@ def mapped(
     """
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}.")
-    workers = min(jobs or os.cpu_count() or 1, len(items) // items_per_worker)
+    workers = min(jobs or available_cores(), len(items) // items_per_worker)
     if workers <= 1:
         yield map(function, items)
         return

@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from chns.core import available_cores
 from chns.encoders import SpeakerEncoder
 
 _FEW, _MORE = 2, 4  # segments that are counted
@@ -318,7 +319,7 @@ def loader_workers(given: int | None, *, num_processes: int, batch_bytes: float)
             f"{given} as set, though {_SHARED_MEMORY} has room for the batches of {room}: make it larger (docker run "
             f"--shm-size), or set {room}"
         )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     workers = max(0, min(_MOST_WORKERS, cores // num_processes - 1))
     if room is not None and room < workers:
         return room, f"{room}, as {_SHARED_MEMORY} has room for no more: make it larger (docker run --shm-size)"

@@ -13,7 +13,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import multiprocessing
-import os
 import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +26,7 @@ import numpy.typing as npt
 import soxr
 from tqdm import tqdm
 
-from chns.core import ChnsError, Float32Array, ManifestError, write_text
+from chns.core import ChnsError, Float32Array, ManifestError, available_cores, write_text
 from chns.data.audio import Waveform, audio_info, write_audio
 from chns.data.corpora.espeak import open_engine, require_espeak
 from chns.data.manifest import Manifest
@@ -262,7 +261,7 @@ def prepare_synthetic(
         _Speaker(name, number, family, num_utterances, family_spread, seed, out)
         for number, (name, family) in enumerate(_names_and_families(num_speakers, num_families))
     ]
-    jobs = min(jobs or os.cpu_count() or 1, num_speakers)
+    jobs = min(jobs or available_cores(), num_speakers)
     rows = [row for rows in _in_processes(_make_speaker, speakers, jobs=jobs) for row in rows]
     manifest = Manifest.from_rows(rows, root=out, source=str(out))
     manifest.write(out / "manifest.parquet")
