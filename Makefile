@@ -3,6 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
+# pip leaves out bytecode: of all that torch brings it takes half a minute. What is used gets its own when it is first
+# used, if that is allowed.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo docs model notebooks test test-slow mutants lint check check-lowest check-newest check-pythons format clean
 
 help:
@@ -99,7 +103,6 @@ format: .venv/installed-dev
 clean:
 	rm -rf .venv .venv-base runs
 
-# --no-compile: bytecode is made of what is used, when it is first used; of all that torch brings it takes half a minute.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) install --no-compile --constraint constraints.txt --editable ".[train,synthetic,report]"

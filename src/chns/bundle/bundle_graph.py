@@ -330,7 +330,14 @@ def write_waveform_graph(model: SpeakerEncoder, path: Path, *, metadata: Mapping
 
     told = {"sample_rate_hz": str(model.sample_rate_hz), "input": "waveforms in [-1, 1]", **(metadata or {})}
     example = torch.zeros(2, model.sample_rate_hz)
-    write_onnx(model, example, path, input_name="waveforms", axes=("batch", "samples"), metadata=told)
+    write_onnx(
+        model,
+        example,
+        path,
+        input_name="waveforms",
+        axes={0: ("batch", 1), 1: ("samples", model.features.frame_samples)},
+        metadata=told,
+    )
 
 
 def write_onnx(
@@ -339,7 +346,7 @@ def write_onnx(
     path: Path,
     *,
     input_name: str,
-    axes: Sequence[str | None],
+    axes: Mapping[int, tuple[str, int]],
     metadata: Mapping[str, str],
 ) -> None:
     """Write a module of one input and one output, ``embeddings``.
@@ -349,7 +356,8 @@ def write_onnx(
         example: An input that it is run on once; sizes other than the first along a named axis are not kept.
         path: The file.
         input_name: What a runtime passes the input by.
-        axes: For each axis of the input its name if its size may vary, else None.
+        axes: By number, the axes of the input whose size may vary: their names, and the smallest sizes. Where the
+            module asks for more, the exporter finds out, by tracing it twice.
         metadata: Goes into the file.
 
     Raises:
@@ -370,10 +378,10 @@ def write_onnx(
     program.save(path)
 
 
-def _exported(module: nn.Module, example: Tensor, input_name: str, axes: Sequence[str | None]) -> Any:
+def _exported(module: nn.Module, example: Tensor, input_name: str, axes: Mapping[int, tuple[str, int]]) -> Any:
     import torch
 
-    dimensions = {axis: torch.export.Dim(name) for axis, name in enumerate(axes) if name is not None}
+    dimensions = {axis: torch.export.Dim(name, min=smallest) for axis, (name, smallest) in axes.items()}
     program = torch.onnx.export(
         module,
         (example,),

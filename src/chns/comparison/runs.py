@@ -369,6 +369,10 @@ def _beside_each_other(numbered: dict[PlannedRun, str], jobs: int) -> Generator[
     with _processes() as training, ExitStack() as logs:
         news: dict[PlannedRun, Generator[None]] = {}
         while waiting or training:
+            trained = [process for process in training if process.poll() is not None]
+            for run in training.values():
+                next(news[run])
+            done = [_finished(training.pop(process), process.returncode) for process in trained]
             while waiting and len(training) < jobs:
                 run = waiting.pop(0)
                 run.folder.mkdir(parents=True, exist_ok=True)
@@ -376,19 +380,19 @@ def _beside_each_other(numbered: dict[PlannedRun, str], jobs: int) -> Generator[
                 next(news[run])
                 training[_start(run, jobs)] = run
                 _log.info("%s: training, see %s", numbered[run], _log_path(run))
-            time.sleep(_POLL_SECONDS)
-            for run in training.values():
-                next(news[run])
-            for process in [process for process in training if process.poll() is not None]:
-                run = training.pop(process)
-                next(news[run])
-                if process.returncode:
-                    raise RunFolderError(
-                        f"training of {run} must come to its end, got exit code {process.returncode} "
-                        f"({_last_line(_log_path(run))}) in {_log_path(run)}. The same command goes on."
-                    )
+            for run in done:
                 _log.info("%s: trained", numbered[run])
-                yield run
+                yield run  # the others go on meanwhile
+            time.sleep(_POLL_SECONDS)
+
+
+def _finished(run: PlannedRun, code: int) -> PlannedRun:
+    if code:
+        raise RunFolderError(
+            f"training of {run} must come to its end, got exit code {code} ({_last_line(_log_path(run))}) in "
+            f"{_log_path(run)}. The same command goes on."
+        )
+    return run
 
 
 @contextmanager

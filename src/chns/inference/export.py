@@ -23,6 +23,7 @@ apart embeddings are. Training with ``high_hz: 7600`` makes the interpolation ex
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -212,16 +213,32 @@ def _require_suffix(path: Path, suffix: str) -> None:
 
 
 def _write_torch_export(model: SpeakerEncoder, path: Path) -> None:
-    """Two frames at least: with a single one torch would special-case sizes of one."""
+    """Two frames at least: with a single one torch would special-case sizes of one. More where the encoder asks so."""
+    from torch._dynamo.exc import UserError
+    from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fixes
+
     shortest = model.features.frame_samples + model.features.hop_samples
-    dimensions = {0: torch.export.Dim("batch"), 1: torch.export.Dim("samples", min=shortest)}
-    program = torch.export.export(
-        model,
+    shapes = {"waveforms": {0: torch.export.Dim("batch"), 1: torch.export.Dim("samples", min=shortest)}}
+    try:
+        program = _traced(model, shapes)
+    except UserError as error:  # says how long waveforms must be
+        program = _traced(model, refine_dynamic_shapes_from_suggested_fixes(error.msg, shapes))
+    torch.export.save(program, path)
+
+
+def _contiguous(model: SpeakerEncoder) -> SpeakerEncoder:
+    """A copy with weights as torch's own files want them; convolutions over images have theirs in another order."""
+    copied: nn.Module = copy.deepcopy(model)
+    return copied.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload, no-any-return]
+
+
+def _traced(model: SpeakerEncoder, shapes: Any) -> torch.export.ExportedProgram:
+    return torch.export.export(
+        _contiguous(model),
         (torch.zeros(2, model.sample_rate_hz),),
-        dynamic_shapes={"waveforms": dimensions},
+        dynamic_shapes=shapes,
         prefer_deferred_runtime_asserts_over_guards=True,  # else every way unfold might be laid out becomes a condition
     )
-    torch.export.save(program, path)
 
 
 FORMS = {
@@ -343,7 +360,9 @@ def export_for_sherpa(
         MADE_BY: "chns",
     }
     with atomic_path(path) as temporary:
-        write_onnx(encoder, example, temporary, input_name="x", axes=("batch", "frames", None), metadata=metadata)
+        write_onnx(
+            encoder, example, temporary, input_name="x", axes={0: ("batch", 1), 1: ("frames", 1)}, metadata=metadata
+        )
         graph = sherpa_graph(temporary, model.sample_rate_hz)
         reference = _in_front_of(model_graph(encoder), model.sample_rate_hz)
         distance = checked_distance(graph, reference, check, limit=LARGEST_DISTANCE)
