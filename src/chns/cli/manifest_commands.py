@@ -314,8 +314,7 @@ def run_pack(arguments: argparse.Namespace) -> None:
         "shards": packing.num_written + packing.num_kept,
         "written": packing.num_written,
         "rejected": len(packing.failures),
-        "report": str(packing.report),
-    }
+    } | ({} if packing.report is None else {"report": str(packing.report)})
     if arguments.json:
         print(json.dumps(summary))
         return
