@@ -18,6 +18,7 @@ Pillow beside chns[train].
 import argparse
 import csv
 import io
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,12 @@ from chns.features import LogMel
 
 _LEVELS_A_NEPER = 20.7  # grey levels of the images for a factor of e in mel amplitude
 _WHITE, _FLOOR = 141.0, 1e-3
+
+
+def _last_number(text: str) -> int:
+    """Of a corpus whose utterances end in no number, all are alike."""
+    found = re.search(r"\d+$", text)
+    return int(found[0]) if found else 0
 
 
 def chosen_rows(
@@ -61,7 +68,7 @@ def chosen_rows(
     total = Counter(row["speaker"] for row in rows)
     taken: Counter[str] = Counter()
     chosen = []
-    for row in sorted(rows, key=lambda r: (r["speaker"], int(r["utterance"].rsplit("_", 1)[1]), r["word"])):
+    for row in sorted(rows, key=lambda r: (r["speaker"], _last_number(r["utterance"]), r["word"])):
         speaker = row["speaker"]
         if speaker in names and least <= total[speaker] < (below or np.inf) and taken[speaker] < most:
             taken[speaker] += 1

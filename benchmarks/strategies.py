@@ -65,6 +65,9 @@ STRATEGIES = {
     "auto_validated": _auto(validated=True),
     "auto_half": _auto(hard_ratio=0.5),
     "auto_half_pairs": _auto(NeighbourGroups(group_size=2, band=(0, 32)), hard_ratio=0.5),
+    "auto_80": _auto(start_easy_share=0.8),
+    "auto_80_70": _auto(start_easy_share=0.8, easy_share_high=0.7),
+    "auto_70": _auto(start_easy_share=0.7, easy_share_high=0.7),
     # One suspect each
     "guard": _hard(NeighbourGroups(), guard=True),
     "band": _hard(NeighbourGroups(band=(8, 48))),

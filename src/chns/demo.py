@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 _NUM_SPEAKERS = 360
 _NUM_TEST_SPEAKERS = 100
 _NUM_FAMILIES = 36
-_NUM_UTTERANCES = 8
+_NUM_UTTERANCES = 6
 _NUM_NONTARGETS = 3_000
 _STRATEGIES = {"supcon": "random", "chns": "clustered", "auto": "auto"}
 _TRIALS = {"random": None, "same_family": "family"}
@@ -77,7 +77,7 @@ def run_demo(folder: Path, *, seed: int = 0) -> Demo:
     for name, same_column in _TRIALS.items():
         path = folder / f"{name}_trials.txt"
         trials = make_trials(
-            test, targets_per_speaker=20, num_nontargets=_NUM_NONTARGETS, same_column=same_column, seed=seed
+            test, targets_per_speaker=15, num_nontargets=_NUM_NONTARGETS, same_column=same_column, seed=seed
         )
         if not path.is_file():  # scores are of a list as old as the model or older
             write_trials(path, trials)
@@ -128,7 +128,7 @@ def _settings(manifest: Path) -> TrainSettings:
         data=DataSettings(train=str(manifest), held_out_speakers=0, crop_seconds=1.5, num_workers=1),
         features={"hop_seconds": 0.02},
         encoder=encoder,
-        batches=BatchSettings(speakers_per_batch=24, steps_per_epoch=50),
+        batches=BatchSettings(speakers_per_batch=20, steps_per_epoch=50),
         clusters=ClusterSettings(start_epoch=2, hard_ratio=1.0, crop_seconds=1.5),
         optimizer=OptimizerSettings(learning_rate=0.005),
         train=TrainingSettings(epochs=6, device="cpu", precision=precision, log_every_steps=50),

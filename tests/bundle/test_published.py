@@ -408,7 +408,7 @@ def test_a_published_model_groups_the_speakers_of_a_training(tmp_path, hum_manif
         clusters=ClusterSettings(model=str(folder), num_clusters=3, utterances_per_centroid=1, crop_seconds=0.5),
         train=TrainingSettings(epochs=2),
     )
-    plan = make_plan(settings, manifest)
+    plan = make_plan(settings, manifest, torch.nn.Identity())
     student = SpeakerEncoder(LogMel(), EcapaTdnn(channels=16, aggregation_channels=24, embedding_dim=8))
     assert plan.begin(0, student, torch.device("cpu"))
     assert plan.hard_ratio_at(0) == 1.0

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import yaml
 from fabricated_evidence import HIGHER, LOWER, SAME, of_kind, rules_of, verdict
+from torch.nn import Identity
 
 from chns.comparison.run_evidence import condition_mixing
 from chns.data.manifest import Manifest
@@ -61,7 +62,7 @@ def test_batches_can_be_made_of_what_is_advised(kind, hum_manifest):
     for odd in EVERYTHING_ODD[:3]:
         for step, tree in settings_in(verdict(HIGHER, settings=settings, num_training_speakers=20, **odd)):
             to_try = changed(settings, tree)
-            assert make_plan(to_try, manifest).steps_per_epoch == 50
+            assert make_plan(to_try, manifest, Identity()).steps_per_epoch == 50
             groups = to_try.clusters
             assert groups.last_neighbour - groups.first_neighbour >= groups.group_size - 1, step
 

@@ -199,16 +199,16 @@ def test_an_adaptive_phase_that_never_began_is_told_with_where_to_look():
     one = verdict(SAME, settings=of_kind("auto"), hard={"hard_from": None})
     (short,) = (finding for finding in one.findings if finding.rule == "short_hard_phase")
     assert short.text.startswith("The hard phase was short: 0 of 1,000 steps. It begins when random batches are easy;")
-    assert "clusters: {start_easy_share: 0.7}" in short.try_next
+    assert "clusters: {start_easy_share: 0.65}" in short.try_next
 
 
 def test_an_earlier_start_is_no_advice_where_random_batches_still_taught():
     hard = {"hard_from": None}
     easy = verdict(SAME, settings=of_kind("auto"), random={"loss": (1.0, 0.01)}, hard=hard)
-    assert "clusters: {start_easy_share: 0.7}" in easy.next_steps
+    assert "clusters: {start_easy_share: 0.65}" in easy.next_steps
     taught = verdict(SAME, settings=of_kind("auto"), random={"loss": (3.0, 2.0)}, hard=hard)
     assert {"short_hard_phase", "random_batches_not_easy"} <= set(rules_of(taught))
-    assert [step for step in taught.next_steps if "start_easy_share" in step] == ["clusters: {start_easy_share: 0.95}"]
+    assert [step for step in taught.next_steps if "start_easy_share" in step] == ["clusters: {start_easy_share: 0.9}"]
 
 
 def test_a_log_of_an_older_version_is_judged_without_easy_anchors():

@@ -95,10 +95,10 @@ def test_waiting_for_easy_batches_is_told_until_they_come():
     assert phase.waiting is None
     phase.end_epoch(0, EpochSignals(0.95, None))
     assert phase.waiting == (
-        "epoch 0: 95 % of the anchors were easy, but it is too early, above 90 %: stayed random, as supcon"
+        "epoch 0: 95 % of the anchors were easy, but it is too early, above 80 %: stayed random, as supcon"
     )
-    phase.end_epoch(1, EpochSignals(0.82, None))
-    told = "epoch 1: 82 % of the anchors were easy, below 90 %: stayed random, as supcon"
+    phase.end_epoch(1, EpochSignals(0.72, None))
+    told = "epoch 1: 72 % of the anchors were easy, below 80 %: stayed random, as supcon"
     assert phase.waiting == told
     resumed = StartWhenEasy(earliest_epoch=2)
     resumed.load_state_dict(phase.state_dict())
@@ -112,10 +112,10 @@ def test_waiting_for_easy_batches_is_told_until_they_come():
 @pytest.mark.parametrize(
     ("share", "told"),
     [
-        (0.902, "90.2 % of the anchors were easy, above 90 %"),
-        (0.9004, "90.04 % of the anchors were easy, above 90 %"),
-        (0.898, "89.8 % of the anchors were easy, below 90 %"),
-        (0.9, "90 % of the anchors were easy, below 90 %"),
+        (0.802, "80.2 % of the anchors were easy, above 80 %"),
+        (0.8004, "80.04 % of the anchors were easy, above 80 %"),
+        (0.798, "79.8 % of the anchors were easy, below 80 %"),
+        (0.8, "80 % of the anchors were easy, below 80 %"),
     ],
 )
 def test_a_share_near_its_limit_is_told_apart_from_it(share, told):
@@ -126,7 +126,7 @@ def test_a_share_near_its_limit_is_told_apart_from_it(share, told):
 def test_decisions_are_told_in_words():
     phase = StartWhenEasy(tolerance=0.9)
     begin = phase.end_epoch(0, EpochSignals(0.95, 0.1))
-    assert begin == ["95 % of the anchors were easy, above 90 %: hard ratio 0 -> 0.5"]
+    assert begin == ["95 % of the anchors were easy, above 80 %: hard ratio 0 -> 0.5"]
     assert phase.end_epoch(1, EpochSignals(0.85, 0.1)) == [
         "85 % of the anchors were easy, above 80 %: hard ratio 0.5 -> 1"
     ]

@@ -16,6 +16,7 @@ from chns.cli.training_commands import train_parser
 from chns.core import ConfigError
 from chns.data.manifest import Manifest
 from chns.losses import TaughtLoss
+from chns.sampling import EpochSignals
 from chns.training.build import fitted, make_loss, make_plan, read_data
 from chns.training.folder import first_hard_epoch
 from chns.training.log import Meter
@@ -56,7 +57,7 @@ def test_every_shipped_configuration_builds_and_takes_a_step(configs, hum_manife
     torch.manual_seed(0)
     model = Architecture(encoder=settings.encoder.factory, encoder_settings=settings.encoder.settings).build()
     loss = make_loss(settings, model, manifest)
-    plan = make_plan(settings, manifest)
+    plan = make_plan(settings, manifest, model.encoder)
     assert plan.begin(0, model, torch.device("cpu")) == (strategy in HARD_FROM_THE_START)
     (batch,) = plan.batches(0)
     labels = torch.from_numpy(manifest.speaker_labels[batch])
@@ -228,6 +229,33 @@ def test_held_out_speakers_are_a_tenth_unless_told(hum_manifest, held_out, expec
     assert len(manifest.speakers) == 20 - (expected or 0)
 
 
+@pytest.mark.parametrize(
+    ("norms", "rates", "speakers_per_batch", "hardest"),
+    [
+        ((), {}, 11, 0.5),  # 11 of 1,000 speakers are more than one in a hundred
+        ((), {}, 10, 1.0),
+        ((torch.nn.BatchNorm1d(4),), {}, 11, 1.0),
+        ((torch.nn.LayerNorm(4), torch.nn.InstanceNorm1d(4)), {}, 11, 0.5),
+        ((torch.nn.BatchNorm1d(4),), {"1.*": 0}, 11, 0.5),  # frozen: it normalises by what it learnt before
+        ((torch.nn.BatchNorm1d(4),), {"1.weight": 0, "1.bias": 0}, 11, 1.0),  # it goes on learning what batches are like
+        ((torch.nn.BatchNorm1d(4), torch.nn.BatchNorm1d(4)), {"1.*": 0}, 11, 1.0),
+    ],
+)
+def test_auto_is_gentler_where_no_batch_normalisation_learns(hum_manifest, norms, rates, speakers_per_batch, hardest):
+    """As measured in docs/results/words.md and sound.md."""
+    row = Manifest.read(hum_manifest).table.to_pylist()[0]
+    rows = [{**row, "speaker": f"{number:03d}", "utterance": f"{number:03d}"} for number in range(1_000)]
+    many = Manifest.from_rows(rows, root=hum_manifest.parent)
+    settings = TrainSettings(
+        batches=BatchSettings(kind="auto", speakers_per_batch=speakers_per_batch, utterances_per_speaker=1),
+        optimizer=OptimizerSettings(rates=rates),
+    )
+    plan = make_plan(settings, many, torch.nn.Sequential(torch.nn.Linear(4, 4), *norms))
+    for epoch in range(4):
+        plan.end_epoch(epoch, EpochSignals(easy_anchor_share=1.0, validation_eer=None))
+    assert plan.hard_ratio_at(4) == hardest
+
+
 def test_a_hard_phase_that_would_never_begin_is_refused(hum_manifest):
     settings = TrainSettings(
         batches=BatchSettings(kind="clustered", speakers_per_batch=4),
@@ -235,7 +263,7 @@ def test_a_hard_phase_that_would_never_begin_is_refused(hum_manifest):
         train=TrainingSettings(epochs=3),
     )
     with pytest.raises(ConfigError, match=r"clusters\.start_epoch must be before the last of train\.epochs = 3, got 3"):
-        make_plan(settings, Manifest.read(hum_manifest))
+        make_plan(settings, Manifest.read(hum_manifest), torch.nn.Identity())
 
 
 def test_groups_of_a_model_that_is_not_trained_are_not_made_anew(hum_manifest):
@@ -245,7 +273,7 @@ def test_groups_of_a_model_that_is_not_trained_are_not_made_anew(hum_manifest):
         train=TrainingSettings(epochs=3),
     )
     with pytest.raises(ConfigError, match=r"clusters\.refresh_every must be 0 with clusters\.model, got 2"):
-        make_plan(settings, Manifest.read(hum_manifest))
+        make_plan(settings, Manifest.read(hum_manifest), torch.nn.Identity())
 
 
 class OwnEncoder(torch.nn.Module):

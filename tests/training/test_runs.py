@@ -337,7 +337,7 @@ def test_the_packaged_model_which_has_no_weights_groups_too(hum_manifest):
         clusters=ClusterSettings(model="packaged", num_clusters=3, utterances_per_centroid=1, crop_seconds=0.5),
         train=TrainingSettings(epochs=2),
     )
-    plan = make_plan(settings, Manifest.read(hum_manifest))
+    plan = make_plan(settings, Manifest.read(hum_manifest), torch.nn.Identity())
     torch.manual_seed(0)
     student = SpeakerEncoder(LogMel(), EcapaTdnn(channels=16, aggregation_channels=24, embedding_dim=8))
     assert plan.begin(0, student, torch.device("cpu"))

@@ -293,7 +293,7 @@ def _length(run: PlannedRun, manifest: Manifest) -> Length:
     try:
         _, model = starting_model(settings)
         make_loss(settings, model, manifest)
-        plan = make_plan(settings, manifest)
+        plan = make_plan(settings, manifest, model.encoder)
     except ValueError as error:
         raise ConfigError(f"strategy {run.strategy} must be trainable, got an error: {error}") from error
     batches = fitted(settings, manifest)[0].batches

@@ -129,7 +129,7 @@ class StartWhenEasy:
     """
 
     earliest_epoch: int = 1
-    start_easy_share: float = 0.9
+    start_easy_share: float = 0.8
     easy_share_low: float = 0.5
     easy_share_high: float = 0.8
     hard_ratio: float = 1.0

@@ -34,13 +34,12 @@ from chns.training.log import MetricsLogger, Validation
 from chns.training.loop import Rhythm
 from chns.training.own_parts import OwnBatches, try_encoder, try_loss
 from chns.training.plan import BatchPlan, CentroidCrops, GroupingModel
-from chns.training.rates import freeze_and_rate, parameter_groups
+from chns.training.rates import freeze_and_rate, learns_statistics, parameter_groups
 from chns.training.settings import PAPER_SEGMENTS, ClusterSettings, OptimizerSettings, TrainSettings
 
 # Of the cost of a training, a segment of which costs three forward passes, that `auto` spends on its one pass.
 _AUTO_PASS_SHARE = 0.05
 _PASSES_PER_TRAINED_SEGMENT = 3
-
 _PAPER_RATE = 0.01
 _VALIDATION_SEED = 0  # every run is validated on the same speakers and trials
 
@@ -97,12 +96,13 @@ def fitted(settings: TrainSettings, manifest: Manifest) -> tuple[TrainSettings, 
     return replace(settings, batches=batches, data=data, clusters=clusters, optimizer=optimizer), told
 
 
-def make_plan(settings: TrainSettings, manifest: Manifest, *, folder: Path | None = None) -> BatchPlan:
+def make_plan(settings: TrainSettings, manifest: Manifest, encoder: nn.Module, folder: Path | None = None) -> BatchPlan:
     """Which batches each epoch trains on.
 
     Args:
         settings: Of the run.
         manifest: Its training utterances.
+        encoder: What is trained.
         folder: Where embeddings of ``clusters.model`` are kept.
 
     Raises:
@@ -114,7 +114,7 @@ def make_plan(settings: TrainSettings, manifest: Manifest, *, folder: Path | Non
     settings, _ = fitted(settings, manifest)
     batches = settings.batches
     own = _own_batches(settings, manifest)
-    clusters = settings.clusters if batches.kind != "auto" else _auto(settings, manifest)
+    clusters = settings.clusters if batches.kind != "auto" else _auto(settings, manifest, encoder)
     first_epoch = first_hard_epoch(clusters)
     if batches.kind in ("clustered", "neighbours") and first_epoch >= settings.train.epochs:
         raise ConfigError(
@@ -188,7 +188,13 @@ def _grouping_model(settings: TrainSettings, folder: Path | None) -> GroupingMod
     return GroupingModel(model=bundle.model, digest=bundle.digest, folder=folder)
 
 
-def _auto(settings: TrainSettings, manifest: Manifest) -> ClusterSettings:
+def hardest_ratio(settings: TrainSettings, manifest: Manifest, encoder: nn.Module) -> float:
+    """Of ``auto``: half of a batch where random trials would pay for more, as docs/results/words.md has it."""
+    holds_few = 100 * settings.batches.wanted_speakers <= len(manifest.speakers)
+    return 1.0 if holds_few or learns_statistics(encoder, settings.optimizer.rates) else 0.5
+
+
+def _auto(settings: TrainSettings, manifest: Manifest, encoder: nn.Module) -> ClusterSettings:
     """The settings that docs/results/ablation.md speaks for; those of the user remain where it is silent.
 
     Recordings are embedded once, when the hard phase begins: fresher groups made no difference. So many utterances of
@@ -203,7 +209,7 @@ def _auto(settings: TrainSettings, manifest: Manifest) -> ClusterSettings:
         settings.clusters,
         start="easy",
         start_epoch=1,
-        hard_ratio=1.0,
+        hard_ratio=hardest_ratio(settings, manifest, encoder),
         refresh_every=0,
         separate_same_person=True,
         utterances_per_centroid=max(2, min(settings.clusters.utterances_per_centroid, affordable_of_each)),

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from chns.core import ConfigError, in_short
 
@@ -42,6 +42,13 @@ def freeze_and_rate(encoder: nn.Module, rates: Mapping[str, float]) -> dict[int,
             module.register_forward_pre_hook(_evaluates)
             module.keeps_statistics = True
     return found
+
+
+def learns_statistics(encoder: nn.Module, rates: Mapping[str, float]) -> bool:
+    """Whether the encoder has a batch normalisation that these rates do not freeze whole, see `freeze_and_rate`."""
+    norms = [name for name, module in encoder.named_modules() if isinstance(module, _BatchNorm)]
+    parts = ("weight", "bias", "running_mean")
+    return any(_rate(f"{name}.{part}", rates) != 0 for name in norms for part in parts)
 
 
 def _require_meaning(names: list[str], rates: Mapping[str, float]) -> None:

@@ -40,6 +40,7 @@ from chns.losses import TaughtLoss
 from chns.training.augmenting import augmented_crops, described_augmentation, make_masking
 from chns.training.build import (
     fitted,
+    hardest_ratio,
     make_logger,
     make_loss,
     make_plan,
@@ -121,13 +122,18 @@ def _train_in(folder: Path, settings: TrainSettings, fabric: Fabric) -> dict[str
     loss = make_loss(settings, model, training_manifest)
     settings, chunks = _in_chunks(settings, model, loss, fabric)
     derived |= chunks
+    if settings.batches.kind == "auto" and hardest_ratio(settings, training_manifest, model.encoder) < 1:
+        derived["clusters.hard_ratio"] = (
+            f"0.5 at most, as a batch holds {settings.batches.wanted_speakers} of "
+            f"{len(training_manifest.speakers):,} speakers and no batch normalisation learns"
+        )
     progress = _Progress(settings, folder, architecture, model, training_manifest)
     run = Training(
         fabric=fabric,
         model=model,
         loss=loss,
         make_optimizer=optimizer_maker(settings.optimizer, model.encoder),
-        plan=make_plan(settings, training_manifest, folder=folder),
+        plan=make_plan(settings, training_manifest, model.encoder, folder),
         crops=augmented_crops(settings, training_manifest, sample_rate_hz=model.sample_rate_hz),
         rhythm=make_rhythm(settings),
         record=Record(
@@ -190,7 +196,7 @@ def measure_steps(settings: TrainSettings, *, num_steps: int = 10) -> Speed:
             model=model,
             loss=loss,
             make_optimizer=optimizer_maker(settings.optimizer, model.encoder),
-            plan=make_plan(settings, manifest),
+            plan=make_plan(settings, manifest, model.encoder),
             crops=augmented_crops(settings, manifest, sample_rate_hz=model.sample_rate_hz),
             rhythm=make_rhythm(settings),
             record=Record(folder=Path(folder), validation=None, on_validation=lambda _: None),

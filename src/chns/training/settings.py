@@ -262,7 +262,7 @@ class ClusterSettings:
     start_epoch: int | None = None
     hard_ratio: float = 1.0
     ramp_epochs: int = 0
-    start_easy_share: float = 0.9
+    start_easy_share: float = 0.8
     easy_share_low: float = 0.5
     easy_share_high: float = 0.8
     num_clusters: int | None = None
