@@ -2,12 +2,13 @@ r"""One picture of all comparisons with random batches: docs/results/summary.csv
 
     python benchmarks/evidence_figure.py docs/results/summary.csv docs/images/evidence.svg \
         --strategies chns auto --add docs/results/{words-1-16,words-3-16,words-3-4}-unseen.json \
-        docs/results/{whole,sound-whole}-anew.json docs/results/sound-tail.json
+        docs/results/{whole,whole-32,sound-whole,sound-whole-16}-anew.json docs/results/sound-tail.json
     python benchmarks/evidence_figure.py docs/results/whole.json docs/images/whole.svg --curves
 
 A row is a corpus, a trial list and a kind of batches: the change of the EER (and of minDCF, for added files) against
 random batches at equal steps, as a share of it, with its 95 % interval over speakers and seeds. Of added files, rows
-are the lists of unseen speakers, or, where there are none, of test speakers. Curves are the error rates of every kind
+are the lists of unseen speakers, or, where there are none, of test speakers; `auto` is the one that begins at 80 % easy
+anchors where a file has that (`auto_80`), and else the one of before, at 90 %. Curves are the error rates of every kind
 of batches over the steps.
 """
 
@@ -38,7 +39,8 @@ def added(path: Path, strategies: Sequence[str]) -> list[dict[str, Any]]:
     rows = []
     for title in (f"{people} random", f"{people} hard"):
         for strategy in strategies:
-            found = of["lists"][title].get(strategy)
+            later = of["lists"][title].get(f"{strategy}_80")
+            found = later or of["lists"][title].get(strategy)
             if found and "eer_relative" in found:
                 trials = f"{people} {'like voices' if title.endswith('hard') else 'random'}"
                 row = {"corpus": name, "trials": trials, "batches": strategy, "seeds": found["seeds"]}
