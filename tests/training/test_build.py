@@ -237,7 +237,12 @@ def test_held_out_speakers_are_a_tenth_unless_told(hum_manifest, held_out, expec
         ((torch.nn.BatchNorm1d(4),), {}, 11, 1.0),
         ((torch.nn.LayerNorm(4), torch.nn.InstanceNorm1d(4)), {}, 11, 0.5),
         ((torch.nn.BatchNorm1d(4),), {"1.*": 0}, 11, 0.5),  # frozen: it normalises by what it learnt before
-        ((torch.nn.BatchNorm1d(4),), {"1.weight": 0, "1.bias": 0}, 11, 1.0),  # it goes on learning what batches are like
+        (
+            (torch.nn.BatchNorm1d(4),),
+            {"1.weight": 0, "1.bias": 0},
+            11,
+            1.0,
+        ),  # it goes on learning what batches are like
         ((torch.nn.BatchNorm1d(4), torch.nn.BatchNorm1d(4)), {"1.*": 0}, 11, 1.0),
     ],
 )

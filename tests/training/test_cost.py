@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import re
 import shutil
 from pathlib import Path
@@ -117,19 +116,18 @@ def test_free_memory_is_some_where_the_system_tells(monkeypatch):
 
 
 def test_workers_are_as_many_as_have_cores_and_room_in_shared_memory(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
     free = 64 * 2**20
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     monkeypatch.setattr("chns.training.cost._SHARED_MEMORY", Path("/"))
     small, large = free / 3 / 20, free / 3 / 2.5
-    assert loader_workers(None, num_processes=1, batch_bytes=small) == (8, "8, for 12 cores")
-    assert loader_workers(None, num_processes=2, batch_bytes=small) == (5, "5, for 12 cores")
-    workers, why = loader_workers(None, num_processes=1, batch_bytes=large)
+    assert loader_workers(None, 12, num_processes=1, batch_bytes=small) == (8, "8, for 12 cores")
+    assert loader_workers(None, 12, num_processes=2, batch_bytes=small) == (5, "5, for 12 cores")
+    workers, why = loader_workers(None, 12, num_processes=1, batch_bytes=large)
     assert workers == 2
     assert why == "2, as / has room for no more: make it larger (docker run --shm-size)"
-    assert loader_workers(None, num_processes=1, batch_bytes=2 * free)[0] == 0
-    assert loader_workers(2, num_processes=1, batch_bytes=large) == (2, None)
-    workers, why = loader_workers(6, num_processes=1, batch_bytes=large)
+    assert loader_workers(None, 12, num_processes=1, batch_bytes=2 * free)[0] == 0
+    assert loader_workers(2, 12, num_processes=1, batch_bytes=large) == (2, None)
+    workers, why = loader_workers(6, 12, num_processes=1, batch_bytes=large)
     assert workers == 6
     assert why is not None
     assert "has room for the batches of 2" in why

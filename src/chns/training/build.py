@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from chns.bundle import OUR_FACTORIES, PACKAGED_MODEL, Architecture, load_bundle
-from chns.core import ConfigError, launched_world, make, rank, world_size
+from chns.core import ConfigError, available_cores, launched_world, make, rank, world_size
 from chns.data import Manifest
 from chns.encoders import SpeakerEncoder
 from chns.evaluation import embedding_bundle
@@ -86,13 +86,12 @@ def fitted(settings: TrainSettings, manifest: Manifest) -> tuple[TrainSettings, 
         number = derived_num_clusters(len(manifest.speakers), batches.wanted_speakers)
         clusters = replace(clusters, num_clusters=number)
         told["clusters.num_clusters"] = f"{number}, of which a batch holds about {CLUSTERS_PER_BATCH} as in the paper"
-    num_processes, _ = launched_world(settings.train.devices, settings.train.num_nodes)
-    samples = data.crop_seconds * settings.features.get("sample_rate_hz", 16_000)
-    batch_bytes = 4 * num_segments * samples / num_processes
-    workers, of_workers = loader_workers(data.num_workers, num_processes=num_processes, batch_bytes=batch_bytes)
+    processes, _ = launched_world(settings.train.devices, settings.train.num_nodes)
+    size = 4 * num_segments * data.crop_seconds * settings.features.get("sample_rate_hz", 16_000) / processes
+    workers, note = loader_workers(data.num_workers, available_cores(), num_processes=processes, batch_bytes=size)
+    if note is not None:
+        told["data.num_workers"] = note
     data = replace(data, num_workers=workers)
-    if of_workers is not None:
-        told["data.num_workers"] = of_workers
     return replace(settings, batches=batches, data=data, clusters=clusters, optimizer=optimizer), told
 
 

@@ -26,7 +26,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from chns.core import available_cores
 from chns.encoders import SpeakerEncoder
 
 _FEW, _MORE = 2, 4  # segments that are counted
@@ -302,11 +301,12 @@ def free_memory_bytes() -> float:
     return math.inf
 
 
-def loader_workers(given: int | None, *, num_processes: int, batch_bytes: float) -> tuple[int, str | None]:
+def loader_workers(given: int | None, cores: int, *, num_processes: int, batch_bytes: float) -> tuple[int, str | None]:
     """How many processes decode, and in words why, where there is something to say.
 
     Args:
         given: As set by the user, which stays; None for as many as there are cores, and room for what they hand over.
+        cores: That this process may use.
         num_processes: Training processes on this machine, each of which has so many.
         batch_bytes: Of one process's slice of a batch. Workers hand batches over in shared memory, which a container
             may have little of; where it is full, the system ends a worker without a word.
@@ -319,7 +319,6 @@ def loader_workers(given: int | None, *, num_processes: int, batch_bytes: float)
             f"{given} as set, though {_SHARED_MEMORY} has room for the batches of {room}: make it larger (docker run "
             f"--shm-size), or set {room}"
         )
-    cores = available_cores()
     workers = max(0, min(_MOST_WORKERS, cores // num_processes - 1))
     if room is not None and room < workers:
         return room, f"{room}, as {_SHARED_MEMORY} has room for no more: make it larger (docker run --shm-size)"
