@@ -34,6 +34,17 @@ def smaller(picture: str) -> str:
     return base64.b64encode(made.getvalue()).decode()
 
 
+def joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """What is printed in one go, of which a notebook has as many pieces as the clock made of it."""
+    kept: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        if kept and output.output_type == kept[-1].output_type == "stream":
+            kept[-1].text += output.text
+        else:
+            kept.append(output)
+    return kept
+
+
 def run(path: Path) -> nbformat.NotebookNode:
     """Run a notebook; raises where a cell does."""
     notebook = nbformat.read(path, as_version=4)
@@ -45,7 +56,7 @@ def run(path: Path) -> nbformat.NotebookNode:
     for number, cell in enumerate(cell for cell in notebook.cells if cell.cell_type == "code"):
         cell.metadata = {}
         cell.execution_count = number + 1
-        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        cell.outputs = joined([output for output in cell.outputs if output.get("name") != "stderr"])
         for output in cell.outputs:
             if "execution_count" in output:
                 output.execution_count = number + 1
