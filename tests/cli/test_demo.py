@@ -39,7 +39,7 @@ def small(hum_manifest, monkeypatch):
 def test_it_says_what_will_come_and_ends_with_table_verdict_and_page(small, tmp_path, capsys):
     assert main(["demo", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("What you will see, in about seven minutes on two cores:\n")
+    assert printed.startswith("What you will see, in about five minutes on two cores:\n")
     for strategy in ("supcon", "chns", "auto"):
         assert f"\n| {strategy} " in printed
         assert (tmp_path / strategy / "seed-0" / "summary.json").is_file()

@@ -313,10 +313,10 @@ _DEMO_EXAMPLES = """  chns demo runs/demo
 
 Makes a corpus of synthetic voices, some of them much alike; trains one small model three times on equally many
 segments, with random batches (supcon), clustered ones (chns) and `auto`; tests all on other voices; prints the table
-and the verdict, and draws a report. Takes about seven minutes on two cores, needs
+and the verdict, and draws a report. Takes about five minutes on two cores, needs
 `pip install 'chns[train,synthetic,report]'`, and goes on where it was stopped."""
 
-_ANNOUNCED = """What you will see, in about seven minutes on two cores:
+_ANNOUNCED = """What you will see, in about five minutes on two cores:
   1/3 a corpus of synthetic voices in families that sound alike
   2/3 one small model, trained three times on equally many segments. Only the batches differ: random speakers
       (supcon), clustered ones after a warm-up (chns), or hard ones as soon as random ones have become easy (auto)
