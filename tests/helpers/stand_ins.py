@@ -155,7 +155,7 @@ def lists(manifests: dict[str, Manifest]) -> None:
 def tars(few: Manifest) -> None:
     """Tars that other tools have packed: of WebDataset, WeSpeaker and Lhotse."""
     samples = [few[row] for row in range(12)]
-    for path, suffix in (("emilia/0.tar", "json"), ("shards/0.tar", "json"), ("data/0.tar", "spk")):
+    for path, suffix in (("emilia/0.tar", "json"), ("tars/0.tar", "json"), ("data/0.tar", "spk")):
         Path(path).parent.mkdir(exist_ok=True)
         with tarfile.open(path, "w") as shard:
             for number, one in enumerate(samples):

@@ -72,7 +72,7 @@ EXAMPLES = """  chns prepare cnceleb CN-Celeb_flac --out dev.parquet            
   chns prepare nemo train.json --root /data --out train.parquet
   chns prepare lhotse cuts.jsonl.gz --root /data --out train.parquet
   chns prepare lhotse recordings.jsonl.gz --supervisions supervisions.jsonl.gz --root /data --out train.parquet
-  chns prepare webdataset shards --out train.parquet                     # tars; --speaker-field json.speaker
+  chns prepare webdataset tars --out train.parquet                       # tars; --speaker-field json.speaker
   chns prepare wespeaker-shards shard.list --root /data --out train.parquet
   chns prepare lhotse-shar shar --out train.parquet
   chns prepare hugging-face data/train --speaker-column speaker_id --out train.parquet
