@@ -130,7 +130,11 @@ def test_up_to_the_limit_all_are_compared_and_beyond_the_seed_decides(monkeypatc
     centroids = voices(400)
     monkeypatch.setattr(neighbours, "_PROBED_CELLS", 1)
     monkeypatch.setattr(neighbours, "_MOST_COMPARED_EXACTLY", 400)
-    assert (find_neighbours(centroids, num_neighbours=60).indices == naive_neighbours(centroids, 60)).all()
+    cosines = cosines_of(centroids)
+    found, wanted = find_neighbours(centroids, num_neighbours=60).indices, naive_neighbours(centroids, 60)
+    np.testing.assert_allclose(  # versions of faiss round differently, and may swap two that are as near
+        np.take_along_axis(cosines, found, 1), np.take_along_axis(cosines, wanted, 1), atol=1e-6
+    )
     monkeypatch.setattr(neighbours, "_MOST_COMPARED_EXACTLY", 399)
     plain, first, other = (find_neighbours(centroids, num_neighbours=60, **seed).indices for seed in SEEDS)
     assert (plain == first).all()

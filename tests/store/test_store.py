@@ -7,7 +7,6 @@ import threading
 from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from chns.core import ModelFileError
@@ -21,6 +20,12 @@ MODEL = "a" * 64
 
 def vectors(seed, count=3, dim=DIM):
     return np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32)
+
+
+@pytest.fixture
+def pq():
+    """Parquet, which the base installation has not."""
+    return pytest.importorskip("pyarrow.parquet", reason="needs chns[train]")
 
 
 def opened(path, **settings):
@@ -461,7 +466,7 @@ def test_the_time_of_an_enrolment_is_kept_to_the_second_in_utc(store, path):
     assert times[1].endswith("+00:00")  # whatever the machine's time zone
 
 
-def test_everybody_is_exported_to_one_table(store, tmp_path):
+def test_everybody_is_exported_to_one_table(store, tmp_path, pq):
     store.enrol("anna", vectors(0), note="consent", enrolled_at=datetime(2026, 7, 1, tzinfo=UTC))
     assert export_voiceprints(store, tmp_path / "one.parquet") == 1
     store.enrol("berta", vectors(1, 1))
@@ -487,7 +492,7 @@ def test_everybody_is_exported_to_one_table(store, tmp_path):
         export_voiceprints(store, tmp_path / "all.csv")
 
 
-def test_an_empty_store_is_exported_as_a_table_without_rows(store, tmp_path):
+def test_an_empty_store_is_exported_as_a_table_without_rows(store, tmp_path, pq):
     assert export_voiceprints(store, tmp_path / "none.parquet") == 0
     assert pq.read_table(tmp_path / "none.parquet").to_pylist() == []
     store.enrol("anna", vectors(0), note="consent")
