@@ -119,7 +119,9 @@ class StartWhenEasy:
         start_easy_share: Share of easy anchors above which random batches have become easy.
         easy_share_low: Lower end of the band in which hard batches are kept.
         easy_share_high: Its upper end.
-        hard_ratio: Largest hard ratio.
+        hard_ratio: Largest hard ratio. Take 0.5 for a network without batch normalisation, such as a head on frozen
+            embeddings, if a batch holds more than one speaker in a hundred: at 1 such heads could make more errors
+            between unlike voices (docs/results/sound.md).
         step: How much the ratio changes at a time.
         tolerance: Rise of the validation EER over its best, as a share of it, that counts as worse.
         regroup_every: Groups are made anew after this many epochs; 0 keeps the first ones.
