@@ -79,6 +79,19 @@ def test_the_verdict_is_the_title(effect, changes, title):
     assert words_of(verdict("chns", effect, *changes))[0] == title
 
 
+@pytest.mark.parametrize(
+    ("difference", "title"),
+    [
+        (LOWER, "In one training, hard batches made 20 % fewer errors on vox1-h"),
+        (NEITHER, "Hard batches made no measurable difference"),
+    ],
+)
+def test_a_title_says_that_one_training_is_one(difference, title):
+    of_one = replace(comparison(verdict("chns", "helped", ("vox1-h", "eer", difference))), seeds=[0])
+    words = first_words(run_groups(fabricated_runs()), {}, of_one)
+    assert words.title.replace("\N{NO-BREAK SPACE}", " ") == title
+
+
 def test_the_sentence_to_quote_has_all_numbers_and_the_notes_the_caveats_and_the_other_strategies():
     helped = verdict("chns", "helped", ("same_family", "eer", LOWER))
     title, quote, notes = words_of(verdict("auto", "none", ("vox1-h", "eer", NEITHER)), helped)

@@ -70,6 +70,8 @@ def _of_comparison(groups: Sequence[Group], comparison: ComparedRuns) -> FirstWo
         if one is not leading
     ]
     title = f"{who} {' but '.join(map(_effect, told))}" if told else f"{who} made no measurable difference"
+    if told and len(comparison.seeds) == 1:
+        title = f"In one training, {title[0].lower()}{title[1:]}"
     change = told[0] if told else leading.changes[0]
     return FirstWords(title, _quote(change, leading, groups, comparison), (*others, *leading.caveats))
 
