@@ -196,6 +196,7 @@ path = Path(sys.argv[1])
 write_audio(path, wave, sample_rate_hz=16_000)
 size = path.stat().st_size
 path.unlink()
+sys.dont_write_bytecode = True  # a module cut off by the limit would be broken for everybody
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]) or size - 1,) * 2)
 try:
     write_audio(path, wave, sample_rate_hz=16_000)
@@ -327,6 +328,7 @@ writers = {
     "log.csv": lambda path: log(),
 }
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+sys.dont_write_bytecode = True  # a module cut off by the limit would be broken for everybody
 resource.setrlimit(resource.RLIMIT_FSIZE, (8_192, 8_192))
 for name, write in writers.items():
     try:

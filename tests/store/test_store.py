@@ -307,9 +307,10 @@ def test_a_store_that_another_process_keeps_locked_is_an_error_after_a_while(pat
 def test_a_full_disk_is_an_error_of_the_disk_and_nothing_is_stored(path):
     opened(path).close()
     code = f"""
-import resource, numpy as np
+import resource, sys, numpy as np
 from chns.store.voiceprints import Match, VoiceprintStore, identified, lead_of
 store = VoiceprintStore.open({str(path)!r}, model_digest={MODEL!r}, dim={DIM})
+sys.dont_write_bytecode = True  # a module cut off by the limit would be broken for everybody
 resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
 try:
     store.enrol("anna", np.random.default_rng(0).standard_normal((2_000, {DIM})))

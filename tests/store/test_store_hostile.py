@@ -4,6 +4,7 @@ import os
 import resource
 import shutil
 import sqlite3
+import sys
 import time
 from types import SimpleNamespace
 
@@ -257,7 +258,10 @@ def test_a_store_is_made_beside_its_place_and_left_by_who_comes_second(tmp_path,
 
 
 @pytest.mark.parametrize("most_bytes", [0, 8_192])  # not even its kind can be written; its tables cannot
-def test_a_disk_that_is_too_full_for_a_new_store_is_an_error_that_names_it_and_leaves_nothing(tmp_path, most_bytes):
+def test_a_disk_that_is_too_full_for_a_new_store_is_an_error_that_names_it_and_leaves_nothing(
+    tmp_path, most_bytes, monkeypatch
+):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # a module cut off by the limit would be broken for everybody
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, limits[1]))
     try:
