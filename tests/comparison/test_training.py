@@ -15,7 +15,7 @@ import pytest
 
 from chns.comparison import runs as training
 from chns.comparison.runs import PlannedRun, train_runs
-from chns.core import ConfigError, RunFolderError
+from chns.core import ConfigError, RunFolderError, available_cores
 from chns.training.settings import TrainSettings
 
 FINISH = """
@@ -72,7 +72,7 @@ def test_never_more_than_jobs_train_at_a_time_and_all_do(runs, command):
     for run in runs:
         started, threads = (run.folder / "started").read_text().split()
         spans.append((float(started), float((run.folder / "ended").read_text())))
-        assert threads == str(max(1, os.cpu_count() // 2))
+        assert threads == str(max(1, available_cores() // 2))
     for start, _ in spans:
         assert sum(first <= start < last for first, last in spans) <= 2
 

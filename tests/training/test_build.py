@@ -1,5 +1,6 @@
 """Configurations: every shipped one builds and takes a step; wrong ones are refused with their key."""
 
+import json
 import os
 import signal
 import sys
@@ -237,12 +238,8 @@ def test_held_out_speakers_are_a_tenth_unless_told(hum_manifest, held_out, expec
         ((torch.nn.BatchNorm1d(4),), {}, 11, 1.0),
         ((torch.nn.LayerNorm(4), torch.nn.InstanceNorm1d(4)), {}, 11, 0.5),
         ((torch.nn.BatchNorm1d(4),), {"1.*": 0}, 11, 0.5),  # frozen: it normalises by what it learnt before
-        (
-            (torch.nn.BatchNorm1d(4),),
-            {"1.weight": 0, "1.bias": 0},
-            11,
-            1.0,
-        ),  # it goes on learning what batches are like
+        ((torch.nn.BatchNorm1d(4),), {"1.weight": 0, "1.bias": 0}, 11, 1.0),  # its statistics go on learning
+        ((torch.nn.BatchNorm1d(4, affine=False),), {"1.running_mean": 0}, 11, 0.5),
         ((torch.nn.BatchNorm1d(4), torch.nn.BatchNorm1d(4)), {"1.*": 0}, 11, 1.0),
     ],
 )
@@ -313,6 +310,17 @@ def test_a_users_own_encoder_without_validation_trains_and_loads(tmp_path, confi
     assert summary == {"steps": 6, "model": str(tmp_path / "run" / "model")}
     bundle = load_bundle(tmp_path / "run" / "model", trusted_packages=["own_package.OwnEncoder"])
     assert bundle.model(torch.randn(2, 8_000)).shape == (2, 16)
+
+
+def test_how_gentle_auto_is_with_a_users_own_encoder_is_told(tmp_path, configs, hum_manifest, monkeypatch):
+    monkeypatch.setitem(sys.modules, "own_package", sys.modules[__name__])
+    settings = own_settings(configs, hum_manifest)
+    train(replace(settings, batches=replace(settings.batches, kind="auto")), tmp_path / "run")
+    told = json.loads((tmp_path / "run" / "derived.json").read_text())
+    drawn = settings.batches.speakers_per_batch
+    assert told["clusters.hard_ratio"] == (
+        f"0.5 at most, as a batch holds {drawn} of 20 speakers and no batch normalisation learns"
+    )
 
 
 def test_dropout_too_is_the_same_after_a_stop(tmp_path, configs, hum_manifest, monkeypatch):

@@ -37,8 +37,7 @@ def freeze_and_rate(encoder: nn.Module, rates: Mapping[str, float]) -> dict[int,
         elif rate != 1:
             found[id(parameter)] = rate
     for name, module in encoder.named_modules():
-        covered = isinstance(module, _NormBase) and _rate(f"{name}.running_mean", rates) == 0
-        if covered and not any(parameter.requires_grad for parameter in module.parameters()):
+        if _is_frozen_norm(name, module, rates):
             module.register_forward_pre_hook(_evaluates)
             module.keeps_statistics = True
     return found
@@ -46,9 +45,15 @@ def freeze_and_rate(encoder: nn.Module, rates: Mapping[str, float]) -> dict[int,
 
 def learns_statistics(encoder: nn.Module, rates: Mapping[str, float]) -> bool:
     """Whether the encoder has a batch normalisation that these rates do not freeze whole, see `freeze_and_rate`."""
-    norms = [name for name, module in encoder.named_modules() if isinstance(module, _BatchNorm)]
-    parts = ("weight", "bias", "running_mean")
-    return any(_rate(f"{name}.{part}", rates) != 0 for name in norms for part in parts)
+    norms = {name: module for name, module in encoder.named_modules() if isinstance(module, _BatchNorm)}
+    return not all(_is_frozen_norm(name, norm, rates) for name, norm in norms.items())
+
+
+def _is_frozen_norm(name: str, module: nn.Module, rates: Mapping[str, float]) -> bool:
+    learning = [part for part, parameter in module.named_parameters() if parameter.requires_grad]
+    return isinstance(module, _NormBase) and all(
+        _rate(f"{name}.{part}", rates) == 0 for part in ("running_mean", *learning)
+    )
 
 
 def _require_meaning(names: list[str], rates: Mapping[str, float]) -> None:
