@@ -56,7 +56,7 @@ notebooks: .venv/installed-dev
 test: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-test-slow: .venv/installed-dev
+test-slow: .venv/installed-dev-slow
 	$(BIN)/python -m pytest -m slow
 
 mutants: .venv/installed-dev
@@ -110,4 +110,8 @@ clean:
 
 .venv/installed-dev: .venv/installed
 	$(PIP) install --no-compile --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+.venv/installed-dev-slow: .venv/installed-dev
+	$(PIP) install --no-compile --constraint constraints.txt --editable ".[dev-slow]"
 	touch $@

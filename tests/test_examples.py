@@ -39,14 +39,15 @@ def rows_of(output):
     return {(int(r), int(e), int(s)): [int(row) for row in rows.split(",")] for r, e, s, rows in found}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "data", "world_size"),
     [
         ("accelerate_loop", IDENTITIES, 2),
-        pytest.param("lightning_module", IDENTITIES, 1, marks=pytest.mark.slow),
-        pytest.param("lightning_module", IDENTITIES, 2, marks=pytest.mark.slow),
-        pytest.param("huggingface_trainer", AUTHORS, 2, marks=pytest.mark.slow),
-        pytest.param("sentence_transformers_training", AUTHORS, 2, marks=pytest.mark.slow),
+        ("lightning_module", IDENTITIES, 1),
+        ("lightning_module", IDENTITIES, 2),
+        ("huggingface_trainer", AUTHORS, 2),
+        ("sentence_transformers_training", AUTHORS, 2),
     ],
 )
 def test_in_another_engine_ranks_take_slices_of_one_batch_and_epochs_differ(name, data, world_size):
