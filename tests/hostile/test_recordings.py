@@ -277,7 +277,7 @@ def test_nemo_channels_are_kept_by_conversion_and_shards(tmp_path):
     converted = convert_audio(manifest, tmp_path / "flac", format="flac").manifest
     assert heard(converted) == wanted
     assert sorted(converted.column("path")) == ["call-ch0.flac", "call-ch1.flac"]
-    for format_ in ("as-is", "flac"):
+    for format_ in ("as-is", "flac", "wav"):
         packed = pack_shards(manifest, tmp_path / f"shards-{format_}", format=format_).manifest
         assert heard(packed) == wanted
     assert manifest.recording(0).parent.is_dir()

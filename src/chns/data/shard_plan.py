@@ -20,8 +20,22 @@ from chns.data.manifest import Manifest
 from chns.data.storage.packed import PackedRecording, Recording, split_path
 from chns.data.storage.remote import HEADER_BYTES, MAX_RECORDING_BYTES, RemoteRecording
 
-_FLAC_SHARE = 0.5
-_FLAC_SAMPLE_BYTES = 2
+ENCODED_RATE_HZ = 16_000
+
+
+class Encoding(NamedTuple):
+    """What recordings are encoded anew as: mono, at `ENCODED_RATE_HZ`, 16 bits.
+
+    Attributes:
+        suffix: Of the recordings' new names.
+        bytes_per_second: About what a second of speech takes.
+    """
+
+    suffix: str
+    bytes_per_second: float
+
+
+ENCODINGS = {"flac": Encoding(".flac", ENCODED_RATE_HZ), "wav": Encoding(".wav", 2 * ENCODED_RATE_HZ)}
 
 
 class Member(NamedTuple):
@@ -59,7 +73,7 @@ class Plan(NamedTuple):
 
 
 def plan_shards(
-    manifest: Manifest, out: Path, *, shard_bytes: int, speaker_groups: npt.ArrayLike | None, flac_rate_hz: int | None
+    manifest: Manifest, out: Path, *, shard_bytes: int, speaker_groups: npt.ArrayLike | None, encoding: Encoding | None
 ) -> Plan:
     """Divide the recordings of a manifest among shards.
 
@@ -69,20 +83,19 @@ def plan_shards(
         shard_bytes: About how large a shard becomes; one recording may exceed it.
         speaker_groups: Cluster of each speaker, shape (speakers,): clusters lie together, and speakers within them. By
             default only speakers do.
-        flac_rate_hz: Rate that recordings get in FLAC; by default they stay as they are.
+        encoding: What recordings are encoded anew as; by default they stay as they are.
 
     Raises:
         ValueError: If there is not one group a speaker.
         ManifestError: If a folder of a recording has a name like that of a shard, or recordings are in object storage.
     """
-    ordered = _rows_in_order(manifest, speaker_groups, by_channel=flac_rate_hz is not None)
-    seconds = _seconds_needed(manifest) if flac_rate_hz else None
-    suffix = ".flac" if flac_rate_hz else None
+    ordered = _rows_in_order(manifest, speaker_groups, by_channel=encoding is not None)
+    seconds = _seconds_needed(manifest) if encoding else {}
     plan = Plan([], [])
     owners: dict[str, str] = {}
     room = 0.0
     for (path, channel), row in tqdm(ordered, desc="looking at recordings", unit="recording", disable=None):
-        member = _member(path, manifest.recording(row), suffix)
+        member = _member(path, manifest.recording(row), encoding.suffix if encoding else None)
         if isinstance(member, Rejected):
             plan.failures.append(member)
             continue
@@ -95,8 +108,8 @@ def plan_shards(
             plan.failures.append(Rejected(path, reason))
             continue
         num_bytes = float(member.source_bytes)
-        if seconds is not None and flac_rate_hz:
-            num_bytes = seconds[path] * flac_rate_hz * _FLAC_SAMPLE_BYTES * _FLAC_SHARE
+        if encoding:
+            num_bytes = seconds[path] * encoding.bytes_per_second
         if num_bytes > room or not plan.shards:
             plan.shards.append(ShardPlan(out / f"shard-{len(plan.shards):05d}.tar", []))
             room = shard_bytes

@@ -164,7 +164,7 @@ def test_the_header_that_readers_expect_is_the_one_that_is_written():
 
 def test_speakers_lie_together_and_clusters_do_if_they_are_given(tmp_path):
     corpus = good_corpus(tmp_path / "in", speakers=6, utterances=3).manifest
-    settings = {"shard_bytes": 10**9, "flac_rate_hz": None}
+    settings = {"shard_bytes": 10**9, "encoding": None}
     groups = np.array([1, 0, 1, 0, 2, 0])
     for speaker_groups, expected in ((None, "012345"), (groups, "135024")):
         plan = plan_shards(corpus, tmp_path, speaker_groups=speaker_groups, **settings)
@@ -174,7 +174,7 @@ def test_speakers_lie_together_and_clusters_do_if_they_are_given(tmp_path):
 
 def test_shards_are_about_as_large_as_wanted(tmp_path):
     corpus = good_corpus(tmp_path / "in", speakers=10, utterances=3).manifest
-    for chosen in ("as-is", "flac"):
+    for chosen in ("as-is", "flac", "wav"):
         out = tmp_path / chosen
         pack_shards(corpus, out, shard_bytes=200_000, format=chosen)
         sizes = [path.stat().st_size for path in sorted(out.glob("*.tar"))]
@@ -182,11 +182,12 @@ def test_shards_are_about_as_large_as_wanted(tmp_path):
         assert max(sizes) < 320_000
 
 
-def test_flac_keeps_what_has_16_bits_and_brings_the_rest_to_mono_of_16_khz(corpus, tmp_path):
-    packing = pack_shards(corpus, tmp_path, format="flac")
+@pytest.mark.parametrize("encoded", ["flac", "wav"])
+def test_encoding_keeps_what_has_16_bits_and_brings_the_rest_to_mono_of_16_khz(corpus, tmp_path, encoded):
+    packing = pack_shards(corpus, tmp_path, format=encoded)
     assert packing.failures == []
     for file, shard in zip(corpus, packing.manifest, strict=True):
-        assert (shard.path.suffix, shard.sample_rate_hz) == (".flac", RATE)
+        assert (shard.path.suffix, shard.sample_rate_hz) == (f".{encoded}", RATE)
         info = audio_info(shard.path)
         assert info[1:] == (RATE, 1)
         assert shard.offset_seconds + shard.duration_seconds <= info.duration_seconds
@@ -266,6 +267,8 @@ def test_in_another_format_all_is_written_again(tmp_path):
     corpus = good_corpus(tmp_path / "in").manifest
     assert pack_shards(corpus, tmp_path / "out").num_written == 1
     assert pack_shards(corpus, tmp_path / "out", format="flac").num_kept == 0
+    assert pack_shards(corpus, tmp_path / "out", format="wav").num_kept == 0
+    assert pack_shards(corpus, tmp_path / "out", format="wav").num_written == 0
 
 
 def test_shards_that_are_not_needed_any_more_are_named(tmp_path, caplog):
@@ -336,9 +339,9 @@ def test_what_cannot_be_packed_is_listed_and_the_rest_packed(tmp_path):
 
 def test_a_recording_that_changes_while_it_is_packed_is_not_packed(tmp_path):
     corpus = good_corpus(tmp_path / "in").manifest
-    plan = plan_shards(corpus, tmp_path, shard_bytes=10**9, speaker_groups=None, flac_rate_hz=None).shards[0]
+    plan = plan_shards(corpus, tmp_path, shard_bytes=10**9, speaker_groups=None, encoding=None).shards[0]
     os.truncate(corpus.root / "s0" / "1.flac", 1_000)
-    shard = writing.write_shard(plan, flac_rate_hz=None)
+    shard = writing.write_shard(plan, encoding=None)
     assert [failure.path for failure in shard.failures] == ["s0/1.flac"]
     assert "must not change while it is packed, got 1,000 bytes instead of" in shard.failures[0].reason
     with tarfile.open(plan.path) as tar:
@@ -347,9 +350,9 @@ def test_a_recording_that_changes_while_it_is_packed_is_not_packed(tmp_path):
 
 def test_what_the_disk_does_not_give_is_not_packed(tmp_path):
     corpus = good_corpus(tmp_path / "in").manifest
-    plan = plan_shards(corpus, tmp_path, shard_bytes=10**9, speaker_groups=None, flac_rate_hz=None).shards[0]
+    plan = plan_shards(corpus, tmp_path, shard_bytes=10**9, speaker_groups=None, encoding=None).shards[0]
     plan.members[1] = plan.members[1]._replace(source=Path("/proc/self/mem"))  # nothing is mapped at its start
-    shard = writing.write_shard(plan, flac_rate_hz=None)
+    shard = writing.write_shard(plan, encoding=None)
     reason = "recording must be readable, got /proc/self/mem (Input/output error)."
     assert shard.failures == [("s0/1.flac", reason)]
     assert shard.index["path"].to_pylist() == ["s0/0.flac", "s1/0.flac", "s1/1.flac"]
@@ -364,7 +367,7 @@ def test_a_wrong_duration_stays_wrong(tmp_path):
 
 
 def test_a_recording_of_many_hours_is_not_encoded_anew(tmp_path, monkeypatch):
-    monkeypatch.setattr(writing, "_MAX_FLAC_HOURS", 1 / 3600)
+    monkeypatch.setattr(writing, "_MAX_ENCODED_HOURS", 1 / 3600)
     with pytest.raises(ManifestError, match=r"recording must last at most .* hours to be encoded anew, got"):
         pack_shards(good_corpus(tmp_path / "in").manifest, tmp_path / "out", format="flac")
 
@@ -394,7 +397,7 @@ def test_two_recordings_that_would_get_one_name_are_not_mixed_up(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"format": "mp3"}, ValueError, "format must be as-is or flac, got 'mp3'"),
+        ({"format": "mp3"}, ValueError, "format must be one of as-is, flac, wav, got 'mp3'"),
         ({"shard_bytes": 0}, ValueError, "shard_bytes must be positive, got 0"),
         ({"jobs": 0}, ValueError, "jobs must be at least 1, got 0"),
         ({"speaker_groups": [0]}, ValueError, r"must be one for each of 2 speakers, got shape \(1,\)"),
