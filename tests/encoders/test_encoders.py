@@ -14,8 +14,10 @@ from chns.encoders import (
     ecapa_tdnn_512,
     ecapa_tdnn_1024,
     ecapa_tdnn_mobile,
+    layers,
     thin_resnet34,
 )
+from chns.encoders.layers import AttentiveStatisticsPooling
 from chns.features import LogMel
 
 SMALL = {
@@ -118,6 +120,39 @@ def test_bf16_autocast_stays_close(make):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             mixed = encoder(features, lengths)
     assert torch.nn.functional.cosine_similarity(exact, mixed.float()).min() > 0.99
+
+
+@pytest.mark.parametrize("function", ["_WeightedStatistics", "_RowStatistics"])
+@pytest.mark.parametrize("numbers_at_once", [1, 14, 10_000])
+def test_statistics_of_a_few_rows_at_a_time_have_the_gradients_that_differences_show(
+    function, numbers_at_once, monkeypatch
+):
+    monkeypatch.setattr(layers, "_NUMBERS_AT_ONCE", numbers_at_once)
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 3, 7, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    needed = inputs if function == "_WeightedStatistics" else inputs[:1]
+    assert torch.autograd.gradcheck(getattr(layers, function).apply, needed)
+
+
+@pytest.mark.parametrize("lengths", [None, (50, 31)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pooling_in_training_is_that_of_evaluation(lengths, dtype, monkeypatch):
+    monkeypatch.setattr(layers, "_NUMBERS_AT_ONCE", 300)
+    torch.manual_seed(0)
+    pooling = AttentiveStatisticsPooling(12, bottleneck=8)
+    pooling.norm = torch.nn.Identity()  # the only part that is meant to differ
+    mask = layers.frame_mask(None if lengths is None else torch.tensor(lengths), torch.zeros(50))
+    kept, slopes = [], torch.randn(2, 24)
+    for training in (False, True):
+        x = torch.randn(2, 50, 12, generator=torch.Generator().manual_seed(1)).mT.to(dtype).requires_grad_()
+        pooling.train(training).zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            pooled = pooling(x, mask)
+        pooled.backward(slopes)
+        kept.append([pooled, x.grad, *(parameter.grad for parameter in pooling.parameters())])
+    tolerance = 1e-5 if dtype == torch.float32 else 0.02
+    for plain, ours in zip(*kept, strict=True):
+        torch.testing.assert_close(ours.float(), plain.float(), atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.slow

@@ -7,9 +7,15 @@ makes both cases the same.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+# Of each tensor in a step of a loop over rows: what a core's cache holds with what is computed of it.
+_NUMBERS_AT_ONCE = 2**17
 
 
 def frame_mask(lengths: Tensor | None, frames: Tensor) -> Tensor | None:
@@ -151,11 +157,17 @@ class AttentiveStatisticsPooling(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Pool (batch, channels, frames) to (batch, 2 * channels): means, then standard deviations."""
         attended = self._attended(x, mask) if self.global_context else self.hidden(x)
-        hidden = (attended if self.plain else self.norm(attended.relu())).tanh()
-        weights = _softmax_over_time(self.score(hidden), mask)
-        mean = (weights * x).sum(dim=2)
-        variance = (weights * (x - mean[:, :, None]).square()).sum(dim=2)
-        return torch.cat([mean, self._deviation(variance)], dim=1)
+        hidden = (attended if self.plain else self.norm(attended.relu_())).tanh()
+        scores = self.score(hidden)
+        if self.training:
+            if mask is not None:
+                scores = scores.masked_fill(mask == 0, -torch.inf)
+            mean, variance = _WeightedStatistics.apply(scores, x)  # type: ignore[no-untyped-call]
+        else:
+            weights = _softmax_over_time(scores, mask)
+            mean = (weights * x).sum(dim=2, keepdim=True)
+            variance = (weights * (x - mean).square()).sum(dim=2, keepdim=True)
+        return torch.cat([mean, self._deviation(variance)], dim=1).squeeze(2)
 
     def _attended(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """The hidden layer on each frame joined with the utterance's mean and deviation.
@@ -163,7 +175,10 @@ class AttentiveStatisticsPooling(nn.Module):
         These two are the same for all frames, so their share is computed once an utterance: a third of the work, and
         no tensor of three times the size.
         """
-        mean, variance = _mean_and_variance(x, mask, unbiased=self.plain)
+        if self.training and mask is None and not self.plain:
+            mean, variance = _RowStatistics.apply(x)  # type: ignore[no-untyped-call]
+        else:
+            mean, variance = _mean_and_variance(x, mask, unbiased=self.plain)
         channels = x.shape[1]
         of_frame = self.hidden.weight[:, :channels]
         of_mean = self.hidden.weight[:, channels : 2 * channels]
@@ -189,3 +204,62 @@ def _mean_and_variance(x: Tensor, mask: Tensor | None, *, unbiased: bool) -> tup
         num_frames = (torch.ones_like(x[:, :1]) if mask is None else mask).sum(dim=2, keepdim=True)
         variance = variance * num_frames / (num_frames - 1).clamp_min(1.0)
     return mean, variance
+
+
+def _few_rows(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors of shape (batch, channels, anything) as rows of channels, a few at a time; on a GPU all at once."""
+    rows = max(1, _NUMBERS_AT_ONCE // tensors[0].shape[2]) if tensors[0].device.type == "cpu" else 2**62
+    return zip(*(torch.split(tensor.flatten(0, 1), rows) for tensor in tensors), strict=True)
+
+
+def _at_least_single(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+class _WeightedStatistics(torch.autograd.Function):
+    """Mean and variance of each row, a frame's weight being the softmax of the row's scores.
+
+    A few rows at a time, so that what lies between is neither written to memory nor kept for the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, scores: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        weights = torch.empty(scores.shape, dtype=scores.dtype, device=x.device)
+        mean, variance = torch.empty((2, *x.shape[:2], 1), dtype=_at_least_single(x), device=x.device)
+        for of_scores, of_x, w, m, v in _few_rows(scores, x, weights, mean, variance):
+            w.copy_(of_scores.softmax(1))
+            m.copy_((w * of_x).sum(1, keepdim=True, dtype=m.dtype))
+            v.copy_((of_x - m).square_().mul_(w).sum(1, keepdim=True))
+        ctx.save_for_backward(weights, x, mean, variance)
+        return mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        weights, x, mean, variance = ctx.saved_tensors  # type: ignore[attr-defined]
+        of_scores, of_x = (torch.empty(x.shape, dtype=each.dtype, device=x.device) for each in (weights, x))
+        for w, y, m, v, a, b, to_scores, to_x in _few_rows(weights, x, mean, variance, *gradients, of_scores, of_x):
+            centred = y - m  # the variance's slope in the mean is 0, as the weights sum to 1
+            to_x.copy_(torch.addcmul(a, centred, b, value=2).mul_(w))
+            to_scores.copy_(torch.addcmul(a, centred, b).mul_(centred).sub_(b * v).mul_(w))
+        return of_scores, of_x
+
+
+class _RowStatistics(torch.autograd.Function):
+    """Mean and variance of each row, a few rows at a time."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, variance = torch.empty((2, *x.shape[:2], 1), dtype=_at_least_single(x), device=x.device)
+        for rows, m, v in _few_rows(x, mean, variance):
+            m.copy_(rows.mean(1, keepdim=True, dtype=m.dtype))
+            v.copy_((rows - m).square_().mean(1, keepdim=True))
+        ctx.save_for_backward(x, mean)
+        return mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> Tensor:
+        x, mean = ctx.saved_tensors  # type: ignore[attr-defined]
+        slope = gradients[1] * (2 / x.shape[2])
+        return torch.addcmul(gradients[0] / x.shape[2] - mean * slope, x, slope).to(x.dtype)
