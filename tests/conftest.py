@@ -12,11 +12,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from chns.bundle import bundle_graph
 from chns.core import ChnsError
 from chns.data.audio import write_audio
 from chns.data.manifest import Manifest
 
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))  # encoders that configurations in tests name
+from exports_once import exported_once
 from hub_server import running_hub
 
 
@@ -29,6 +31,17 @@ def _no_graphs_at_the_end_of_trainings():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("chns.bundle.bundle_graph.add_graph", leave_out)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _each_network_is_exported_once(tmp_path_factory):
+    """In all processes that share the work of the session."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "exports"
+    folder.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bundle_graph, "_exported", exported_once(bundle_graph._exported, folder))
         yield
 
 

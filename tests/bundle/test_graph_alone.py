@@ -4,8 +4,9 @@ import shutil
 
 import numpy as np
 import pytest
+from small_models import SHALLOW_ECAPA, lived_in
 
-from chns.bundle.bundle import Architecture, add_metrics, load_bundle, read_description, save_bundle
+from chns.bundle.bundle import add_metrics, load_bundle, read_description, save_bundle
 from chns.bundle.bundle_graph import add_graph, load_graph_bundle
 from chns.inference.verifier import Verifier
 
@@ -13,10 +14,8 @@ from chns.inference.verifier import Verifier
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone") / "model"
-    settings = {"channels": 16, "aggregation_channels": 24, "embedding_dim": 8}
-    architecture = Architecture(encoder="chns.encoders.EcapaTdnn", encoder_settings=settings)
-    model = architecture.build().eval()
-    save_bundle(folder, model, architecture, training={}, metrics={"validation": {"threshold": 0.4}})
+    model = lived_in(SHALLOW_ECAPA)
+    save_bundle(folder, model, SHALLOW_ECAPA, training={}, metrics={"validation": {"threshold": 0.4}})
     add_graph(folder, model)
     (folder / "model.safetensors").unlink()
     return folder
@@ -26,7 +25,7 @@ def test_it_verifies_without_weights(alone):
     waveform = 0.1 * np.random.default_rng(0).standard_normal(16_000).astype(np.float32)
     verifier = Verifier.load(alone)
     assert verifier.verify(verifier.embed(waveform, 16_000), verifier.embed(0.5 * waveform, 16_000)).accepted
-    assert load_graph_bundle(alone).run(waveform[None]).shape == (1, 8)
+    assert load_graph_bundle(alone).run(waveform[None]).shape == (1, 16)
 
 
 def test_its_metrics_can_be_added_to(alone, tmp_path):

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-import torch
+from small_models import SHALLOW_ECAPA, lived_in
 
-from chns.bundle.bundle import Architecture, save_bundle
+from chns.bundle.bundle import save_bundle
 from chns.cli import main
 from chns.data.audio import write_audio
 from chns.inference.export import FORMS
@@ -14,22 +14,8 @@ from chns.inference.export import FORMS
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    torch.manual_seed(0)
-    architecture = Architecture(
-        encoder="chns.encoders.EcapaTdnn",
-        encoder_settings={
-            "channels": 16,
-            "aggregation_channels": 24,
-            "variant": {"kernels": [5, 3], "dilations": [1, 2]},
-            "res2net_scale": 2,
-            "embedding_dim": 8,
-        },
-    )
-    network = architecture.build()
-    with torch.no_grad():
-        network(torch.randn(8, 8_000))
     folder = tmp_path_factory.mktemp("model") / "model"
-    save_bundle(folder, network, architecture, training={}, metrics={})
+    save_bundle(folder, lived_in(SHALLOW_ECAPA), SHALLOW_ECAPA, training={}, metrics={})
     return folder
 
 
@@ -80,7 +66,9 @@ def test_the_sherpa_form_says_how_far_its_features_are_from_the_models(model, tm
 
 
 def test_a_graph_that_fails_the_check_leaves_no_file_and_exits_with_2(model, tmp_path, monkeypatch, capsys):
-    wrong = FORMS["torch-export"]._replace(load=lambda _: lambda waveforms: np.ones((len(waveforms), 8), np.float32))
+    wrong = FORMS["torch-export"]._replace(
+        write=lambda _, path: path.touch(), load=lambda _: lambda waveforms: np.ones((len(waveforms), 16), np.float32)
+    )
     monkeypatch.setitem(FORMS, "torch-export", wrong)
     assert main(["export", str(model), "--format", "torch-export", "--out", str(tmp_path / "m.pt2")]) == 2
     assert "cosine distance of the exported graph to the model must be below 0.0001" in capsys.readouterr().err

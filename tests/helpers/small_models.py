@@ -1,13 +1,25 @@
-"""A model small enough to be made in a test: an ECAPA-TDNN with embeddings of size 8 that nothing has trained."""
+"""Models small enough to be made in a test: ECAPA-TDNNs that nothing has trained."""
 
 from pathlib import Path
 
 import torch
 
 from chns.bundle import Architecture, save_bundle
+from chns.bundle.bundle_graph import built_in_signal
+from chns.encoders import SpeakerEncoder
 
 SMALL_ECAPA = Architecture(
     encoder="chns.encoders.EcapaTdnn", encoder_settings={"channels": 16, "aggregation_channels": 24, "embedding_dim": 8}
+)
+SHALLOW_ECAPA = Architecture(
+    encoder="chns.encoders.EcapaTdnn",
+    encoder_settings={
+        "channels": 32,
+        "aggregation_channels": 48,
+        "variant": {"kernels": [5, 3], "dilations": [1, 2]},
+        "res2net_scale": 2,
+        "embedding_dim": 16,
+    },
 )
 
 
@@ -19,3 +31,14 @@ def saved_model(folder: Path, *, seed: int = 0, training: dict | None = None, me
         network(torch.randn(8, 8_000))
     save_bundle(folder, network, SMALL_ECAPA, training=training or {}, metrics=metrics or {})
     return folder
+
+
+def lived_in(architecture: Architecture) -> SpeakerEncoder:
+    """For exports: batch normalisation has seen the built-in signal, as after training. The same in every test."""
+    torch.manual_seed(0)
+    model = architecture.build()
+    with torch.no_grad():
+        for _ in range(3):
+            for batch in built_in_signal(model):
+                model(torch.from_numpy(batch) + 0.01 * torch.randn(batch.shape))
+    return model.eval()

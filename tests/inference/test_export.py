@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from small_models import SHALLOW_ECAPA, lived_in
 
 from chns.bundle import bundle_graph
 from chns.bundle.bundle import Architecture
@@ -34,33 +35,13 @@ from chns.inference.export import (
     sherpa_graph,
 )
 
-SMALL = Architecture(
-    encoder="chns.encoders.EcapaTdnn",
-    encoder_settings={
-        "channels": 32,
-        "aggregation_channels": 48,
-        "variant": {"kernels": [5, 3], "dilations": [1, 2]},
-        "res2net_scale": 2,
-        "embedding_dim": 16,
-    },
-)
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
 SHAPES = [(1, 8_000), (3, 24_123), (1, 560), (2, 16_000)]
 
 
-def lived_in(model):
-    """Batch normalisation that has seen the built-in signal, as after training."""
-    with torch.no_grad():
-        for _ in range(10):
-            for batch in built_in_signal(model):
-                model(torch.from_numpy(batch) + 0.01 * torch.randn(batch.shape))
-    return model.eval()
-
-
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    return lived_in(SMALL.build())
+    return lived_in(SHALLOW_ECAPA)
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +54,22 @@ def onnx_path(model, tmp_path_factory):
 @pytest.fixture(scope="module")
 def sherpa_export(model, tmp_path_factory):
     path = tmp_path_factory.mktemp("sherpa") / "speaker.onnx"
-    return export_for_sherpa(model, SMALL, path, check=built_in_signal(model), comment="a comment")
+    return export_for_sherpa(model, SHALLOW_ECAPA, path, check=built_in_signal(model), comment="a comment")
 
 
 def noise(shape, seed=0):
     return (0.1 * np.random.default_rng(seed).normal(size=shape)).astype(np.float32)
+
+
+@pytest.fixture
+def quickly_written(monkeypatch):
+    """torch's own format is written as an empty file, which takes no seconds; what reads it is given."""
+
+    def with_reader(load):
+        form = FORMS["torch-export"]._replace(write=lambda _, path: path.touch(), load=load)
+        monkeypatch.setitem(export.FORMS, "torch-export", form)
+
+    return with_reader
 
 
 @pytest.mark.slow
@@ -99,7 +91,7 @@ def test_onnx_computes_what_the_model_does_for_any_batch_and_length(model, onnx_
 @pytest.mark.slow
 def test_a_residual_network_exports_with_any_batch_and_length(tmp_path):
     settings = {"channels": [8, 8, 16, 16], "blocks": [1, 1, 1, 1], "embedding_dim": 16}
-    model = lived_in(Architecture(encoder="chns.encoders.ThinResNet", encoder_settings=settings).build())
+    model = lived_in(Architecture(encoder="chns.encoders.ThinResNet", encoder_settings=settings))
     export_model(model, tmp_path / "m.pt2", form="torch-export", check=built_in_signal(model))
     graph = FORMS["torch-export"].load(tmp_path / "m.pt2")
     shapes = [(1, 1_680), (3, 24_123), (1, 8_000)]  # nine frames at least, for three stages halve them
@@ -117,10 +109,8 @@ def test_the_onnx_file_states_opset_rate_and_free_axes(onnx_path):
     assert [path.name for path in onnx_path.parent.iterdir()] == ["model.onnx"]
 
 
-def test_a_graph_that_computes_something_else_leaves_no_file_and_the_old_one_stays(model, tmp_path, monkeypatch):
-    other = SMALL.build().eval()
-    wrong = FORMS["torch-export"]._replace(load=lambda _: model_graph(other))
-    monkeypatch.setitem(export.FORMS, "torch-export", wrong)
+def test_a_graph_that_computes_something_else_leaves_no_file_and_the_old_one_stays(model, tmp_path, quickly_written):
+    quickly_written(lambda _: model_graph(SHALLOW_ECAPA.build().eval()))
     with pytest.raises(ExportError, match=r"cosine distance of the exported graph to the model must be below 0\.0001"):
         export_model(model, tmp_path / "new.pt2", form="torch-export", check=built_in_signal(model))
     assert list(tmp_path.iterdir()) == []
@@ -130,9 +120,8 @@ def test_a_graph_that_computes_something_else_leaves_no_file_and_the_old_one_sta
     assert (tmp_path / "old.pt2").read_text() == "old"
 
 
-def test_a_graph_that_gives_no_numbers_is_refused(model, tmp_path, monkeypatch):
-    broken = FORMS["torch-export"]._replace(load=lambda _: lambda inputs: np.full((len(inputs), 16), np.nan))
-    monkeypatch.setitem(export.FORMS, "torch-export", broken)
+def test_a_graph_that_gives_no_numbers_is_refused(model, tmp_path, quickly_written):
+    quickly_written(lambda _: lambda inputs: np.full((len(inputs), 16), np.nan))
     with pytest.raises(ExportError, match="got nan"):
         export_model(model, tmp_path / "new.pt2", form="torch-export", check=built_in_signal(model))
 
@@ -143,7 +132,8 @@ def test_a_name_that_hides_the_format_is_refused(model, tmp_path, form):
         export_model(model, tmp_path / "model.bin", form=form, check=built_in_signal(model))
 
 
-def test_an_unknown_form_and_nothing_to_check_on_are_errors(model, tmp_path):
+def test_an_unknown_form_and_nothing_to_check_on_are_errors(model, tmp_path, quickly_written):
+    quickly_written(lambda _: model_graph(model))
     with pytest.raises(ValueError, match="form must be one of onnx, torch-export, got 'tflite'"):
         export_model(model, tmp_path / "m.tflite", form="tflite", check=built_in_signal(model))
     with pytest.raises(ValueError, match="check must hold at least one batch of waveforms, got none"):
@@ -184,7 +174,7 @@ def test_int8_is_smaller_close_and_leaves_the_features_alone(model, onnx_path, t
 
 
 def test_an_int8_graph_that_is_far_off_leaves_no_file(model, onnx_path, tmp_path):
-    other = model_graph(SMALL.build().eval())
+    other = model_graph(SHALLOW_ECAPA.build().eval())
     load = {onnx_path: model_graph(model)}
     with pytest.raises(ExportError, match=r"must be below 0\.02, got"):
         export_int8(
@@ -260,14 +250,16 @@ def test_a_model_trained_with_sherpas_mels_sees_them_unchanged(model):
     ],
 )
 def test_features_that_sherpa_cannot_compute_are_refused(model, tmp_path, setting, message):
-    architecture = Architecture(encoder=SMALL.encoder, feature_settings=setting)
+    architecture = Architecture(encoder=SHALLOW_ECAPA.encoder, feature_settings=setting)
     with pytest.raises(ConfigError, match=message):
         export_for_sherpa(model, architecture, tmp_path / "m.onnx", check=built_in_signal(model))
 
 
 def test_other_features_than_kaldis_are_refused_for_sherpa(tmp_path):
     architecture = Architecture(
-        encoder=SMALL.encoder, encoder_settings=SMALL.encoder_settings, features="chns.features.DecibelMel"
+        encoder=SHALLOW_ECAPA.encoder,
+        encoder_settings=SHALLOW_ECAPA.encoder_settings,
+        features="chns.features.DecibelMel",
     )
     model = architecture.build()
     with pytest.raises(

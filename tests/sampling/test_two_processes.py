@@ -4,6 +4,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from forked import SERVER
 
 from chns.sampling import (
     BatchShape,
@@ -45,7 +46,8 @@ def run_rank(rank, world_size, store, results):
 def test_the_slices_of_two_gloo_processes_are_the_batch_of_one(tmp_path):
     with mp.Manager() as manager:
         results = manager.dict()
-        mp.spawn(run_rank, args=(2, str(tmp_path / "store"), results), nprocs=2)
+        arguments = (2, str(tmp_path / "store"), results)
+        mp.start_processes(run_rank, args=arguments, nprocs=2, start_method=SERVER.get_start_method())
         gathered = dict(results)
     for number, batches in enumerate(samplers(0, 1)):
         batches.set_epoch(1)

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import forked
 import pytest
 import torch
 import yaml
@@ -39,13 +40,14 @@ from chns.training.run import _launched, measure_steps
 from chns.training.settings import BatchSettings, ClusterSettings, TrainingSettings, TrainSettings
 from chns.training.step import TrainingStep
 
+LEAST = Path(__file__).parents[1] / "helpers" / "least.yaml"
 PLAIN = ("--encoder.factory", "chns_test_encoders.Plain", "--encoder.settings", "{}")
 TIMES = {"elapsed_seconds", "segments_per_second", "data_wait_share", "encoder_seconds", "loss_seconds"}
 
 
 def command(configs, manifest, out, *more):
     return [
-        "train", "--config", str(configs / "chns.yaml"), "--config", str(configs / "tiny.yaml"),
+        "train", "--config", str(configs / "chns.yaml"), "--config", str(configs / "tiny.yaml"), "--config", str(LEAST),
         "--data.train", str(manifest), "--data.held_out_speakers", "4", "--train.device", "cpu",
         "--out", str(out), *more,
     ]  # fmt: skip
@@ -94,7 +96,7 @@ def test_the_log_shows_loss_temperature_hardness_and_validation(finished):
 def test_the_last_step_is_logged_and_waiting_is_told_once(tmp_path, configs, hum_manifest, caplog, monkeypatch):
     monkeypatch.setattr("chns.training.loop._MUCH_WAITING", 0.0)
     caplog.set_level(logging.INFO, logger="chns")
-    assert main(command(configs, hum_manifest, tmp_path, "--train.log_every_steps", "4")) == 0
+    assert main(command(configs, hum_manifest, tmp_path, "--train.log_every_steps", "4", *PLAIN)) == 0
     with (tmp_path / "log.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file) if row["loss"]] == ["4", "8", "12", "16", "18"]
     told = r"the encoder waits for data \d+ % of the time: raise data.num_workers, now 0"
@@ -230,13 +232,18 @@ def test_a_run_stopped_in_mid_epoch_and_resumed_ends_with_the_same_weights(
     assert_same_log(folder, finished)
 
 
-def test_a_run_that_decides_by_itself_decides_the_same_when_killed_and_resumed(tmp_path, configs, hum_manifest, capsys):
+def test_a_run_that_decides_by_itself_decides_the_same_when_killed_and_resumed(
+    tmp_path, configs, hum_manifest, capsys, monkeypatch
+):
     shares = {"start_easy_share": "0", "easy_share_low": "0", "easy_share_high": "0.01"}
-    automatic = ("--batches.kind", "auto", *(f"--clusters.{name}={value}" for name, value in shares.items()))
+    automatic = ("--batches.kind", "auto", *(f"--clusters.{name}={value}" for name, value in shares.items()), *PLAIN)
     alone, stopped = tmp_path / "alone", tmp_path / "stopped"
     assert main(command(configs, hum_manifest, alone, *automatic)) == 0
     words = command(configs, hum_manifest, stopped, *automatic)
-    stop_in_the_hard_phase(words, stopped, signal.SIGKILL)
+    with monkeypatch.context() as patched:
+        break_off(patched, after_step=10)
+        assert main(words) == 130
+    assert torch.load(stopped / "training.pt", weights_only=True)["step"] == 8
     assert main(words) == 0
     assert_same_weights(weights(stopped), weights(alone))
     assert_same_log(stopped, alone)
@@ -250,7 +257,7 @@ def test_a_run_that_decides_by_itself_decides_the_same_when_killed_and_resumed(t
 
 def test_a_run_that_never_finds_its_batches_easy_is_one_with_random_batches(tmp_path, configs, hum_manifest, capsys):
     for kind in ("auto", "random"):
-        words = ("--batches.kind", kind, "--clusters.start_easy_share", "1")
+        words = ("--batches.kind", kind, "--clusters.start_easy_share", "1", *PLAIN)
         assert main(command(configs, hum_manifest, tmp_path / kind, *words)) == 0
     assert_same_weights(weights(tmp_path / "auto"), weights(tmp_path / "random"))
     (decision,) = (tmp_path / "auto" / "decisions.txt").read_text().splitlines()
@@ -262,7 +269,7 @@ def test_with_a_model_that_groups_batches_are_hard_from_the_first_step_and_resum
     finished, tmp_path, configs, hum_manifest, monkeypatch
 ):
     teacher = shutil.copytree(finished / "model", tmp_path / "teacher")
-    words = ("--clusters.model", str(teacher), "--clusters.start_epoch", "null", "--train.epochs", "2")
+    words = ("--clusters.model", str(teacher), "--clusters.start_epoch", "null", "--train.epochs", "2", *PLAIN)
     alone, stopped = tmp_path / "alone", tmp_path / "stopped"
     assert main(command(configs, hum_manifest, alone, *words)) == 0
     (groups,) = (alone / "clusters").iterdir()
@@ -323,12 +330,13 @@ def test_after_hard_batches_running_statistics_are_taken_of_random_ones_where_th
 
     def noted(step_of_training, batches, *, step):
         crops = list(batches)
-        taken.append((step // 6 - 1, len(crops)))
+        taken.append((step // 2 - 1, len(crops)))
         restate(step_of_training, crops, step=step)
 
     monkeypatch.setattr(TrainingStep, "restate", noted)
-    assert main(command(configs, hum_manifest, tmp_path / "run", *words)) == 0
-    assert taken == [(epoch, 6) for epoch in epochs]  # 500 segments are more than an epoch has
+    short = ("--batches.steps_per_epoch", "2")
+    assert main(command(configs, hum_manifest, tmp_path / "run", *short, *words)) == 0
+    assert taken == [(epoch, 2) for epoch in epochs]  # 500 segments are more than an epoch has
 
 
 def test_the_packaged_model_which_has_no_weights_groups_too(hum_manifest):
@@ -345,24 +353,34 @@ def test_the_packaged_model_which_has_no_weights_groups_too(hum_manifest):
     assert plan.groups.encoder == load_graph_bundle(PACKAGED_MODEL).digest
 
 
+def break_off(patched, *, after_step):
+    """As a kill does that comes after this step: nothing more is saved."""
+    train_step = Training._train_step
+
+    def interrupted(self, *batch):
+        if self._step == after_step:
+            raise KeyboardInterrupt
+        train_step(self, *batch)
+
+    patched.setattr(Training, "_train_step", interrupted)
+
+
 def stop_in_the_hard_phase(words, folder, how):
     slow = "import time, chns.training.log as m; add = m.Meter.add\n"
-    slow += "m.Meter.add = lambda *a: (time.sleep(0.15), add(*a))[1]; "
-    start = f"{slow}\nfrom chns.cli import main; raise SystemExit(main({words!r}))"
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", start], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    slow += "m.Meter.add = lambda *a: (time.sleep(0.15), add(*a))[1]"
+    said = folder.with_name("said")
+    process = forked.started(words, said, before=slow)
     deadline = time.monotonic() + 120
     # The tiny configuration saves after step 4 and at the end of each epoch of 6; the hard phase begins with step 7.
     while not _logged_step(folder) >= 10:
-        assert process.poll() is None, process.stderr.read()
+        assert process.is_alive(), said.read_text()
         assert time.monotonic() < deadline
         time.sleep(0.02)
     os.killpg(process.pid, how)  # as terminals and job schedulers do: the loader's workers get it, too
-    _, errors = process.communicate(timeout=60)
+    process.join(timeout=60)
+    errors = said.read_text()
     assert errors.count("stopping after this step") == (how != signal.SIGKILL), errors
-    assert process.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 130), errors
+    assert process.exitcode == (-signal.SIGKILL if how == signal.SIGKILL else 130), errors
     assert not (folder / "summary.json").exists()
     assert torch.load(folder / "training.pt", weights_only=True)["step"] % 6 != 0
 
@@ -444,15 +462,8 @@ def test_float16_clips_unscaled_gradients_and_goes_on_after_a_step_that_overflow
 def test_float16_goes_on_with_the_factor_it_had(tmp_path, configs, hum_manifest, float16, monkeypatch):
     words = [*PLAIN, "--train.precision", "16-mixed"]
     assert main(command(configs, hum_manifest, tmp_path / "alone", *words)) == 0
-    train_step = Training._train_step
-
-    def interrupted(self, *batch):
-        if self._step == 11:  # of 18; the last checkpoint is of step 8
-            raise KeyboardInterrupt
-        train_step(self, *batch)
-
     with monkeypatch.context() as patched:
-        patched.setattr(Training, "_train_step", interrupted)
+        break_off(patched, after_step=11)  # of 18; the last checkpoint is of step 8
         assert main(command(configs, hum_manifest, tmp_path / "run", *words)) == 130
     float16.factor = 2.0**16  # with which it would leave out steps anew
     assert main(command(configs, hum_manifest, tmp_path / "run", *words)) == 0
@@ -488,23 +499,20 @@ def test_chunks_do_not_change_what_is_learnt(tmp_path, configs, hum_manifest):
     ("launcher", "encoder", "speakers", "chunks"),
     [
         pytest.param("own", "Observing", "4", [], marks=pytest.mark.slow),
-        ("torchrun", "Plain", "5", ["--train.chunk_size", "4"]),
+        pytest.param("torchrun", "Plain", "5", ["--train.chunk_size", "4"], marks=pytest.mark.slow),
+        ("torchrun's variables", "Observing", "4", []),
     ],
 )
-def test_two_processes_learn_what_one_does(launcher, encoder, speakers, chunks, tmp_path, configs, hum_manifest):
+def test_two_processes_learn_what_one_does(
+    launcher, encoder, speakers, chunks, tmp_path, configs, hum_manifest, free_port
+):
     """The same global batches, losses, gradients and running statistics; only the order of additions differs."""
     own = ["--encoder.factory", f"chns_test_encoders.{encoder}", "--encoder.settings", "{}", "--train.epochs", "2",
            "--batches.speakers_per_batch", speakers]  # fmt: skip
     assert main(command(configs, hum_manifest, tmp_path / "one", *own)) == 0
     words = command(configs, hum_manifest, tmp_path / "two", *own, "--train.devices", "2", *chunks)
-    start = ["-m", "chns", *words]
-    if launcher == "torchrun":
-        start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *start]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "helpers"), "OMP_NUM_THREADS": "1"}
-    environment["CHNS_TEST_NO_GRAPHS"] = "1"
-    result = subprocess.run([sys.executable, *start], env=environment, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert result.stderr.count("training on 16 speakers") == 1
+    said = in_two_processes(words, launcher, tmp_path, free_port)
+    assert said.count("training on 16 speakers") == 1
     for name, tensor in weights(tmp_path / "one").items():
         torch.testing.assert_close(weights(tmp_path / "two")[name], tensor, atol=1e-4, rtol=1e-3)
     one, two = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("one", "two"))
@@ -512,6 +520,31 @@ def test_two_processes_learn_what_one_does(launcher, encoder, speakers, chunks, 
     with (tmp_path / "one" / "log.csv").open() as a, (tmp_path / "two" / "log.csv").open() as b:
         losses = [[float(row["loss"]) for row in csv.DictReader(file) if row["loss"]] for file in (a, b)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def in_two_processes(words, launcher, folder, port):
+    """What they say."""
+    environment = {"PYTHONPATH": str(LEAST.parent), "OMP_NUM_THREADS": "1", "CHNS_TEST_NO_GRAPHS": "1"}
+    if launcher == "torchrun's variables":
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
+        environment |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), "2") | {"GROUP_RANK": "0"}
+        path = f"import sys; sys.path.insert(0, {str(LEAST.parent)!r})"
+        processes = []
+        for rank in ("0", "1"):
+            ranks = {**environment, "RANK": rank, "LOCAL_RANK": rank}
+            processes.append(forked.started(words, folder / "said", environment=ranks, before=path))
+        for process in processes:
+            process.join(timeout=120)
+        said = (folder / "said").read_text()
+        assert [process.exitcode for process in processes] == [0, 0], said
+        return said
+    start = ["-m", "chns", *words]
+    if launcher == "torchrun":
+        start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *start]
+    environment = {**os.environ, **environment}
+    result = subprocess.run([sys.executable, *start], env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stderr
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path, configs, hum_manifest, capsys):

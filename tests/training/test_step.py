@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.multiprocessing as mp
+from forked import SERVER
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from torch import nn
@@ -252,7 +253,8 @@ def test_processes_give_the_loss_and_gradients_of_one(bounds, free_port):
     slices = [slice(first, last) for first, last in pairwise(bounds)]
     with mp.Manager() as manager:
         results = manager.dict()
-        mp.spawn(run_rank, args=(world_size, free_port, slices, results), nprocs=world_size)
+        arguments = (world_size, free_port, slices, results)
+        mp.start_processes(run_rank, args=arguments, nprocs=world_size, start_method=SERVER.get_start_method())
         results = dict(results)
     for name, make_loss in LOSSES.items():
         torch.manual_seed(0)
