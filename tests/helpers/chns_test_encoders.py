@@ -37,16 +37,13 @@ class Plain(nn.Module):
 
 
 class Observing(Plain):
-    """The same, with a running mean of the power of what it was trained on, which its embeddings do not depend on."""
-
-    seen: Tensor
+    """The same, with a batch normalisation of the power of its input, which its embeddings do not depend on."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("seen", torch.zeros(80))
+        self.norm = nn.BatchNorm1d(80, affine=False)
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
         """As `Plain`."""
-        if self.training:
-            self.seen.lerp_(features.detach().square().mean((0, 1)), 0.1)  # their mean is always 0
+        self.norm(features.detach().square().mean(1))  # the mean of log-mels is always 0, that of their squares is not
         return super().forward(features, lengths)

@@ -513,8 +513,10 @@ def test_two_processes_learn_what_one_does(
     words = command(configs, hum_manifest, tmp_path / "two", *own, "--train.devices", "2", *chunks)
     said = in_two_processes(words, launcher, tmp_path, free_port)
     assert said.count("training on 16 speakers") == 1
+    both = weights(tmp_path / "two")
     for name, tensor in weights(tmp_path / "one").items():
-        torch.testing.assert_close(weights(tmp_path / "two")[name], tensor, atol=1e-4, rtol=1e-3)
+        if not name.endswith("running_var"):  # of half a batch; the mean of halves is that of the whole
+            torch.testing.assert_close(both[name], tensor, atol=1e-4, rtol=1e-3)
     one, two = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("one", "two"))
     assert two["validation"]["eer"] == pytest.approx(one["validation"]["eer"], abs=0.02)
     with (tmp_path / "one" / "log.csv").open() as a, (tmp_path / "two" / "log.csv").open() as b:
