@@ -1,9 +1,10 @@
 """What a training costs on a GPU, in one command and at most so many minutes, from a bare machine.
 
 The paper's step, 650 speakers x 2 crops of 3 s, with two encoders, in each precision, whole, in chunks and compiled:
-its time, its memory and its share of what the device multiplies in the same type. The same of SpeechBrain's ECAPA-TDNN
+its time, its memory and its shares of what the device multiplies in the same type and of what it copies; bytes are
+counted on the CPU, each operation's inputs and outputs once. The same, without bytes, of SpeechBrain's ECAPA-TDNN
 and of pytorch-metric-learning's loss, if they are installed. Crops a second that the loader cuts, recordings a second
-that are embedded. The minutes that are left go into a training on synthetic voices.
+that are embedded, trials a second that are scored. The minutes that are left go into a training on synthetic voices.
 
     python benchmarks/gpu.py [--minutes 8] [--out gpu.json]
     python benchmarks/gpu.py --device cpu --quick     # that it works: tiny batches, no claim
@@ -13,7 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +31,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from chns.data import CropBatches, SpeakerCrops
 from chns.encoders import SpeakerEncoder, ecapa_tdnn_mobile, thin_resnet34
-from chns.evaluation import Embedder
+from chns.evaluation import Embedder, cosine_scores
 from chns.features import LogMel
 from chns.losses import HSCLLoss, SupConLoss
 from chns.sampling import BatchShape, RandomSpeakerBatches
+from chns.training.cost import count_encoder, count_step
 from chns.training.step import TrainingStep
 
 RATE_HZ = 16_000
@@ -127,6 +131,16 @@ def peer_step(
     return step
 
 
+@cache
+def moved_gigabytes(encoder: str, precision: str, segments: int, seconds: float, *, chunked: bool) -> float:
+    """What a step's operations read and write, counted on the CPU; in chunks there is a second forward pass."""
+    model = SpeakerEncoder(LogMel(), ENCODERS[encoder]())
+    counted = count_encoder(model, crop_seconds=seconds, precision=precision)
+    loss = SupConLoss(utterances_per_speaker=2)
+    cost = count_step(counted, loss, num_speakers=segments // 2, utterances_per_speaker=2)
+    return 1e-9 * (cost.moved_bytes + chunked * sum(moved for _, moved in cost.forward))
+
+
 def measured(
     watch: Watch, step: Callable[[], None], peak_tflops: float, segments: int, repeats: int
 ) -> dict[str, float]:
@@ -146,10 +160,10 @@ def measured(
 
 
 def steps(
-    watch: Watch, batch: tuple[Tensor, Tensor], seconds: float, tflops: dict[str, float], repeats: int, chunk: int
+    watch: Watch, batch: tuple[Tensor, Tensor], seconds: float, limit: dict[str, dict[str, float]], settings: Namespace
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """A row for each way to compute a step, as long as there is time."""
-    segments, cuda = len(batch[0]), watch.device.type == "cuda"
+    segments, cuda, chunk = len(batch[0]), watch.device.type == "cuda", settings.chunk
     precisions = [name for name in PRECISIONS if cuda or name != "16-mixed"]
     ways = [("whole", None, False), (f"chunks of {chunk}", chunk, False)] + [("compiled", None, True)] * cuda
     sides = {
@@ -158,6 +172,7 @@ def steps(
                 make, precision, batch, chunk_size=size, compiled=compiled
             ),
             precision,
+            None if compiled else partial(moved_gigabytes, encoder, precision, segments, seconds, chunked=bool(size)),
         )
         for encoder, make in ENCODERS.items()
         for how, size, compiled in ways
@@ -168,12 +183,16 @@ def steps(
             sides[f"SpeechBrain ECAPA-TDNN on features, {precision}"] = (
                 lambda dtype=PRECISIONS[precision]: peer_step(other, batch, seconds, dtype),
                 precision,
+                None,
             )
-    for name, (make_step, precision) in sides.items():
+    for name, (make_step, precision, gigabytes) in sides.items():
         if watch.seconds_left < 60:
             print(f"no time left for {name}")
             continue
-        row = measured(watch, make_step(), tflops[precision], segments, repeats)
+        peak_tflops = next(row["TFLOP/s"] for kind, row in limit.items() if kind.endswith(f", {precision}"))
+        row = measured(watch, make_step(), peak_tflops, segments, settings.repeats)
+        if row and gigabytes is not None:
+            row["share of copying"] = 1e3 * gigabytes() / row["ms a step"] / limit["copy"]["GB/s"]
         print(f"  {name}: {row or 'does not fit'}", flush=True)
         yield name, row
         if cuda:
@@ -218,6 +237,10 @@ def data(watch: Watch, folder: Path, recordings: int, workers: int) -> dict[str,
     start = time.perf_counter()
     vectors = Embedder(model=model, device=watch.device, num_workers=workers).utterances(manifest)
     rows["recordings of 6 s embedded"] = {"a second": len(vectors) / (time.perf_counter() - start)}
+    enrolment, test = rng.integers(len(vectors), size=(2, 580_000))
+    start = time.perf_counter()
+    cosine_scores(vectors, enrolment, test)
+    rows["trials scored, on the CPU"] = {"a second": len(test) / (time.perf_counter() - start)}
     return rows
 
 
@@ -266,22 +289,19 @@ def main() -> None:
     options.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
     options.add_argument("--workers", type=int, default=8)
     arguments = options.parse_args()
+    arguments.chunk = 64
     if arguments.quick:
-        arguments.speakers, arguments.repeats, arguments.workers = 6, 1, 0
+        arguments.speakers, arguments.repeats, arguments.workers, arguments.chunk = 6, 1, 0, 4
     device = torch.device(arguments.device)
     watch = Watch(device, arguments.minutes)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     torch.manual_seed(0)
     rows = limits(watch, 256 if arguments.quick else 8192, arguments.repeats)
-    tflops = {
-        precision: next(v["TFLOP/s"] for k, v in rows.items() if k.endswith(precision)) for precision in PRECISIONS
-    }
     rows |= losses(watch, arguments.speakers, arguments.repeats)
     seconds = 1.0 if arguments.quick else 3.0
     waveforms = 0.1 * torch.randn(2 * arguments.speakers, int(seconds * RATE_HZ), device=device)
     labels = torch.arange(arguments.speakers, device=device).repeat_interleave(2)
-    chunk = 4 if arguments.quick else 64
-    rows |= dict(steps(watch, (waveforms, labels), seconds, tflops, arguments.repeats, chunk))
+    rows |= dict(steps(watch, (waveforms, labels), seconds, rows, arguments))
     with tempfile.TemporaryDirectory() as folder:
         rows |= data(watch, Path(folder), 20 if arguments.quick else 400, arguments.workers)
         rows |= training(Path(folder), arguments.device, watch.seconds_left - 20, quick=arguments.quick)

@@ -88,7 +88,7 @@ def ended(processes, log, *, seconds):
     until = time.monotonic() + seconds
     try:
         codes = [process.wait(timeout=max(1, until - time.monotonic())) for process in processes]
-        logging.info("exit codes %s; %s", codes, {path.name: path.read_text()[-1500:] for path in log.iterdir()})
+        logging.warning("exit codes %s; %s", codes, {path.name: path.read_text()[-1500:] for path in log.iterdir()})
         return codes
     except subprocess.TimeoutExpired:
         said = {path.name: path.read_text()[-2000:] for path in log.iterdir()}
