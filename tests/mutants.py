@@ -136,12 +136,8 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         'cosines: Float64Array = np.einsum("SD,SD->S", centroids, clusters.centres[clusters.labels])': "names of axes",
         "return cosines.astype(None)": "None is float64",
         'best = np.argsort(-cosines, kind="STABLE")[:count]': "numpy ignores case",
-        "if len(normalised) >= num_points:": "a choice of all of them, sorted, is all of them",
-        "points = normalised[np.sort(rng.choice(len(normalised), num_points, replace=None))]": "as false as False",
-        "best, best_tightness = normalised[:1], -np.inf": "the first run takes its place",
         "centres = points[rng.choice(len(points), num_clusters, replace=None)]": "as false as False",
-        "some = np.sort(rng.choice(len(points), len(points) // share, replace=None))": "as false as False",
-        "if tightness >= best_tightness:": "of equally tight runs either will do",
+        "some = np.sort(rng.choice(len(points), num_points, replace=None))": "as false as False",
         "similarities, labels = faiss.knn(points, centres, 2, metric=faiss.METRIC_INNER_PRODUCT)": "the first is used",
     },
     "sampling/hard_batches.py": {

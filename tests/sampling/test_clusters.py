@@ -11,7 +11,13 @@ from safetensors.numpy import save_file
 from chns.core import ModelFileError
 from chns.sampling import SpeakerClusters, cluster_speakers
 from chns.sampling import clusters as clusters_module
-from chns.sampling.clusters import closest_pairs, cluster_tightness, derived_num_clusters, similarity_to_centre
+from chns.sampling.clusters import (
+    closest_pairs,
+    cluster_tightness,
+    derived_num_clusters,
+    similarity_to_centre,
+    unit_length,
+)
 
 
 def centroids_in_groups(num_groups=5, per_group=20, dim=16, spread=0.1, seed=0):
@@ -80,58 +86,94 @@ def test_without_settings_k_means_starts_five_times_with_seed_0():
     assert alike == {(0, 5): True, (1, 5): False, (0, 1): False}
 
 
-def test_a_million_speakers_are_grouped_by_a_part_of_them_and_each_start_is_at_different_ones(monkeypatch):
-    trained, starts = clusters_module._trained, []
-
-    def noting(points, centres, iterations):
-        starts.append((points, centres))
-        return trained(points, centres, iterations)
-
-    monkeypatch.setattr(clusters_module, "_trained", noting)
-    monkeypatch.setattr(clusters_module, "_POINTS_PER_CLUSTER", 10)
-    everybody = centroids_in_groups()[0]
-    normalised = (everybody / np.linalg.norm(everybody, axis=1, keepdims=True)).tolist()
-    for num_clusters, fewest, taken in ((5, 40, 50), (5, 60, 60), (12, 40, 100), (10, 100, 100)):
-        monkeypatch.setattr(clusters_module, "_MIN_POINTS", fewest)
-        starts.clear()
-        clusters = cluster_speakers(everybody, num_clusters=num_clusters)
-        assert len(clusters.labels) == 100
-        assert len(starts) == 5
-        for points, centres in starts:
-            rows = [normalised.index(point) for point in points.tolist()]
-            assert len(rows) == taken
-            assert rows == sorted(set(rows))
-            first = [rows.index(normalised.index(centre)) for centre in centres.tolist()]
-            assert len(set(first)) == num_clusters
+def many_voices(num_speakers=2_000, num_groups=40, dim=96):
+    rng = np.random.default_rng(0)
+    groups = rng.normal(size=(num_groups, dim))[rng.integers(num_groups, size=num_speakers)]
+    centroids = (groups + 0.8 * rng.normal(size=(num_speakers, dim))).astype(np.float32)
+    return centroids / np.linalg.norm(centroids, axis=1, keepdims=True)
 
 
-def test_with_very_many_speakers_the_first_iterations_see_a_share_of_them(monkeypatch):
-    seen = []
+def compare_beyond(monkeypatch, many):
+    monkeypatch.setattr(clusters_module, "_MANY_POINTS", many)
+    monkeypatch.setattr(clusters_module, "_FEWEST", 300)
+
+
+def test_beyond_the_limit_a_few_speakers_begin_and_everybody_is_grouped_as_tightly(monkeypatch):
+    seen, starts = [], []
     trained = clusters_module._trained
 
     def noted(points, centres, iterations):
         seen.append((len(points), iterations))
+        starts.append((points, centres))
         return trained(points, centres, iterations)
 
-    rng = np.random.default_rng(0)
-    centroids = rng.normal(size=(40, 16))[rng.integers(40, size=2_000)] + 0.8 * rng.normal(size=(2_000, 16))
-    centroids = centroids.astype(np.float32)
-    unit = centroids / np.linalg.norm(centroids, axis=1, keepdims=True)
+    unit = many_voices()
+    rows = {point.tobytes(): row for row, point in enumerate(unit_length(unit))}
 
-    def tightness(num_clusters):
-        clusters = cluster_speakers(centroids, num_clusters=num_clusters, num_initialisations=1)
-        return similarity_to_centre(unit, clusters).mean()
+    def grouped(num_clusters, **settings):
+        seen.clear()
+        starts.clear()
+        return cluster_speakers(unit, num_clusters=num_clusters, **{"num_initialisations": 1, **settings})
 
     assert not np.allclose(trained(unit, unit[:9], 1), trained(unit, unit[:9], 25))
     monkeypatch.setattr(clusters_module, "_trained", noted)
-    monkeypatch.setattr(clusters_module, "_MANY_POINTS", 2_000)
-    whole = tightness(100)
+    compare_beyond(monkeypatch, 2_000)
+    whole = grouped(60)
     assert seen == [(2_000, 25)]
-    monkeypatch.setattr(clusters_module, "_MANY_POINTS", 1_999)
-    assert tightness(100) == pytest.approx(whole, rel=0.01)
-    assert seen[1:] == [(125, 10), (250, 10), (500, 5), (1_000, 3), (2_000, 2)]
-    tightness(125)  # not one point a cluster is left of a sixteenth
-    assert seen[-1] == (2_000, 25)
+    compare_beyond(monkeypatch, 1_999)
+    few = grouped(60)
+    assert seen == [(480, 8), (960, 1)]
+    assert few.labels.shape == (2_000,)
+    assert (few.sizes > 0).sum() > 50
+    assert similarity_to_centre(unit, few).mean() == pytest.approx(similarity_to_centre(unit, whole).mean(), rel=0.01)
+    assert grouped(20).num_clusters == 20
+    assert seen == [(300, 8), (320, 1)]
+    assert grouped(124).num_clusters == 124
+    assert seen == [(992, 8), (1_984, 1)]
+    grouped(125)  # sixteen a cluster are everybody
+    assert seen == [(2_000, 25)]
+    grouped(60, num_initialisations=2)
+    assert len(seen) == 4
+    drawn = [[rows[point.tobytes()] for point in points] for points, _ in starts]
+    assert all(chosen == sorted(set(chosen)) for chosen in drawn)
+    assert len({tuple(chosen) for chosen in drawn}) == 4
+    first = [{rows[centre.tobytes()] for centre in starts[run][1]} for run in (0, 2)]
+    assert [len(chosen) for chosen in first] == [60, 60]
+    assert first[0] != first[1]
+
+
+def test_beyond_the_limit_nearly_everybody_is_with_the_nearest_centre_and_the_seed_decides(monkeypatch):
+    compare_beyond(monkeypatch, 1_999)
+    monkeypatch.setattr(clusters_module, "_AT_ONCE", 300)
+    unit = many_voices()
+    first, again, other = (cluster_speakers(unit, num_clusters=60, seed=seed) for seed in (1, 1, 2))
+    assert (first.labels == again.labels).all()
+    assert (first.centres == again.centres).all()
+    assert not same_grouping(first.labels, other.labels)
+    assert np.linalg.norm(first.centres, axis=1) == pytest.approx(np.ones(60), abs=1e-5)
+    assert (first.labels == (unit @ first.centres.T).argmax(axis=1)).mean() > 0.97
+    monkeypatch.setattr(clusters_module, "_NEAREST_CENTRES", 60)
+    monkeypatch.setattr(clusters_module, "_AT_ONCE", 10_000)
+    clusters = cluster_speakers(unit, num_clusters=60, seed=1)
+    assert (clusters.labels == (unit @ clusters.centres.T).argmax(axis=1)).all()
+
+
+def test_beyond_the_limit_the_last_iterations_make_clusters_tighter(monkeypatch):
+    compare_beyond(monkeypatch, 1_999)
+    unit, tightness = many_voices(), []
+    for iterations in (0, 1, 5):
+        monkeypatch.setattr(clusters_module, "_FURTHER_ITERATIONS", iterations)
+        clusters = cluster_speakers(unit, num_clusters=60, num_initialisations=1)
+        tightness.append(similarity_to_centre(unit, clusters).mean())
+    assert tightness[0] < tightness[1] < tightness[2]
+
+
+def test_a_centre_without_speakers_or_direction_stays_where_it_is():
+    centres = np.eye(3, dtype=np.float32)
+    points = np.array([[1, 1, 0], [-1, 0, 0], [1, 0, 0]], np.float32)
+    means = clusters_module._means(points, np.array([1, 2, 2]), centres)
+    assert means == pytest.approx(np.array([[1, 0, 0], [0.5**0.5, 0.5**0.5, 0], [0, 0, 1]]))
+    assert means.dtype == np.float32
 
 
 def test_the_centre_of_a_single_cluster_is_that_of_all_speakers_however_many():
