@@ -10,6 +10,7 @@ import soundfile
 
 from chns.core import AudioError
 from chns.data.audio import AudioInfo, audio_info, read_audio, write_audio
+from chns.data.container import plain_wav
 
 FORMATS = {
     "pcm8.wav": ("WAV", "PCM_U8"),
@@ -166,6 +167,44 @@ def test_a_file_that_ends_sooner_gives_what_there_is(tmp_path):
     assert np.array_equal(crop, read_audio(path)[16_000:])
 
 
+@pytest.mark.parametrize("chunk", [b"", b"LIST" + struct.pack("<I", 5) + b"INFO1\0"])
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_a_plain_wav_gives_what_libsndfile_gives_without_it(tmp_path, monkeypatch, channels, chunk):
+    samples = np.random.default_rng(0).integers(-(2**15), 2**15, (8_000, channels), np.int16)
+    samples[100:102] = [[-(2**15)], [2**15 - 1]]
+    content = wav_bytes(samples.astype("<i2").tobytes(), channels=channels).replace(b"data", chunk + b"data", 1)
+    (tmp_path / "a.wav").write_bytes(content + b"tail" + bytes(4))
+    expected = soundfile.read(tmp_path / "a.wav", dtype="float32", always_2d=True)[0]
+    monkeypatch.setattr(soundfile, "SoundFile", type("Unused", (), {}))
+    for offset, length in ((0, 8_000), (99, 2_000), (7_000, 1_000)):
+        part = {"offset_seconds": offset / 16_000, "duration_seconds": length / 16_000}
+        wanted = expected[offset : offset + length]
+        assert np.array_equal(read_audio(tmp_path / "a.wav", **part), wanted.mean(axis=1))
+        last = read_audio(tmp_path / "a.wav", channel=channels - 1, **part)
+        assert np.array_equal(last, wanted[:, -1])
+        assert last.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-2_000],
+        lambda content: content.replace(b"data\0\x7d\0\0", b"data\0\0\0\0", 1),
+        lambda content: content.replace(b"RIFF", b"RIFX", 1),
+        lambda content: content.replace(b"\x10\0\0\0\x01\0", b"\x10\0\0\0\x06\0", 1),
+    ],
+    ids=["cut", "length left open", "another order of bytes", "A-law"],
+)
+def test_a_wav_that_is_not_plain_is_left_to_libsndfile(tmp_path, damage):
+    content = wav_bytes((2**13 * tones(16_000, 1.0)).astype("<i2").tobytes())
+    (tmp_path / "a.wav").write_bytes(content)
+    with (tmp_path / "a.wav").open("rb") as file:
+        assert plain_wav(file) is not None
+    (tmp_path / "a.wav").write_bytes(damage(content))
+    with (tmp_path / "a.wav").open("rb") as file:
+        assert plain_wav(file) is None
+
+
 def test_a_resampled_crop_agrees_with_the_resampled_whole(tmp_path):
     path = saved(tmp_path / "float32.wav", tones(48_000), 48_000)
     crop = read_audio(path, offset_seconds=0.5, duration_seconds=0.5)
@@ -278,7 +317,7 @@ def test_a_file_without_permission_is_named(tmp_path):
     if root:  # who may read everything, so be someone else for a moment
         os.seteuid(65_534)
     try:
-        with pytest.raises(AudioError, match=r"recording must be .*pcm16\.wav"):
+        with pytest.raises(AudioError, match=r"recording must be readable, got .*pcm16\.wav \(Permission denied\)"):
             read_audio(path)
     finally:
         if root:

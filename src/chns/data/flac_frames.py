@@ -48,6 +48,19 @@ def id3_bytes(head: bytes) -> int:
     return sum((byte & 0x7F) << shift for byte, shift in zip(lengths, (21, 14, 7, 0), strict=True))
 
 
+def flac_with_length(file: BinaryIO) -> bytes | None:
+    """A FLAC up to the number of its samples, with that number, if its writer could not go back to tell it."""
+    info = flac_info(file)
+    if info is None or info.num_frames:
+        return None
+    num_frames = flac_end(file, info)
+    if num_frames is None or num_frames >= 2**36:
+        return None
+    file.seek(0)
+    header = file.read(info.end)
+    return header[:-8] + (int.from_bytes(header[-8:], "big") + num_frames).to_bytes(8, "big")
+
+
 def flac_end(file: BinaryIO, info: FlacInfo) -> int | None:
     """Samples up to the end of the last frame, as its header counts them; none where no frame ends the file."""
     size = file.seek(0, os.SEEK_END)

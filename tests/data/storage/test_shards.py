@@ -521,21 +521,23 @@ def test_places_need_both_columns(packed):
         Manifest(packed.table.drop_columns(["byte_length"]), root=packed.root)
 
 
-def test_a_crop_of_a_long_recording_reads_little_and_bounded_memory(packed, monkeypatch):
-    long = next(each.path for each in packed if each.name == "s4/long")
-    assert long.byte_length > shard_recording._READ_WHOLE_BYTES
+@pytest.mark.parametrize(("name", "offset", "share"), [("s4/long", 30.0, 0.25), ("s0/wav", 1.5, 0.8)])
+def test_a_crop_of_a_long_recording_or_a_wav_reads_little_and_bounded_memory(packed, monkeypatch, name, offset, share):
+    recording = next(each.path for each in packed if each.name == name)
+    assert (recording.byte_length > shard_recording._READ_WHOLE_BYTES) == (name == "s4/long")
     fetched = []
-    for name in ("pread", "preadv"):
-        original = getattr(os, name)
+    for call in ("pread", "preadv"):
+        original = getattr(os, call)
         monkeypatch.setattr(
             shard_recording.os,
-            name,
+            call,
             lambda descriptor, wanted, offset, o=original: fetched.append(wanted) or o(descriptor, wanted, offset),
         )
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
-    crop = read_audio(long, offset_seconds=30.0, duration_seconds=1.0)
-    assert len(crop) == RATE
-    assert sum(wanted if isinstance(wanted, int) else len(wanted[0]) for wanted in fetched) < long.byte_length / 4
+    crop = read_audio(recording, offset_seconds=offset, duration_seconds=0.25)
+    assert len(crop) == RATE / 4
+    read_bytes = sum(wanted if isinstance(wanted, int) else len(wanted[0]) for wanted in fetched)
+    assert read_bytes < share * recording.byte_length
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
 
 

@@ -110,7 +110,7 @@ class PackedRecording:
                 f"recording must lie inside its shard of {size:,} bytes, got bytes {self.byte_offset:,} to {end:,} in "
                 f"{self}. The shard is cut off or not that of this manifest: copy both again."
             )
-        is_read_whole = self.byte_length <= _READ_WHOLE_BYTES
+        is_read_whole = self.byte_length <= _READ_WHOLE_BYTES and self.suffix != ".wav"  # of that, a crop is few bytes
         wanted = HEADER_BYTES + (self.byte_length if is_read_whole else 0)
         content = _read_from(descriptor, wanted, self.byte_offset - HEADER_BYTES)
         header = content[:HEADER_BYTES]

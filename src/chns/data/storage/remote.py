@@ -66,6 +66,21 @@ class FilePart(io.RawIOBase):
             self._on_close()
 
 
+def with_header(content: BinaryIO, header: bytes) -> BinaryIO:
+    """A file with another header of the same length."""
+    length = content.seek(0, os.SEEK_END)
+
+    def fill(buffer: memoryview, position: int) -> int:
+        if position < len(header):
+            got = min(len(buffer), len(header) - position)
+            buffer[:got] = header[position : position + got]
+            return got
+        content.seek(position)
+        return content.readinto(buffer)  # type: ignore[attr-defined,no-any-return]
+
+    return io.BufferedReader(FilePart(fill, length, on_close=lambda: None))
+
+
 HEADER_BYTES = 512
 
 MAX_RECORDING_BYTES = 2**33 - 1
