@@ -5,6 +5,7 @@ import logging
 
 import pytest
 import yaml
+from small_models import LEAST
 
 from chns.cli import main
 from chns.data.manifest import Manifest
@@ -21,6 +22,7 @@ def config(tmp_path_factory, hum_manifest, configs):
     test.write(folder / "test.parquet")
     write_trials(folder / "trials.txt", make_trials(test, targets_per_speaker=4, num_nontargets=40, seed=1))
     base = yaml.safe_load((configs / "tiny.yaml").read_text())
+    base["encoder"] = yaml.safe_load(LEAST.read_text())["encoder"]
     base["data"] |= {"train": str(folder / "train.parquet"), "held_out_speakers": 0, "crop_seconds": 0.5}
     base["batches"] = {"speakers_per_batch": 4, "utterances_per_speaker": 2, "steps_per_epoch": 4}
     base["clusters"] |= {"num_clusters": 3, "crop_seconds": 0.5}

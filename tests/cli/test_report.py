@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from small_models import LEAST
 
 from chns.cli import main
 from chns.evaluation.scoring import write_scores
@@ -21,7 +22,8 @@ def _in_the_folder_of_the_manifest(hum_manifest):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, configs, hum_manifest):
     run = tmp_path_factory.mktemp("report") / "run"
-    words = ["--config", configs / "chns.yaml", "--config", configs / "tiny.yaml", "--data.train", hum_manifest]
+    words = ["--config", configs / "chns.yaml", "--config", configs / "tiny.yaml", "--config", LEAST]
+    words += ["--data.train", hum_manifest]
     words += ["--train.epochs", 2, "--train.device", "cpu", "--out", run]
     assert main(["train", *map(str, words)]) == 0
     trials = Trials(list("abcde"), list("fghij"), np.array([True, False, True, False, False]))
@@ -54,14 +56,14 @@ def test_a_report_is_written_and_its_first_sentences_and_place_are_printed(train
     assert (tmp_path / "figures" / "batch-hardness.svg").is_file()
 
 
-def test_without_out_the_report_of_one_run_is_beside_it(without_manifest, trained, capsys):
+def test_without_out_the_report_of_one_run_is_beside_it(without_manifest, trained, capsys, undrawn):
     assert report(without_manifest) == 0
     assert f"{without_manifest / 'report' / 'report.html'}: 1 run, " in capsys.readouterr().out
     assert report(without_manifest, trained) == 2
     assert "--out must name the report's folder for 2 runs, got none" in capsys.readouterr().err
 
 
-def test_json_has_the_names_and_the_error_rates(without_manifest, tmp_path, capsys):
+def test_json_has_the_names_and_the_error_rates(without_manifest, tmp_path, capsys, undrawn):
     assert report(without_manifest, "--name", "<i>mine</i>", "--out", tmp_path, "--json") == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["report"] == str(tmp_path / "report.html")
@@ -74,7 +76,7 @@ def test_json_has_the_names_and_the_error_rates(without_manifest, tmp_path, caps
     assert "<i>" not in html
 
 
-def test_a_run_whose_manifest_is_gone_is_reported_as_far_as_it_goes(without_manifest, tmp_path):
+def test_a_run_whose_manifest_is_gone_is_reported_as_far_as_it_goes(without_manifest, tmp_path, undrawn):
     assert report(without_manifest, "--out", tmp_path / "report") == 0
     html = (tmp_path / "report" / "report.html").read_text()
     assert "the training speakers were not embedded" in html
@@ -99,7 +101,7 @@ def comparison(tmp_path):
     return folder
 
 
-def test_a_comparison_brings_its_runs_and_its_verdict(without_manifest, comparison, tmp_path, capsys):
+def test_a_comparison_brings_its_runs_and_its_verdict(without_manifest, comparison, tmp_path, capsys, undrawn):
     shutil.copytree(without_manifest, comparison / "chns" / "seed-0")
     assert report(comparison, "--out", tmp_path / "report") == 0
     assert capsys.readouterr().out.startswith("Hard batches made no measurable difference.\n")

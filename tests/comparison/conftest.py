@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from small_models import LEAST
 
 from chns.data.manifest import Manifest
 from chns.evaluation.pairs import make_trials
@@ -27,6 +28,7 @@ def corpus(tmp_path_factory, hum_manifest) -> Path:
 def tiny(configs, corpus) -> dict:
     """The content of a comparison's YAML file."""
     base = yaml.safe_load((configs / "tiny.yaml").read_text())
+    base["encoder"] = yaml.safe_load(LEAST.read_text())["encoder"]
     base["data"] |= {"train": str(corpus / "train.parquet"), "held_out_speakers": 0, "crop_seconds": 0.5}
     base["batches"] = {"speakers_per_batch": 4, "utterances_per_speaker": 2, "steps_per_epoch": 4}
     base["clusters"] |= {"num_clusters": 3, "crop_seconds": 0.5}

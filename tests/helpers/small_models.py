@@ -8,6 +8,8 @@ from chns.bundle import Architecture, save_bundle
 from chns.bundle.bundle_graph import built_in_signal
 from chns.encoders import SpeakerEncoder
 
+LEAST = Path(__file__).with_name("least.yaml")  # for ``--config``, after tiny
+
 SMALL_ECAPA = Architecture(
     encoder="chns.encoders.EcapaTdnn", encoder_settings={"channels": 16, "aggregation_channels": 24, "embedding_dim": 8}
 )

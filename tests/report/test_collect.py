@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
+from small_models import LEAST
 
 from chns.cli.training_commands import train_parser
 from chns.core import ManifestError, RunFolderError
@@ -39,7 +40,8 @@ def runs(tmp_path_factory, configs, hum_manifest):
     folder = tmp_path_factory.mktemp("runs")
     parser = train_parser()
     for strategy in ("supcon", "chns", "neighbours"):
-        words = [word for name in (strategy, "tiny") for word in ("--config", str(configs / f"{name}.yaml"))]
+        files = (configs / f"{strategy}.yaml", configs / "tiny.yaml", LEAST)
+        words = [word for file in files for word in ("--config", str(file))]
         arguments = parser.instantiate(parser.parse_args([*words, "--data.train", str(hum_manifest)]))
         settings = TrainSettings(**{name: arguments[name] for name in TrainSettings.__dataclass_fields__})
         settings = replace(settings, train=replace(settings.train, epochs=2, device="cpu"))

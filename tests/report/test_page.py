@@ -221,7 +221,7 @@ def test_map_coordinates_keep_their_proportions_and_names_are_shared():
         assert drawn["clusters"] is None or len(drawn["clusters"]) == 60
 
 
-def test_decisions_of_a_run_are_listed_under_its_name_escaped_and_bounded(tmp_path):
+def test_decisions_of_a_run_are_listed_under_its_name_escaped_and_bounded(tmp_path, undrawn):
     lines = ["epoch 1: <b>hard</b> ratio 0 -> 0.5", "x" * 5_000, "bell \x07", *(f"epoch {n}: more" for n in range(70))]
     runs = [replace(fabricated_run("chns", trial_lists=()), decisions=lines), fabricated_run(trial_lists=())]
     html = write_report(tmp_path, runs).page.read_text()
@@ -248,7 +248,7 @@ def test_runs_of_a_report_are_at_least_one_and_differ_in_name(tmp_path):
         write_report(tmp_path, [fabricated_run(), fabricated_run()])
 
 
-def test_a_comparison_leads_the_page_and_marks_what_is_measurable(comparison_folder):
+def test_a_comparison_leads_the_page_and_marks_what_is_measurable(comparison_folder, undrawn):
     comparison = read_comparison(comparison_folder)
     run = replace(fabricated_run(trial_lists=()), speaker_map=None, batch_hardness=None, log={})
     written = write_report(comparison_folder / "report", [run], comparison=comparison)
@@ -261,7 +261,7 @@ def test_a_comparison_leads_the_page_and_marks_what_is_measurable(comparison_fol
     assert 'href="#comparison"' in html
 
 
-def test_findings_and_advice_that_verdicts_share_are_on_the_page_once(comparison_folder):
+def test_findings_and_advice_that_verdicts_share_are_on_the_page_once(comparison_folder, undrawn):
     comparison = read_comparison(comparison_folder)
     first = comparison.verdicts[0]
     auto = replace(first, headline="Hard sampling (auto against supcon) helped.")

@@ -125,7 +125,7 @@ def test_names_of_strangers_stay_names(run, tmp_path):
     assert "<script" not in figure.svg
 
 
-def test_the_page_has_a_section_for_them_where_there_are_any(run, contents, tmp_path):
+def test_the_page_has_a_section_for_them_where_there_are_any(run, contents, tmp_path, undrawn):
     report = write_report(tmp_path / "with", [written(run("one"), {"gallery": contents["gallery"]})])
     without = write_report(tmp_path / "without", [run("two")])
     pages = [one.page.read_text() for one in (report, without)]

@@ -22,6 +22,7 @@ import yaml
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from safetensors.torch import load_file
+from small_models import LEAST
 
 from chns.bundle.bundle import load_bundle
 from chns.bundle.bundle_graph import PACKAGED_MODEL, load_graph_bundle
@@ -40,7 +41,6 @@ from chns.training.run import _launched, measure_steps
 from chns.training.settings import BatchSettings, ClusterSettings, TrainingSettings, TrainSettings
 from chns.training.step import TrainingStep
 
-LEAST = Path(__file__).parents[1] / "helpers" / "least.yaml"
 PLAIN = ("--encoder.factory", "chns_test_encoders.Plain", "--encoder.settings", "{}")
 TIMES = {"elapsed_seconds", "segments_per_second", "data_wait_share", "encoder_seconds", "loss_seconds"}
 

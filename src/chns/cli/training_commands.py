@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ _TRAIN_EXAMPLES = """examples:
 The same command goes on with a run that was stopped."""
 
 
+@cache  # asked for again when the settings are made, and it takes longest
 def train_parser() -> SettingsParser:
     """The options, from the fields of the settings; later ``--config`` files win over earlier ones."""
     from chns.training.parsing import add_settings
@@ -92,6 +94,7 @@ _PREVIEW_EXAMPLES = """examples:
 Takes the settings of `chns train`; --seed draws other crops and other effects."""
 
 
+@cache
 def augment_preview_parser() -> SettingsParser:
     """The options: those of `chns train`, and what is to be written where."""
     from chns.training.parsing import add_settings

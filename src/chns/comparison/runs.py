@@ -18,6 +18,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,8 +70,7 @@ def read_comparison(path: Path | str, *, baseline: str | None = None, base_optio
         ConfigError: If a key is unknown, or a value is wrong or contradicts another.
     """
     path = config_path(path)
-    parser = SettingsParser(exit_on_error=False)
-    parser.add_class_arguments(ComparisonSettings)
+    parser = _parser(ComparisonSettings)
     try:
         settings = parser.instantiate(parser.parse_string(bounded_text(path)))
     except (ArgumentError, TypeError) as error:
@@ -83,6 +83,13 @@ def read_comparison(path: Path | str, *, baseline: str | None = None, base_optio
     if base_options:
         fields["base"] = _with_options(fields["base"], base_options)
     return checked(ComparisonSettings(**fields))
+
+
+@cache  # one for all strategies
+def _parser(kind: type) -> SettingsParser:
+    parser = SettingsParser(exit_on_error=False)
+    parser.add_class_arguments(kind)
+    return parser
 
 
 def _with_options(base: TrainSettings, options: Sequence[str]) -> TrainSettings:
@@ -144,8 +151,7 @@ def paper_strategies(base: TrainSettings) -> dict[str, dict[str, Any]]:
 
 
 def _strategy(name: str, base: TrainSettings, changes: Mapping[str, Any]) -> TrainSettings:
-    parser = SettingsParser(exit_on_error=False)
-    parser.add_class_arguments(TrainSettings)
+    parser = _parser(TrainSettings)
     own = {key: _as_a_whole(value) for key, value in changes.items()}
     try:
         settings = settings_of(parser, parser.parse_object(own, parser.parse_object(asdict(base))))
