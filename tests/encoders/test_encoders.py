@@ -134,6 +134,31 @@ def test_statistics_of_a_few_rows_at_a_time_have_the_gradients_that_differences_
     assert torch.autograd.gradcheck(getattr(layers, function).apply, needed)
 
 
+@pytest.mark.parametrize(
+    "learnt", [(True, True, True), (True, False, False), (False, True, True), (False, True, False)]
+)
+def test_a_pointwise_convolution_has_the_gradients_that_differences_show(learnt):
+    torch.manual_seed(0)
+    shapes = [(2, 3, 5), (4, 3, 1), (4,)]
+    inputs = [torch.randn(s, dtype=torch.float64, requires_grad=bool(g)) for s, g in zip(shapes, learnt, strict=True)]
+    assert torch.autograd.gradcheck(layers.pointwise, inputs)
+    assert torch.autograd.gradcheck(lambda x, weight: layers.pointwise(x, weight, None), inputs[:2])
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_pointwise_convolution_is_torchs(half):
+    torch.manual_seed(0)
+    tensors = [torch.randn(shape, requires_grad=True) for shape in [(64, 16, 30), (8, 16, 1), (8,)]]
+    slopes = torch.randn(64, 8, 30)
+    kept = []
+    for function in (torch.nn.functional.conv1d, layers.pointwise):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            output = function(*tensors)
+        kept.append([output, *torch.autograd.grad(output, tensors, slopes.to(output.dtype))])
+    for theirs, ours in zip(*kept, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0 if half else 1e-5)
+
+
 @pytest.mark.parametrize("lengths", [None, (50, 31)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_pooling_in_training_is_that_of_evaluation(lengths, dtype, monkeypatch):

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from chns.encoders.layers import AttentiveStatisticsPooling, frame_mask, masked, masked_mean, mirrored
+from chns.encoders.layers import AttentiveStatisticsPooling, frame_mask, masked, masked_mean, mirrored, pointwise
 
 Padding = Literal["zeros", "reflect"]
 
@@ -43,7 +43,11 @@ class TdnnBlock(nn.Module):
         """Mask of shape (B, 1, T) or None."""
         if self.reach:
             x = mirrored(x, mask, self.reach) if self.mirrors else masked(x, mask)
-        normalised: Tensor = self.norm(self.conv(x).relu())
+        if self.training and self.conv.kernel_size == (1,):
+            x = pointwise(x, self.conv.weight, self.conv.bias)
+        else:
+            x = self.conv(x)
+        normalised: Tensor = self.norm(x.relu_())
         return normalised
 
 

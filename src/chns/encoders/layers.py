@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.nn.grad import conv1d_input
 
 # Of each tensor in a step of a loop over rows: what a core's cache holds with what is computed of it.
 _NUMBERS_AT_ONCE = 2**17
@@ -75,6 +76,47 @@ def mirrored(x: Tensor, mask: Tensor | None, reach: int) -> Tensor:
     if mask is None:
         return x.index_select(2, places)
     return x.gather(2, places[:, None].expand(-1, x.shape[1], -1))
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Convolution of kernel size 1 in training: that of torch, but for how a CPU computes the weights' gradient.
+
+    Args:
+        x: Shape (batch, in_channels, frames).
+        weight: Shape (out_channels, in_channels, 1).
+        bias: Shape (out_channels,), or None.
+
+    Returns:
+        Shape (batch, out_channels, frames).
+    """
+    # Below float32 a sum of products would be rounded at each utterance; on a GPU each would be a launch.
+    if x.is_cuda or x.is_mps or x.dtype.itemsize < 4 or torch.is_autocast_enabled(x.device.type):
+        return F.conv1d(x, weight, bias)
+    output: Tensor = _Pointwise.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return output
+
+
+class _Pointwise(torch.autograd.Function):
+    """Convolution whose gradient of the weights is a sum of products of matrices, which oneDNN's is slower than."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.conv1d(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors  # type: ignore[attr-defined]
+        (gradient,) = gradients
+        of_x, of_weight, of_bias = ctx.needs_input_grad  # type: ignore[attr-defined]
+        return (
+            conv1d_input(x.shape, weight, gradient) if of_x else None,  # type: ignore[no-untyped-call]
+            torch.addbmm(weight[:, :, 0], gradient, x.mT, beta=0)[:, :, None] if of_weight else None,
+            gradient.sum(2).sum(0) if of_bias else None,
+        )
 
 
 class StatisticsPooling(nn.Module):
@@ -158,13 +200,13 @@ class AttentiveStatisticsPooling(nn.Module):
         """Pool (batch, channels, frames) to (batch, 2 * channels): means, then standard deviations."""
         attended = self._attended(x, mask) if self.global_context else self.hidden(x)
         hidden = (attended if self.plain else self.norm(attended.relu_())).tanh()
-        scores = self.score(hidden)
         if self.training:
+            scores = pointwise(hidden, self.score.weight, self.score.bias)
             if mask is not None:
                 scores = scores.masked_fill(mask == 0, -torch.inf)
             mean, variance = _WeightedStatistics.apply(scores, x)  # type: ignore[no-untyped-call]
         else:
-            weights = _softmax_over_time(scores, mask)
+            weights = _softmax_over_time(self.score(hidden), mask)
             mean = (weights * x).sum(dim=2, keepdim=True)
             variance = (weights * (x - mean).square()).sum(dim=2, keepdim=True)
         return torch.cat([mean, self._deviation(variance)], dim=1).squeeze(2)
@@ -184,7 +226,7 @@ class AttentiveStatisticsPooling(nn.Module):
         of_mean = self.hidden.weight[:, channels : 2 * channels]
         of_deviation = self.hidden.weight[:, 2 * channels :]
         context = F.conv1d(mean, of_mean, self.hidden.bias) + F.conv1d(self._deviation(variance), of_deviation)
-        return F.conv1d(x, of_frame) + context
+        return (pointwise(x, of_frame, None) if self.training else F.conv1d(x, of_frame)) + context
 
     def _deviation(self, variance: Tensor) -> Tensor:
         return variance.clamp_min(self.variance_floor).sqrt()
