@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from foreign_models import speechbrain_state, wespeaker_resnet_state
+from small_models import LEAST
 
 from chns.bundle.bundle import load_bundle
 from chns.bundle.layouts import TOOLKITS
@@ -122,8 +123,9 @@ def test_ones_own_encoder_trains_starts_again_and_clusters_once_it_is_trusted(hu
 
 
 def test_training_learns_from_a_teacher_beside_its_labels(imported, hum_manifest, tmp_path, capsys):
-    """Of another size: 16 numbers of the teacher, 192 of the student."""
-    own = ("--data.train", hum_manifest, *SHORT, "--train.epochs", 8, "--optimizer.learning_rate", 0.002)
+    """Of another size: 16 numbers of the teacher, 8 of the student."""
+    own = ("--config", LEAST, "--data.train", hum_manifest, *SHORT, "--batches.steps_per_epoch", 40)
+    own += ("--optimizer.learning_rate", 0.01)
     cosines = {}
     for name, words in {"alone": (), "taught": ("--train.teacher", imported, "--train.teacher_weight", 20)}.items():
         assert run("train", "--out", tmp_path / name, *words, *own) == 0

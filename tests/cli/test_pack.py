@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_models import LEAST
 
 from chns.cli import main
 from chns.data.manifest import Manifest
@@ -37,7 +38,8 @@ def shards(hum_manifest, tmp_path_factory):
 
 def training(configs, manifest, out, *more):
     return [
-        "train", "--config", configs / "chns.yaml", "--config", configs / "tiny.yaml", "--data.train", manifest,
+        "train", "--config", configs / "chns.yaml", "--config", configs / "tiny.yaml", "--config", LEAST,
+        "--data.train", manifest,
         "--data.held_out_speakers", "4", "--train.device", "cpu", "--out", out, *more,
     ]  # fmt: skip
 

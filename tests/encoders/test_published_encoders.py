@@ -40,6 +40,7 @@ PUBLISHED = {
     "simam_resnet34": 25.2,
     "simam_resnet100": 50.2,
 }
+OF_MANY_LAYERS = ("resnet152", "resnet221", "resnet293", "simam_resnet100", "redimnet2_b2", "redimnet2_b3")
 SIZED = [*PUBLISHED, "ecapa_tdnn_mobile", "ecapa_tdnn_512", "ecapa_tdnn_1024"]
 
 each_small = pytest.mark.parametrize("make", SMALL.values(), ids=SMALL.keys())
@@ -61,7 +62,9 @@ def on_no_memory(name):
         return getattr(chns.encoders, name)().eval()
 
 
-@pytest.mark.parametrize("name", SIZED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in OF_MANY_LAYERS)) for name in SIZED]
+)
 def test_parameters_and_multiply_adds_are_those_of_the_docstring(name):
     encoder = on_no_memory(name)
     num_mels = 72 if "redimnet" in name else 80

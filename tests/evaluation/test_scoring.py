@@ -142,7 +142,7 @@ def test_a_malformed_line_is_named(tmp_path, content, message):
         read_scores(tmp_path / "scores.txt")
 
 
-LINES = [f"a{n % 7} b{n} {n / 8} {'target' if n % 3 else 'nontarget'}" for n in range(300)]
+LINES = [f"a{n % 7} b{n} {n / 8} {'target' if n % 3 else 'nontarget'}" for n in range(120)]
 ODD = {
     "plain": LINES,
     "tabs and blanks": [line.replace(" ", " \t ", 1) + " " for line in LINES],
@@ -168,8 +168,8 @@ def test_a_file_reads_the_same_in_blocks_of_any_size(tmp_path, monkeypatch, kind
         trials, scores = read_scores(path)
         assert trials.enrolment == [fields[0] for fields in expected]
         assert trials.test == [fields[1] for fields in expected]
-        assert scores.tolist() == [n / 8 for n in range(300)]
-        assert trials.is_target.tolist() == [bool(n % 3) for n in range(300)]
+        assert scores.tolist() == [n / 8 for n in range(len(LINES))]
+        assert trials.is_target.tolist() == [bool(n % 3) for n in range(len(LINES))]
         assert trials.lines.tolist() == numbers
         without_names = read_labelled_scores(path)
         assert np.array_equal(without_names[0], scores)
@@ -185,7 +185,7 @@ def test_a_bad_line_far_down_is_named_in_either_order(tmp_path, monkeypatch, siz
         bad = line if kind == "plain" or line.count(" ") != 3 else " ".join((*line.split()[:2], *line.split()[:1:-1]))
         path.write_text("\n".join([*ODD[kind], bad, *ODD[kind]]), encoding="utf-8")
         for read in (read_scores, read_labelled_scores):
-            with pytest.raises(TrialError, match=rf"must .*, got '{bad}' in .*scores\.txt:301"):
+            with pytest.raises(TrialError, match=rf"must .*, got '{bad}' in .*scores\.txt:121"):
                 read(path)
 
 

@@ -1,10 +1,9 @@
-"""Commands in processes of their own that need not import torch first: a server that has done so forks them.
+"""Code in processes of its own that need not import torch first: a server that has done so forks them.
 
 Importing torch and Fabric takes longer than any training here. The server is a process of its own, too, and has
 computed nothing, so that forking it is safe.
 """
 
-import importlib
 import multiprocessing
 import os
 import sys
@@ -12,33 +11,42 @@ from pathlib import Path
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["lightning_fabric", "torch._dynamo", "chns.cli.training_commands", "chns.training.run"])
+COMMAND = "import sys; from chns.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
-def started(words, errors: Path, *, environment=None, before: str = ""):
-    """`chns` with these words, in a session of its own.
+def started(code, said: Path, *, words=(), environment=None):
+    """The process, in a session of its own.
 
     Args:
-        words: Of the command.
-        errors: A file for what is said on standard error.
+        code: What it runs, such as `COMMAND` for ``chns``.
+        said: A file for what it prints and what it says on standard error.
+        words: Its ``sys.argv``, from the second on.
         environment: Variables that differ from this process's.
-        before: Code to run first.
 
     Returns:
-        The process; its ``exitcode`` is the command's, or minus the signal that ended it.
+        Its ``exitcode`` is the code's, or minus the signal that ended it.
     """
-    errors.touch()
-    process = SERVER.Process(
-        target=_run, args=(list(map(str, words)), str(errors), {**os.environ, **(environment or {})}, before)
-    )
+    said.touch()
+    arguments = (code, str(said), list(map(str, words)), {**os.environ, **(environment or {})})
+    process = SERVER.Process(target=_run, args=arguments)
     process.start()
     return process
 
 
-def _run(words, errors, environment, before):
+def told(code, said: Path, *, words=(), environment=None, seconds=300) -> str:
+    """What it said, once it has ended without an error."""
+    process = started(code, said, words=words, environment=environment)
+    process.join(timeout=seconds)
+    assert process.exitcode == 0, said.read_text()
+    return said.read_text()
+
+
+def _run(code, said, words, environment):
     os.setsid()
     os.environ.clear()
     os.environ.update(environment)
-    with Path(errors).open("a") as file:
+    with Path(said).open("a") as file:
+        os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    exec(before, {})
-    sys.exit(importlib.import_module("chns.cli").main(words))
+    sys.argv[1:] = words
+    exec(code, {"__name__": "__main__"})

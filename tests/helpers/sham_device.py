@@ -8,8 +8,6 @@ Whatever would make the CPU wait for a GPU (a value read, a shape that depends o
 from __future__ import annotations
 
 import io
-import json
-import sys
 import traceback
 from collections import Counter
 from contextlib import contextmanager, redirect_stderr
@@ -228,7 +226,3 @@ def waits_of_trainings(commands):
                 code = main(command)
             results.append({"code": code, "error": said.getvalue().strip().splitlines()[-1:], "waited": waited})
     return results
-
-
-if __name__ == "__main__":
-    print(json.dumps(waits_of_trainings(json.loads(sys.argv[1]))))  # noqa: T201

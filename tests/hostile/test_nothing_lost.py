@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -209,13 +210,12 @@ except OSError as error:
 @pytest.mark.parametrize("limit", [8_192, 0])
 def test_audio_on_a_full_disk_is_an_error_that_names_the_file(tmp_path, suffix, limit):
     """Of Opus only what is missing at the end is not told by its encoder: with 0 the last byte finds no room."""
-    path = tmp_path / f"a{suffix}"
-    told = subprocess.run(
-        [sys.executable, "-c", FULL, str(path), str(limit)], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert told.stdout.startswith("told")
-    assert str(path) in told.stdout
-    assert list(tmp_path.iterdir()) == []
+    path = tmp_path / "disk" / f"a{suffix}"
+    (tmp_path / "disk").mkdir()
+    told = forked.told(FULL, tmp_path / "said", words=[path, limit], seconds=60)
+    assert told.startswith("told")
+    assert str(path) in told
+    assert list(path.parent.iterdir()) == []
 
 
 def test_a_folder_under_the_name_of_a_file_is_told(tmp_path):
@@ -342,12 +342,12 @@ for name, write in writers.items():
 
 
 def test_every_file_on_a_full_disk_is_an_error_that_names_it(tmp_path):
-    told = subprocess.run(
-        [sys.executable, "-c", WRITERS, str(tmp_path)], capture_output=True, text=True, check=True, timeout=300
-    ).stdout.splitlines()
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    told = forked.told(WRITERS, tmp_path / "said", words=[folder]).splitlines()
     names = ["m.parquet", "m.csv", "e.parquet", "scores.txt", "trials.txt", "training.pt", "model", "log.csv"]
     assert [line.partition(" ")[0] for line in told] == names
     for name, line in zip(names, told, strict=True):
         rule = "written file must fit on the disk and be allowed there"
-        assert f"{rule}, got 'File too large' for {tmp_path / name}" in line
-    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
+        assert f"{rule}, got 'File too large' for {folder / name}" in line
+    assert [path.name for path in folder.iterdir()] == ["log.csv"]

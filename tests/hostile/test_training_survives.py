@@ -11,10 +11,12 @@ import time
 from importlib.resources import files
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from small_models import LEAST
 
 from chns.bundle.bundle import Architecture, save_bundle
 from chns.cli import main
@@ -28,7 +30,8 @@ PLAIN = ["--encoder.factory", "chns_test_encoders.Plain", "--encoder.settings", 
 
 def words(manifest, out, *more):
     return [
-        "train", "--config", str(CONFIGS / "chns.yaml"), "--config", str(CONFIGS / "tiny.yaml"), *PLAIN,
+        "train", "--config", str(CONFIGS / "chns.yaml"), "--config", str(CONFIGS / "tiny.yaml"),
+        "--config", str(LEAST), *PLAIN,
         "--data.train", str(manifest), "--data.held_out_speakers", "4", "--train.device", "cpu", "--out", str(out),
         *more,
     ]  # fmt: skip
@@ -146,10 +149,10 @@ def main(words):
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_trainings_of_a_comparison_end_with_it(how, tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", f"CHILD = {CHILD!r}\n{PARENT}", str(tmp_path)], env=environment())
-    wait_until(lambda: all((tmp_path / n / "started").exists() for n in "01"), process)
-    process.send_signal(how)
-    process.wait(timeout=60)
+    process = forked.started(f"CHILD = {CHILD!r}\n{PARENT}", tmp_path / "said", words=[tmp_path])
+    wait_until(lambda: all((tmp_path / n / "started").exists() for n in "01"), process.is_alive)
+    os.kill(process.pid, how)
+    process.join(timeout=60)
     wait_until(lambda: all((tmp_path / n / "stopped").exists() for n in "01"))
 
 
@@ -259,7 +262,7 @@ def started(command, log, *, in_training=True):
             [sys.executable, "-m", "chns", *command],
             env=environment(), stderr=file, stdout=file, start_new_session=True,
         )  # fmt: skip
-    wait_until(lambda: not in_training or "training on" in log.read_text(), process)
+    wait_until(lambda: not in_training or "training on" in log.read_text(), lambda: process.poll() is None)
     return process, time.monotonic()
 
 
@@ -287,9 +290,9 @@ def environment():
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
-def wait_until(done, process=None):
+def wait_until(done, is_alive=lambda: True):
     deadline = time.monotonic() + 120
     while not done():
-        assert process is None or process.poll() is None
+        assert is_alive()
         assert time.monotonic() < deadline
         time.sleep(0.05)

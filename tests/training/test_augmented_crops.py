@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from small_models import LEAST
 
 from chns.bundle.bundle import load_bundle
 from chns.cli.training_commands import train_parser
@@ -28,6 +29,7 @@ def settings_from(configs, hum_manifest):
     def make(*words, overlays=("supcon", "tiny", "augmented")):
         parser = train_parser()
         overlaid = [word for name in overlays for word in ("--config", str(configs / f"{name}.yaml"))]
+        overlaid += ["--config", str(LEAST)]
         common = ["--data.train", str(hum_manifest), "--data.held_out_speakers", "4", "--train.device", "cpu"]
         made = parser.instantiate(parser.parse_args([*overlaid, *common, *words]))
         return TrainSettings(**{name: made[name] for name in TrainSettings.__dataclass_fields__})

@@ -34,7 +34,6 @@ from chns.training.settings import (
 
 STRATEGIES = ["supcon", "hscl", "chns", "chns_hscl", "neighbours", "auto", "aam_softmax"]
 HARD_FROM_THE_START = ["chns", "chns_hscl", "neighbours"]
-ENCODERS = [(), ("thin_resnet34",)]  # configurations beside that of the strategy, whose encoder is the default
 
 
 def settings_of(configs, *names, **data):
@@ -45,8 +44,18 @@ def settings_of(configs, *names, **data):
     return replace(settings, data=replace(settings.data, **data))
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    ("strategy", "encoder"),
+    [
+        *((strategy, ()) for strategy in STRATEGIES),
+        ("chns_hscl", ("thin_resnet34",)),
+        *(
+            pytest.param(strategy, ("thin_resnet34",), marks=pytest.mark.slow)
+            for strategy in STRATEGIES
+            if strategy != "chns_hscl"
+        ),
+    ],
+)
 def test_every_shipped_configuration_builds_and_takes_a_step(configs, hum_manifest, strategy, encoder):
     settings = settings_of(configs, strategy, *encoder, train=str(hum_manifest))
     settings = replace(

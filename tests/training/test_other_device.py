@@ -1,15 +1,14 @@
 """Training on a device that is not the CPU: nothing of one device meets the other's, and steps do not wait for it."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 import sham_device
 import torch
 from safetensors.torch import load_file
+from small_models import LEAST
 
 from chns.cli import main
 from chns.losses import HSCLLoss, SupConLoss
@@ -29,13 +28,14 @@ KINDS = {
 }  # fmt: skip
 
 
+RUN = "import json, sham_device; print(json.dumps(sham_device.waits_of_trainings(json.loads(sys.argv[1]))))"
 SPOILT = ("spoilt", ["--loss.factory", "chns_test_losses.Spoilt", "--loss.settings", "{}", *PLAIN])
 
 
 def command(configs, manifest, out, *more):
     return [
-        "train", "--config", str(configs / "chns.yaml"), "--config", str(configs / "tiny.yaml"), "--data.train",
-        str(manifest), "--data.held_out_speakers", "4", "--train.device", "cpu", "--train.epochs", "2",
+        "train", "--config", str(configs / "chns.yaml"), "--config", str(configs / "tiny.yaml"), "--config", str(LEAST),
+        "--data.train", str(manifest), "--data.held_out_speakers", "4", "--train.device", "cpu", "--train.epochs", "2",
         "--train.log_every_steps", "4", "--train.checkpoint_every_steps", "5", "--out", str(out), *more,
     ]  # fmt: skip
 
@@ -45,19 +45,10 @@ def on_sham(tmp_path_factory, configs, hum_manifest):
     """Trainings on a device that is not the CPU: their folders, and what `sham_device` tells of each."""
     folder = tmp_path_factory.mktemp("sham")
     commands = [command(configs, hum_manifest, folder / name, *more) for name, more in [*KINDS.items(), SPOILT]]
-    told = subprocess.run(
-        [sys.executable, sham_device.__file__, json.dumps(commands)],
-        env={
-            **os.environ,
-            "PYTHONPATH": str(Path(sham_device.__file__).parent),
-            "SPOIL": "gradient",
-            "SPOIL_FROM": "0.5",
-        },
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    results = json.loads(told.stdout.splitlines()[-1])
+    code = f"import sys; sys.path.insert(0, {str(Path(sham_device.__file__).parent)!r})\n{RUN}"
+    spoilt = {"SPOIL": "gradient", "SPOIL_FROM": "0.5"}
+    told = forked.told(code, folder / "said", words=[json.dumps(commands)], environment=spoilt)
+    results = json.loads(told.splitlines()[-1])
     return {name: (folder / name, result) for name, result in zip([*KINDS, SPOILT[0]], results, strict=True)}
 
 

@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_models import LEAST
 
 from chns.cli import main
 from chns.core import ConfigError
@@ -64,6 +65,7 @@ def test_frozen_normalisation_stays_in_evaluation_mode_with_and_without_paramete
 def test_what_is_frozen_stays_through_a_run_that_is_stopped_and_goes_on(tmp_path, configs, hum_manifest, monkeypatch):
     tiny = [
         "train", "--config", str(configs / "chns.yaml"), "--config", str(configs / "tiny.yaml"),
+        "--config", str(LEAST),
         "--data.train", str(hum_manifest), "--data.held_out_speakers", "4", "--train.device", "cpu",
     ]  # fmt: skip
     assert main([*tiny, "--train.epochs", "2", "--out", str(tmp_path / "first")]) == 0

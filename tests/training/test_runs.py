@@ -369,7 +369,7 @@ def stop_in_the_hard_phase(words, folder, how):
     slow = "import time, chns.training.log as m; add = m.Meter.add\n"
     slow += "m.Meter.add = lambda *a: (time.sleep(0.15), add(*a))[1]"
     said = folder.with_name("said")
-    process = forked.started(words, said, before=slow)
+    process = forked.started(f"{slow}\n{forked.COMMAND}", said, words=words)
     deadline = time.monotonic() + 120
     # The tiny configuration saves after step 4 and at the end of each epoch of 6; the hard phase begins with step 7.
     while not _logged_step(folder) >= 10:
@@ -530,11 +530,11 @@ def in_two_processes(words, launcher, folder, port):
     if launcher == "torchrun's variables":
         environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
         environment |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), "2") | {"GROUP_RANK": "0"}
-        path = f"import sys; sys.path.insert(0, {str(LEAST.parent)!r})"
+        code = f"import sys; sys.path.insert(0, {str(LEAST.parent)!r})\n{forked.COMMAND}"
         processes = []
         for rank in ("0", "1"):
             ranks = {**environment, "RANK": rank, "LOCAL_RANK": rank}
-            processes.append(forked.started(words, folder / "said", environment=ranks, before=path))
+            processes.append(forked.started(code, folder / "said", words=words, environment=ranks))
         for process in processes:
             process.join(timeout=120)
         said = (folder / "said").read_text()

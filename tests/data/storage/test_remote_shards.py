@@ -14,9 +14,11 @@ import pyarrow as pa
 import pytest
 import torch
 from aac_files import write_aac
+from forked import SERVER
 from fsspec.implementations.memory import MemoryFileSystem
 from made_corpus import RATE, MadeCorpus, good_corpus, voice
 from safetensors.torch import load_file
+from small_models import LEAST
 from torch.utils.data import DataLoader
 
 from chns.cli import main
@@ -209,8 +211,8 @@ def test_batches_from_a_url_are_those_from_local_shards(server, packed, workers)
         assert_same_batches(batches(packed, augmenter=chosen), far)
 
 
-def test_batches_from_a_url_are_the_same_in_spawned_workers(server, packed):
-    far = batches(remote(server, packed), num_workers=1, multiprocessing_context="spawn")
+def test_batches_from_a_url_are_the_same_in_workers_that_are_sent_all_they_need(server, packed):
+    far = batches(remote(server, packed), num_workers=1, multiprocessing_context=SERVER)
     assert_same_batches(batches(packed), far)
 
 
@@ -277,7 +279,8 @@ def test_a_manifest_that_is_enrolled_or_identified_is_heard_from_a_url_as_from_l
 
 def trained(manifest, configs, out, *more):
     words = [
-        "train", "--config", configs / "chns.yaml", "--config", configs / "tiny.yaml", "--data.train", manifest,
+        "train", "--config", configs / "chns.yaml", "--config", configs / "tiny.yaml", "--config", LEAST,
+        "--data.train", manifest,
         "--data.held_out_speakers", 4, "--train.epochs", 2, "--batches.steps_per_epoch", 2, "--train.device", "cpu",
         "--train.log_every_steps", 1, "--out", out, *more,
     ]  # fmt: skip
