@@ -37,12 +37,16 @@ OF_SECONDS = {
     "audio_formats",
     "augmentation",
     "bulk",
+    "encoder",
     "hard_phase",
+    "loader",
     "memory",
+    "million_speakers",
     "neighbours",
     "report_page",
     "scaling",
     "service_load",
+    "shards",
     "start_up",
 }
 OURS_ALONE = {

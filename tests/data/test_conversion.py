@@ -220,7 +220,7 @@ def is_running(pid: int) -> bool:
 @pytest.mark.parametrize("stop", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_run_that_is_stopped_leaves_no_process_and_is_continued_to_the_same_result(tmp_path, stop):
     root, out = tmp_path / "in", tmp_path / "out"
-    noise = 0.1 * np.random.default_rng(0).standard_normal(3 * 48_000).astype(np.float32)
+    noise = 0.1 * np.random.default_rng(0).standard_normal(48_000).astype(np.float32)
     for number in range(192):  # far more than the five portions of 16 that may be under way when Ctrl-C comes
         write_audio(root / f"s{number % 3}" / f"{number}.wav", noise[number:], sample_rate_hz=48_000)
     manifest = prepare_folder(root).manifest

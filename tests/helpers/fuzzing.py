@@ -53,17 +53,20 @@ class _Worker:
         self._process.communicate()
 
 
-def outcomes(kind, cases, *, seconds=10):
+def outcomes(kind, cases, *, undamaged=(), seconds=10):
     """Use each of the cases.
 
     Args:
         kind: "audio" or "bundle".
         cases: Pairs of a name and a path; a path is used before the next is asked for.
+        undamaged: Paths that must give results, else there would be nothing to damage; they are not counted.
         seconds: What takes longer is a hang.
     """
     counts, violations, errors = Counter(), [], Counter()
     worker = _Worker(kind)
     try:
+        for path in undamaged:
+            assert worker.ask(path, seconds=seconds)[0] == "result", path
         for name, path in cases:
             what, text = worker.ask(path, seconds=seconds)
             counts[what] += 1

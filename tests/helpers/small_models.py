@@ -1,5 +1,6 @@
 """Models small enough to be made in a test: ECAPA-TDNNs that nothing has trained."""
 
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -27,12 +28,17 @@ SHALLOW_ECAPA = Architecture(
 
 def saved_model(folder: Path, *, seed: int = 0, training: dict | None = None, metrics: dict | None = None) -> Path:
     """Its folder. Batch normalisation has seen a batch, so that it is another one in evaluation mode."""
+    save_bundle(folder, _network(seed), SMALL_ECAPA, training=training or {}, metrics=metrics or {})
+    return folder
+
+
+@cache
+def _network(seed: int) -> SpeakerEncoder:
     torch.manual_seed(seed)
     network = SMALL_ECAPA.build()
     with torch.no_grad():
         network(torch.randn(8, 8_000))
-    save_bundle(folder, network, SMALL_ECAPA, training=training or {}, metrics=metrics or {})
-    return folder
+    return network
 
 
 def lived_in(architecture: Architecture) -> SpeakerEncoder:

@@ -1,5 +1,6 @@
 """Nothing of the user's is lost: what is in the way stays, inputs are never outputs, a full disk is an error."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,11 +24,17 @@ TINY = Architecture(
 )
 
 
-@pytest.fixture
-def bundle(tmp_path):
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
     torch.manual_seed(0)
-    save_bundle(tmp_path / "model", TINY.build(), TINY, training={}, metrics={})
-    return tmp_path / "model"
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    save_bundle(folder, TINY.build(), TINY, training={}, metrics={})
+    return folder
+
+
+@pytest.fixture
+def bundle(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "model")
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -24,10 +25,16 @@ TINY = Architecture(
 )
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    save_bundle(folder, TINY.build(), TINY, training={}, metrics={})
+    return folder
+
+
 @pytest.fixture
-def bundle(tmp_path):
-    save_bundle(tmp_path / "model", TINY.build(), TINY, training={}, metrics={})
-    return tmp_path / "model"
+def bundle(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "model")
 
 
 @pytest.fixture

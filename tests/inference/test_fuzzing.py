@@ -95,23 +95,19 @@ def damaged_bundles(bundle, folder, *, count, seed):
         yield f"{number} ({mutations.damage_bundle(rng, copy)})", copy
 
 
-def test_undamaged_files_give_results(recordings, bundle, tmp_path):
-    """Else there would be nothing to damage."""
-    for suffix, content in recordings.items():
-        (tmp_path / f"speech{suffix}").write_bytes(content)
-    assert outcomes("audio", [(path.name, path) for path in sorted(tmp_path.iterdir())]).counts == {"result": 7}
-    assert outcomes("bundle", [("undamaged", bundle)]).counts == {"result": 1}
-
-
 def test_damaged_recordings_give_a_result_or_an_error_of_ours(recordings, tmp_path):
-    found = outcomes("audio", damaged_recordings(recordings, tmp_path, count=70, seed=1))
+    whole = [tmp_path / f"whole{suffix}" for suffix in recordings]
+    for path, content in zip(whole, recordings.values(), strict=True):
+        path.write_bytes(content)
+    assert len(whole) == 7
+    found = outcomes("audio", damaged_recordings(recordings, tmp_path, count=70, seed=1), undamaged=whole)
     assert found.violations == []
     assert found.counts["result"] > 5
     assert found.counts["error"] > 5
 
 
 def test_damaged_bundles_give_a_result_or_an_error_of_ours(bundle, tmp_path):
-    found = outcomes("bundle", damaged_bundles(bundle, tmp_path, count=40, seed=1))
+    found = outcomes("bundle", damaged_bundles(bundle, tmp_path, count=40, seed=1), undamaged=[bundle])
     assert found.violations == []
     assert found.counts["error"] > 20
 

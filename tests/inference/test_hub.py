@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -27,11 +28,17 @@ METRICS = {"validation": {"eer": 0.1, "threshold": 0.3, "target_trials": 400, "n
 FILES = ["README.md", "config.json", "model.safetensors"]
 
 
-@pytest.fixture
-def bundle(tmp_path):
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
     torch.manual_seed(0)
-    save_bundle(tmp_path / "model", TINY.build(), TINY, training={}, metrics=METRICS)
-    return tmp_path / "model"
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    save_bundle(folder, TINY.build(), TINY, training={}, metrics=METRICS)
+    return folder
+
+
+@pytest.fixture
+def bundle(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "model")
 
 
 @pytest.fixture

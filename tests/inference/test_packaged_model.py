@@ -46,7 +46,7 @@ def test_an_embedding_does_not_depend_on_the_batch():
 
 
 def test_it_tells_people_apart_across_videos(shared_data):
-    folders = sorted((shared_data / "voxceleb2-mini").glob("id*"))[1:24:2]  # of the half that is for the test
+    folders = sorted((shared_data / "voxceleb2-mini").glob("id*"))[1:16:2]  # of the half that is for the test
     pairs = [[min(video.glob("*.flac")) for video in sorted(folder.iterdir())[:2]] for folder in folders]
     verifier = Verifier.load(SMALL)
     heard = [[verifier.embed(path) for path in pair] for pair in pairs]

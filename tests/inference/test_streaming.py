@@ -55,7 +55,7 @@ def cut(signal, sizes):
 chunk_sizes = st.lists(st.integers(0, 9_000), min_size=1, max_size=8).filter(lambda sizes: sum(sizes) > 2_000)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(sizes=chunk_sizes, rate=st.sampled_from([8_000, 16_000, 44_100, 48_000]), channels=st.sampled_from([1, 2]))
 def test_the_chunks_of_a_stream_do_not_matter(verifier, sizes, rate, channels):
     signal = np.concatenate([noise(0.7, 1, rate), np.zeros(rate, np.float32), voice(0.8, 150, rate)])

@@ -291,7 +291,7 @@ if __name__ == "__main__":
 
 def test_a_killed_run_is_continued_to_the_same_result(tmp_path):
     corpus = MadeCorpus(tmp_path / "in")
-    noise = voice(0, 20, rate=48_000)
+    noise = voice(0, 10, rate=48_000)
     for number in range(64):
         corpus.add(f"s{number % 3}/{number}", noise[number:], rate=48_000, suffix=".wav")
     manifest, out = corpus.manifest, tmp_path / "out"
