@@ -80,18 +80,20 @@ def peer(module: str) -> ModuleType | None:
         return None
 
 
-def seconds_of(call: Callable[[], object]) -> float:
+def seconds_of(call: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
     """How long a call takes."""
-    start = time.perf_counter()
+    start = clock()
     call()
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def take_turns(sides: Mapping[str, Callable[[], object]], *, repeats: int) -> dict[str, Timing]:
+def take_turns(
+    sides: Mapping[str, Callable[[], object]], *, repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, Timing]:
     """Time every side once a turn, after one turn that warms up."""
     for call in sides.values():
         call()
-    turns = [[seconds_of(call) for call in sides.values()] for _ in range(repeats)]
+    turns = [[seconds_of(call, clock) for call in sides.values()] for _ in range(repeats)]
     columns = zip(np.median(turns, axis=0).tolist(), np.min(turns, axis=0).tolist(), strict=True)
     return {name: Timing(*column) for name, column in zip(sides, columns, strict=True)}
 

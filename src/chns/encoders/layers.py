@@ -15,8 +15,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.grad import conv1d_input
 
-# Of each tensor in a step of a loop over rows: what a core's cache holds with what is computed of it.
-_NUMBERS_AT_ONCE = 2**17
+# Of each tensor and thread in a step of a loop over rows: a core's cache holds them with what is computed of them, and
+# there are few enough steps that threads which wait for each other on a busy machine do not wait often.
+_NUMBERS_AT_ONCE = 2**18
 
 
 def frame_mask(lengths: Tensor | None, frames: Tensor) -> Tensor | None:
@@ -250,7 +251,8 @@ def _mean_and_variance(x: Tensor, mask: Tensor | None, *, unbiased: bool) -> tup
 
 def _few_rows(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Tensors of shape (batch, channels, anything) as rows of channels, a few at a time; on a GPU all at once."""
-    rows = max(1, _NUMBERS_AT_ONCE // tensors[0].shape[2]) if tensors[0].device.type == "cpu" else 2**62
+    numbers = _NUMBERS_AT_ONCE * torch.get_num_threads() if tensors[0].device.type == "cpu" else 2**62
+    rows = max(1, numbers // tensors[0].shape[2])
     return zip(*(torch.split(tensor.flatten(0, 1), rows) for tensor in tensors), strict=True)
 
 
@@ -269,9 +271,9 @@ class _WeightedStatistics(torch.autograd.Function):
         weights = torch.empty(scores.shape, dtype=scores.dtype, device=x.device)
         mean, variance = torch.empty((2, *x.shape[:2], 1), dtype=_at_least_single(x), device=x.device)
         for of_scores, of_x, w, m, v in _few_rows(scores, x, weights, mean, variance):
-            w.copy_(of_scores.softmax(1))
-            m.copy_((w * of_x).sum(1, keepdim=True, dtype=m.dtype))
-            v.copy_((of_x - m).square_().mul_(w).sum(1, keepdim=True))
+            torch.softmax(of_scores, 1, out=w)
+            torch.sum(w * of_x, 1, keepdim=True, dtype=m.dtype, out=m)
+            torch.sum((of_x - m).square_().mul_(w), 1, keepdim=True, out=v)
         ctx.save_for_backward(weights, x, mean, variance)
         return mean, variance
 
@@ -282,8 +284,9 @@ class _WeightedStatistics(torch.autograd.Function):
         of_scores, of_x = (torch.empty(x.shape, dtype=each.dtype, device=x.device) for each in (weights, x))
         for w, y, m, v, a, b, to_scores, to_x in _few_rows(weights, x, mean, variance, *gradients, of_scores, of_x):
             centred = y - m  # the variance's slope in the mean is 0, as the weights sum to 1
-            to_x.copy_(torch.addcmul(a, centred, b, value=2).mul_(w))
-            to_scores.copy_(torch.addcmul(a, centred, b).mul_(centred).sub_(b * v).mul_(w))
+            slope = torch.addcmul(a, centred, b, out=to_scores)
+            torch.addcmul(slope, centred, b, out=to_x).mul_(w)
+            slope.mul_(centred).sub_(b * v).mul_(w)
         return of_scores, of_x
 
 
@@ -294,8 +297,8 @@ class _RowStatistics(torch.autograd.Function):
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> tuple[Tensor, Tensor]:
         mean, variance = torch.empty((2, *x.shape[:2], 1), dtype=_at_least_single(x), device=x.device)
         for rows, m, v in _few_rows(x, mean, variance):
-            m.copy_(rows.mean(1, keepdim=True, dtype=m.dtype))
-            v.copy_((rows - m).square_().mean(1, keepdim=True))
+            torch.mean(rows, 1, keepdim=True, dtype=m.dtype, out=m)
+            torch.mean((rows - m).square_(), 1, keepdim=True, out=v)
         ctx.save_for_backward(x, mean)
         return mean, variance
 
