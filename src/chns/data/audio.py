@@ -418,7 +418,9 @@ def _decode(
 ) -> Waveform:
     """Read ``wanted`` frames from ``start``, or as many as there are; shape (samples, 1), or (samples, channels)."""
     mixed: Mixed = "all" if all_channels else channel
-    if not isinstance(file, soundfile.SoundFile):
+    if isinstance(file, PlainWav):
+        return one_channel(file.read(start, wanted), mixed)
+    if isinstance(file, AacStream):
         return file.read(start, wanted, mixed)
     try:
         return _decode_with_libsndfile(file, start, wanted, mixed)

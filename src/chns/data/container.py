@@ -13,9 +13,8 @@ import struct
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from chns.core import Float32Array
-from chns.data.aac import Mixed, one_channel
 from chns.data.flac_frames import FLAC_START, flac_end, flac_info, flac_with_length, id3_bytes
 from chns.data.storage.packed import Recording
 
@@ -153,12 +152,12 @@ class PlainWav(NamedTuple):
     sample_rate_hz: int
     num_channels: int
 
-    def read(self, start: int, wanted: int, mixed: Mixed = None) -> Float32Array:
-        """Samples from ``start`` on, as libsndfile gives them; shape (samples, 1), or (samples, channels), float32."""
+    def read(self, start: int, wanted: int) -> npt.NDArray[np.float32]:
+        """Samples from ``start`` on, as libsndfile gives them; shape (samples, channels), in [-1, 1)."""
         samples = np.empty((wanted, self.num_channels), "<i2")
         self.file.seek(self.start + start * 2 * self.num_channels)
         got = self.file.readinto(samples) // (2 * self.num_channels)  # type: ignore[attr-defined]
-        return one_channel(np.multiply(samples[:got], np.float32(2**-15), dtype=np.float32), mixed)
+        return np.multiply(samples[:got], np.float32(2**-15), dtype=np.float32)
 
 
 def plain_wav(file: BinaryIO) -> PlainWav | None:

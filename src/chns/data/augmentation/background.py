@@ -7,6 +7,7 @@ drawn, not beforehand: 60,000 headers would take 5 s on a local disk and minutes
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -92,8 +93,10 @@ class TrainingUtterances:
 class Babble:
     """Several people at once: a sum of equally loud voices.
 
+    What is read serves twice, as two voices a good part of its length apart: reading is most of the time.
+
     Args:
-        voices: Gives one voice a call.
+        voices: Gives one voice a call; called for half of the voices.
         min_voices: Fewest voices.
         max_voices: Most voices.
 
@@ -116,11 +119,14 @@ class Babble:
         """
         count = int(rng.integers(*self._range, endpoint=True))
         babble = np.zeros(num_samples, np.float32)
-        for _ in range(count):
+        for left in range(count, 0, -2):
             voice, _ = self._voices(num_samples, rng)
             power = power_of(voice)
             if power > 0:
-                babble += voice / np.float32(np.sqrt(power))
+                voice = voice / np.float32(np.sqrt(power))
+                babble += voice
+                if left > 1:
+                    babble += np.roll(voice, int(rng.uniform(0.25, 0.75) * num_samples))
         return babble, f"{count} voices"
 
 
@@ -153,13 +159,22 @@ def coloured_noise(num_samples: int, exponent: float, rng: np.random.Generator, 
         Shape (num_samples,), of any level.
     """
     points = scipy.fft.next_fast_len(num_samples, real=True)
-    spectrum = scipy.fft.rfft(rng.standard_normal(points, dtype=np.float32))
-    frequencies_hz = np.arange(len(spectrum), dtype=np.float32) * np.float32(sample_rate_hz / points)
-    heard = frequencies_hz >= _LOWEST_NOISE_HZ
-    shape = np.zeros(len(spectrum), np.float32)
-    shape[heard] = (frequencies_hz[heard] / _LOWEST_NOISE_HZ) ** np.float32(-exponent / 2)
-    noise: Waveform = scipy.fft.irfft(spectrum * shape, points)[:num_samples]
+    octaves = _octaves_above_lowest(points, sample_rate_hz)
+    spectrum = np.zeros(points // 2 + 1, np.complex64)  # of white noise it is Gaussian too
+    heard = spectrum[len(spectrum) - len(octaves) :]
+    heard[:] = rng.standard_normal((len(octaves), 2), np.float32).view(np.complex64)[:, 0]
+    heard *= np.exp2(octaves * np.float32(-exponent / 2))
+    noise: Waveform = scipy.fft.irfft(spectrum, points)[:num_samples]
     return noise
+
+
+@lru_cache(maxsize=4)
+def _octaves_above_lowest(points: int, sample_rate_hz: int) -> Waveform:
+    """Of the frequencies of a spectrum that are heard."""
+    frequencies_hz = np.arange(points // 2 + 1) * (sample_rate_hz / points)
+    heard = frequencies_hz[frequencies_hz >= _LOWEST_NOISE_HZ]
+    octaves: Waveform = np.log2(heard / _LOWEST_NOISE_HZ).astype(np.float32)
+    return octaves
 
 
 def recordings_in(folder: Path) -> list[str]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -62,8 +63,8 @@ def require_range(name: str, lowest: float, highest: float, *, within: tuple[flo
 
 
 def power_of(waveform: Float32Array) -> float:
-    """Mean square of the samples, summed in float64."""
-    return float(np.mean(np.square(waveform, dtype=np.float64)))
+    """Mean square of the samples."""
+    return float(np.dot(waveform, waveform)) / len(waveform)
 
 
 def without_clipping(waveform: Float32Array) -> Float32Array:
@@ -226,9 +227,18 @@ def _telephone(waveform: Float32Array, _: np.random.Generator) -> tuple[Float32A
     """300 to 3,400 Hz, then G.711's eight bits in mu-law; filtered forwards and backwards, so that nothing moves."""
     import scipy.signal
 
-    band = scipy.signal.butter(4, _TELEPHONE_BAND_HZ, "bandpass", fs=_NARROW_HZ, output="sos")
-    filtered = scipy.signal.sosfiltfilt(band, waveform, padlen=min(27, len(waveform) - 1)).astype(np.float32)
+    filtered = scipy.signal.sosfiltfilt(_telephone_band(), waveform, padlen=min(27, len(waveform) - 1)).astype(
+        np.float32
+    )
     return _coded(without_clipping(filtered), _NARROW_HZ, "WAV", "ULAW"), ""
+
+
+@cache
+def _telephone_band() -> Float64Array:
+    import scipy.signal
+
+    band: Float64Array = scipy.signal.butter(4, _TELEPHONE_BAND_HZ, "bandpass", fs=_NARROW_HZ, output="sos")
+    return band
 
 
 def _gsm(waveform: Float32Array, _: np.random.Generator) -> tuple[Float32Array, str]:
