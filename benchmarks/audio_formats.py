@@ -1,17 +1,19 @@
 """What a format costs: crops and headers a second, and how many times as fast as speech it is converted or checked.
 
-One process, one thread. The recordings are those of `--data` or of the folder that CHNS_DATA names (FLAC, Opus or WAV,
-anywhere below it), or noise if there is neither. They are written anew in each format, so that all hold the same; AAC
-has 64 kbit/s, about what VoxCeleb2 has. Conversion is from AAC.
+Crops are read from files, and from shards of WAV into which `chns pack --format wav` has decoded each format once.
+One process, one thread, processor time. The recordings are those of `--data` or of the folder that CHNS_DATA names
+(FLAC, Opus or WAV, anywhere below it), or noise if there is neither. They are written anew in each format, so that all
+hold the same; AAC has 64 kbit/s, about what VoxCeleb2 has. Conversion is from AAC.
 
     python benchmarks/audio_formats.py [--data FOLDER] [--recordings 100] [--out audio_formats.json]
 """
 
 import os
 import tempfile
+import time
 from functools import partial
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import av
 import numpy as np
@@ -23,6 +25,8 @@ from chns.data.check import check_manifest
 from chns.data.conversion import FORMATS, convert_audio
 from chns.data.corpora.any_folder import prepare_folder
 from chns.data.manifest import Manifest
+from chns.data.packing import pack_shards
+from chns.data.storage.packed import Recording
 
 RATE_HZ, CROP_SECONDS, SECONDS = 16_000, 3.0, 10.0
 SUFFIXES = (".wav", ".flac", ".m4a", ".mp3", ".opus")
@@ -54,7 +58,7 @@ def write(path: Path, waveform: np.ndarray) -> None:
                 file.mux(stream.encode(part))
 
 
-def read_crops(paths: list[Path], offsets_seconds: list[float]) -> None:
+def read_crops(paths: list[Recording], offsets_seconds: list[float]) -> None:
     """One crop of each file."""
     for path, offset_seconds in zip(paths, offsets_seconds, strict=True):
         read_audio(path, sample_rate_hz=RATE_HZ, offset_seconds=offset_seconds, duration_seconds=CROP_SECONDS)
@@ -65,6 +69,19 @@ def convert(manifest: Manifest, folder: Path, suffix: str) -> None:
     out = Path(tempfile.mkdtemp(dir=folder))
     result = convert_audio(manifest, out, format=suffix, jobs=1)
     assert result.num_written == len(manifest)
+
+
+def pack(manifest: Manifest, folder: Path) -> Manifest:
+    """As WAV, into a folder that is new each time."""
+    packing = pack_shards(manifest, Path(tempfile.mkdtemp(dir=folder)), format="wav", jobs=1)
+    assert not packing.failures
+    return packing.manifest
+
+
+def numbered(manifest: Manifest) -> list[Recording]:
+    """Its recordings, which have numbers for names, in the order of these."""
+    found = [manifest.recording(row) for row in range(len(manifest))]
+    return sorted(found, key=lambda recording: int(PurePosixPath(recording.member).stem))
 
 
 def check(manifest: Manifest, folder: Path) -> None:
@@ -94,21 +111,22 @@ def main() -> None:
         usual = [path.with_name(f"{path.stem}.usual") for path in paths[".flac"]]
         for path, waveform in zip(usual, waveforms, strict=True):
             soundfile.write(path, waveform, RATE_HZ, format="FLAC")
-        read = {**paths, "usual": usual}
-        crops = take_turns({s: partial(read_crops, read[s], offsets) for s in read}, repeats=arguments.repeats)
-        headers = take_turns(
-            {s: lambda s=s: [audio_info(path) for path in paths[s]] for s in SUFFIXES}, repeats=arguments.repeats
-        )
+        turns = partial(take_turns, repeats=arguments.repeats, clock=time.process_time)
         prepared = {s: prepare_folder(folder / s[1:], jobs=1).manifest for s in SUFFIXES}
-        conversions = take_turns(
-            {f: partial(convert, prepared[".m4a"], folder, f) for f in FORMATS}, repeats=arguments.repeats
-        )
-        checks = take_turns({s: partial(check, prepared[s], folder) for s in SUFFIXES}, repeats=arguments.repeats)
+        shards = {f"{s} in shards": numbered(pack(prepared[s], folder)) for s in SUFFIXES}
+        read = {**paths, "usual": usual, **shards}
+        crops = turns({name: partial(read_crops, read[name], offsets) for name in read})
+        headers = turns({s: lambda s=s: [audio_info(path) for path in paths[s]] for s in SUFFIXES})
+        conversions = turns({f: partial(convert, prepared[".m4a"], folder, f) for f in FORMATS})
+        packings = turns({s: partial(pack, prepared[s], folder) for s in SUFFIXES})
+        checks = turns({s: partial(check, prepared[s], folder) for s in SUFFIXES})
         kilobytes = {s: sum(path.stat().st_size for path in paths[s]) / 1e3 / speech_seconds for s in SUFFIXES}
     rows = {
         suffix[1:]: {
             "crops/s, median": len(waveforms) / crops[suffix].median,
             "crops/s, fastest": len(waveforms) / crops[suffix].fastest,
+            "from shards of WAV, crops/s": len(waveforms) / crops[f"{suffix} in shards"].median,
+            "packed as WAV, times real time": speech_seconds / packings[suffix].median,
             "headers/s, median": len(waveforms) / headers[suffix].median,
             "kB a second": kilobytes[suffix],
             "checked, times real time, median": speech_seconds / checks[suffix].median,
@@ -118,7 +136,9 @@ def main() -> None:
     for suffix in FORMATS:
         rows[suffix]["converted from AAC, times real time, median"] = speech_seconds / conversions[suffix].median
         rows[suffix]["converted from AAC, times real time, fastest"] = speech_seconds / conversions[suffix].fastest
+    shard = crops[".wav in shards"].median
     ratios = [
+        *(Ratio(f"{s[1:]}: crops a second, shards of WAV / files", crops[s].median / shard) for s in SUFFIXES),
         Ratio("AAC / FLAC, seconds a crop", crops[".m4a"].median / crops[".flac"].median),
         Ratio("Opus / FLAC, seconds a crop", crops[".opus"].median / crops[".flac"].median),
         Ratio("FLAC of usual compression / ours, seconds a crop", crops["usual"].median / crops[".flac"].median),

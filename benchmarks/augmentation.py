@@ -1,4 +1,4 @@
-"""What each effect of the augmentation costs: crops a second of one core, alone and all together.
+"""What each effect of the augmentation costs: crops a second of one core (processor time), alone and all together.
 
 The recordings are those of `--data` or of the folder that CHNS_DATA names, or noise if there is neither, written anew
 as FLAC; so are two folders of noises and room responses. Effects are on for every crop, but for augmented,
@@ -9,6 +9,7 @@ which has probabilities.
 
 import os
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,7 @@ def main() -> None:
         read = take_turns(
             {label: lambda crops=crops: [crops[request] for request in requests] for label, crops in sides.items()},
             repeats=arguments.repeats,
+            clock=time.process_time,
         )
     rows = {
         label: {

@@ -90,7 +90,11 @@ def seconds_of(call: Callable[[], object], clock: Callable[[], float] = time.per
 def take_turns(
     sides: Mapping[str, Callable[[], object]], *, repeats: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, Timing]:
-    """Time every side once a turn, after one turn that warms up."""
+    """Time every side once a turn, after one turn that warms up.
+
+    With ``time.process_time`` as the clock, what waits for other work on the machine does not count; it is for sides
+    that are this process alone.
+    """
     for call in sides.values():
         call()
     turns = [[seconds_of(call, clock) for call in sides.values()] for _ in range(repeats)]
