@@ -167,6 +167,15 @@ def test_a_file_that_ends_sooner_gives_what_there_is(tmp_path):
     assert np.array_equal(crop, read_audio(path)[16_000:])
 
 
+def test_a_crop_is_sought_once_and_not_again_where_it_ends(tmp_path, monkeypatch):
+    path = saved(tmp_path / "pcm16.flac", speech_like(16_000, 2.0), 16_000)
+    expected = read_audio(path)[8_000:16_000]
+    sought, seek = [], soundfile.SoundFile.seek
+    monkeypatch.setattr(soundfile.SoundFile, "seek", lambda file, *place: sought.append(place) or seek(file, *place))
+    assert np.array_equal(read_audio(path, offset_seconds=0.5, duration_seconds=0.5), expected)
+    assert sought == [(8_000,)]
+
+
 @pytest.mark.parametrize("chunk", [b"", b"LIST" + struct.pack("<I", 5) + b"INFO1\0"])
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_a_plain_wav_gives_what_libsndfile_gives_without_it(tmp_path, monkeypatch, channels, chunk):
@@ -175,7 +184,7 @@ def test_a_plain_wav_gives_what_libsndfile_gives_without_it(tmp_path, monkeypatc
     content = wav_bytes(samples.astype("<i2").tobytes(), channels=channels).replace(b"data", chunk + b"data", 1)
     (tmp_path / "a.wav").write_bytes(content + b"tail" + bytes(4))
     expected = soundfile.read(tmp_path / "a.wav", dtype="float32", always_2d=True)[0]
-    monkeypatch.setattr(soundfile, "SoundFile", type("Unused", (), {}))
+    monkeypatch.delattr("chns.data.audio._sound_file")
     for offset, length in ((0, 8_000), (99, 2_000), (7_000, 1_000)):
         part = {"offset_seconds": offset / 16_000, "duration_seconds": length / 16_000}
         wanted = expected[offset : offset + length]
