@@ -10,7 +10,8 @@ where the machine is busy.
 Batches are of 650 x 2, hard ratio 1. "negatives" is the mean cosine between the centroids of a batch's speakers,
 "hardest" the mean of each speaker's largest, "hardest 10" that of the ten largest; "seen" is the share of speakers that
 comes in as many batches as would show everybody once. The graph is compared with the true
-neighbours of 1,000 speakers: recall, and the mean cosine that is lost. Reads Linux's /proc.
+neighbours of 1,000 speakers: recall, and the mean cosine that is lost; "tightness" is the mean cosine between a
+speaker and the centre of its cluster. Reads Linux's /proc.
 
     python benchmarks/neighbours.py [--speakers 6000 100000 1000000] [--out neighbours.json]
 """
@@ -36,6 +37,7 @@ from chns.sampling import (
     SpeakerNeighbours,
     cluster_speakers,
     find_neighbours,
+    similarity_to_centre,
 )
 
 DIM, NEIGHBOURS, SPEAKERS_PER_CLUSTER = 192, 30, 160
@@ -151,6 +153,7 @@ def rows_of(num_speakers: int, *, num_voices: int, repeats: int) -> dict[str, di
         neighbours, clusters = SpeakerNeighbours.load(paths[GRAPH]), SpeakerClusters.load(paths[K_MEANS])
     points = centroids_of(num_speakers, num_voices)
     rows[GRAPH] |= quality(points, neighbours)
+    rows[K_MEANS]["tightness"] = float(similarity_to_centre(points, clusters).mean())
     samplers = samplers_of(num_speakers, clusters, neighbours)
     endless = {name: iter(range(10**9)) for name in samplers}
     timings = take_turns(

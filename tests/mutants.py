@@ -69,7 +69,6 @@ TESTS = {
 }
 IN_ANY_CASE = "Python takes large and small letters alike"
 LOOKED_AT = "only how many are looked at before all are"
-CELLS = "other cells, as many neighbours: benchmarks/neighbours.py"
 ELSEWHERE = "UTF-8 on this system; test_text_is_utf_8_whatever_the_system_prefers fails, in another process"
 COUNTED = "plain_sources has counted them"
 AT_ROUNDING = "no two shares of trials differ by just that"
@@ -147,11 +146,6 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         '"base64": base64.b64encode(value.tobytes()).decode("ASCII"),': IN_ANY_CASE,
     },
     "sampling/neighbours.py": {
-        "cells, eight_bits = round(5 * num_speakers**0.5), faiss.ScalarQuantizer.QT_8bit": CELLS,
-        "index = faiss.IndexIVFScalarQuantizer(index, dim, cells, eight_bits, )": "the same of unit vectors",
-        "index = faiss.IndexIVFScalarQuantizer(index, dim, cells, faiss.METRIC_INNER_PRODUCT)": "0 is 8 bits, too",
-        "index.cp.seed, index.cp.spherical, index.cp.niter = seed, False, _CELL_ITERATIONS": CELLS,
-        "index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 2, _POINTS_PER_CELL": "only a warning",
         "own[~own.any(axis=1), +1] = True": "all that were found are equal then",
         "own[~own.any(axis=1), -2] = True": "all that were found are equal then",
         "others: IntArray = found[~own].reshape(len(found), -2)": "numpy takes it for -1",

@@ -100,7 +100,7 @@ def compare_beyond(monkeypatch, many):
 
 def test_beyond_the_limit_a_few_speakers_begin_and_everybody_is_grouped_as_tightly(monkeypatch):
     seen, starts = [], []
-    trained = clusters_module._trained
+    trained = clusters_module.trained_centres
 
     def noted(points, centres, iterations):
         seen.append((len(points), iterations))
@@ -116,7 +116,7 @@ def test_beyond_the_limit_a_few_speakers_begin_and_everybody_is_grouped_as_tight
         return cluster_speakers(unit, num_clusters=num_clusters, **{"num_initialisations": 1, **settings})
 
     assert not np.allclose(trained(unit, unit[:9], 1), trained(unit, unit[:9], 25))
-    monkeypatch.setattr(clusters_module, "_trained", noted)
+    monkeypatch.setattr(clusters_module, "trained_centres", noted)
     compare_beyond(monkeypatch, 2_000)
     whole = grouped(60)
     assert seen == [(2_000, 25)]

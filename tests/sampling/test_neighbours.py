@@ -77,6 +77,39 @@ def test_an_approximate_search_finds_nearly_all_that_an_exact_one_finds(monkeypa
     assert (approximate == find_neighbours(centroids, num_neighbours=20, seed=1).indices).all()
 
 
+def recall_of(found, wanted):
+    return np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found.tolist(), wanted.tolist(), strict=True)])
+
+
+def test_an_approximate_search_orders_by_the_cosine_itself_and_so_finds_what_bytes_confuse(monkeypatch):
+    monkeypatch.setattr(neighbours, "_MOST_COMPARED_EXACTLY", 0)
+    monkeypatch.setattr(neighbours, "_PROBED_CELLS", 1_000)
+    centroids = 0.02 * voices(1_000)
+    centroids[:, 0] += 1
+    wanted, cosines, shares = naive_neighbours(centroids.astype(float), 20), cosines_of(centroids.astype(float)), []
+    for again in (1, 2):
+        monkeypatch.setattr(neighbours, "_COMPARED_AGAIN", again)
+        found = find_neighbours(centroids, num_neighbours=20).indices
+        shares.append(recall_of(found, wanted))
+        assert (np.diff(np.take_along_axis(cosines, found.astype(np.int64), axis=1), axis=1) < 1e-6).all()
+    assert shares[0] < shares[1] - 0.05
+    assert shares[1] > 0.99
+
+
+def test_cells_are_those_of_a_few_directions_and_the_search_is_the_same_in_parts(monkeypatch):
+    centroids = voices(2_000, num_groups=100, dim=48)
+    wanted, found = find_neighbours(centroids, num_neighbours=10).indices, {}
+    monkeypatch.setattr(neighbours, "_MOST_COMPARED_EXACTLY", 0)
+    for directions in (4, 24, 48):
+        monkeypatch.setattr(neighbours, "_DIRECTIONS", directions)
+        found[directions] = find_neighbours(centroids, num_neighbours=10).indices
+    shares = {directions: recall_of(some, wanted) for directions, some in found.items()}
+    assert shares[4] < 0.95 < shares[24]
+    assert shares[48] > 0.95
+    monkeypatch.setattr(neighbours, "_SEARCHED_AT_ONCE", 37)
+    assert (find_neighbours(centroids, num_neighbours=10).indices == found[48]).all()
+
+
 def test_what_an_approximate_search_does_not_find_is_minus_one_at_the_end(monkeypatch):
     """Two dozen cells of a few speakers, of which one is looked into."""
     monkeypatch.setattr(neighbours, "_MOST_COMPARED_EXACTLY", 0)

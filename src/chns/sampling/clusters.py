@@ -227,45 +227,62 @@ def _grouped(points: Float32Array, num_clusters: int, rng: np.random.Generator) 
     """One run of k-means."""
     centres = points[rng.choice(len(points), num_clusters, replace=False)]
     if len(points) <= max(_MANY_POINTS, _FEW[-1][0] * num_clusters):
-        centres = _trained(points, centres, _ITERATIONS)
+        centres = trained_centres(points, centres, _ITERATIONS)
         return _Grouping(centres, *_nearest(points, centres))
     for points_per_cluster, iterations in _FEW:
         num_points = max(points_per_cluster * num_clusters, _FEWEST)
         some = np.sort(rng.choice(len(points), num_points, replace=False))
-        centres = _trained(points[some], centres, iterations)
+        centres = trained_centres(points[some], centres, iterations)
     return _grouped_further(points, centres)
 
 
 def _grouped_further(points: Float32Array, centres: Float32Array) -> _Grouping:
     """Iterations of all points, each of which knows only the centres that were nearest to it when they began."""
-    import faiss
-
-    nearest = _nearest_about(points, centres)
+    directions = principal_directions(centres, _DIRECTIONS)
+    nearest = nearest_centres(points, centres @ directions, directions, count=min(_NEAREST_CENTRES, len(centres)))
     labels, similarities = np.empty(len(points), np.int64), np.empty(len(points), np.float32)
     for iteration in range(_FURTHER_ITERATIONS + 1):
         if iteration:
             centres = _means(points, labels, centres)
         for first in range(0, len(points), _AT_ONCE):
-            some, among = points[first : first + _AT_ONCE], nearest[first : first + _AT_ONCE]
-            cosines = np.empty(among.shape, np.float32)
-            pointers = (faiss.swig_ptr(array) for array in (cosines, some, centres, among))
-            faiss.fvec_inner_products_by_idx(*pointers, points.shape[1], *among.shape)  # type: ignore[attr-defined]
-            best = np.arange(len(some)), cosines.argmax(axis=1)
+            among = nearest[first : first + _AT_ONCE]
+            cosines = products_with(points[first : first + _AT_ONCE], centres, among)
+            best = np.arange(len(among)), cosines.argmax(axis=1)
             labels[first : first + _AT_ONCE], similarities[first : first + _AT_ONCE] = among[best], cosines[best]
     return _Grouping(centres, labels, similarities)
 
 
-def _nearest_about(points: Float32Array, centres: Float32Array) -> IntArray:
-    """Some of the most similar centres of each point, found in the principal directions of the centres."""
+def principal_directions(vectors: Float32Array, count: int) -> Float32Array:
+    """The directions in which vectors reach furthest from zero, shape (dim, count); all where dim is less."""
+    return np.ascontiguousarray(np.linalg.eigh(vectors.T @ vectors)[1][:, -count:])
+
+
+def nearest_centres(points: Float32Array, centres: Float32Array, directions: Float32Array, *, count: int) -> IntArray:
+    """The centres with the largest products with each point, largest first, shape (points, count).
+
+    Args:
+        points: Shape (points, dim).
+        centres: In the directions already, shape (centres, directions).
+        directions: Those of `principal_directions`, in which points and centres are compared.
+        count: At most the number of centres.
+    """
     import faiss
 
-    directions = np.ascontiguousarray(np.linalg.eigh(centres.T @ centres)[1][:, -_DIRECTIONS:])
-    projected, count = centres @ directions, min(_NEAREST_CENTRES, len(centres))
     nearest = np.empty((len(points), count), np.int64)
     for first in range(0, len(points), _AT_ONCE):
         some = points[first : first + _AT_ONCE] @ directions
-        nearest[first : first + _AT_ONCE] = faiss.knn(some, projected, count, metric=faiss.METRIC_INNER_PRODUCT)[1]
+        nearest[first : first + _AT_ONCE] = faiss.knn(some, centres, count, metric=faiss.METRIC_INNER_PRODUCT)[1]
     return nearest
+
+
+def products_with(points: Float32Array, others: Float32Array, among: IntArray) -> Float32Array:
+    """Inner product of each point with those of the others that its row of `among` names, of the shape of `among`."""
+    import faiss
+
+    products = np.empty(among.shape, np.float32)
+    pointers = (faiss.swig_ptr(array) for array in (products, points, others, among))
+    faiss.fvec_inner_products_by_idx(*pointers, points.shape[1], *among.shape)  # type: ignore[attr-defined]
+    return products
 
 
 def _means(points: Float32Array, labels: IntArray, centres: Float32Array) -> Float32Array:
@@ -277,7 +294,7 @@ def _means(points: Float32Array, labels: IntArray, centres: Float32Array) -> Flo
     return np.where(lengths > 0, sums / np.where(lengths > 0, lengths, 1), centres)
 
 
-def _trained(points: Float32Array, centres: Float32Array, iterations: int) -> Float32Array:
+def trained_centres(points: Float32Array, centres: Float32Array, iterations: int) -> Float32Array:
     """Spherical k-means from given centres; faiss splits a large cluster where one has become empty."""
     import faiss
 
