@@ -4,7 +4,7 @@ Built by faiss. Up to 100,000 speakers all are compared with all, exactly: 45 s 
 neighbours. Beyond, each is compared with the speakers of the cells nearest to it only (an inverted file), in bytes, and
 with the twice as many nearest of those exactly; the cost grows with S ** 1.5 instead of S ** 2. How many of the true
 neighbours it finds depends on how the centroids lie: 98 % where they form groups, 64 % where they are noise in some
-twenty dimensions; but what it finds instead is nearly as near (a mean cosine lower by 0.01), which is what batches need.
+twenty dimensions; but what it finds instead is nearly as near (a mean cosine lower by 0.01): what batches need.
 """
 
 from __future__ import annotations
