@@ -4,6 +4,7 @@ import io
 import re
 import sys
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from chns.core import ModelFileError
-from chns.sampling import SpeakerNeighbours, find_neighbours, neighbours
+from chns.sampling import SpeakerNeighbours, cluster_speakers, clusters, find_neighbours, neighbours
 
 
 def voices(num_speakers, num_groups=40, dim=24, seed=0):
@@ -175,6 +176,31 @@ def test_up_to_the_limit_all_are_compared_and_beyond_the_seed_decides(monkeypatc
 
 
 SEEDS = ({}, {"seed": 0}, {"seed": 1})
+
+
+def test_where_faiss_has_a_gpu_all_are_compared_on_it_however_many(monkeypatch):
+    """A build for GPUs is stood in for: this one has none. What is moved there is noted."""
+    moved, kmeans = [], faiss.Kmeans
+
+    def noted(*sizes, gpu, **settings):
+        moved.append(gpu)
+        return kmeans(*sizes, **settings)
+
+    monkeypatch.setattr(faiss, "Kmeans", noted)
+    monkeypatch.setattr(clusters, "_MANY_POINTS", 10)
+    monkeypatch.setattr(clusters, "_FEW", ((1, 1),))
+    monkeypatch.setattr(neighbours, "_MOST_COMPARED_EXACTLY", 10)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", lambda index, **_: moved.append(index.ntotal) or index)
+    monkeypatch.setattr(clusters, "_grouped_further", None)
+    monkeypatch.setattr(neighbours, "_in_cells", None)
+    centroids = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
+    assert cluster_speakers(centroids, num_clusters=4).num_clusters == 4
+    assert moved == [True, 0] * 5  # k-means, and an index, empty still, of the centres
+    found = find_neighbours(centroids, num_neighbours=3).indices
+    assert len(moved) == 2 * 5 + 1
+    monkeypatch.undo()
+    assert (found == find_neighbours(centroids, num_neighbours=3).indices).all()
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])

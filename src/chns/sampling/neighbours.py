@@ -19,7 +19,15 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from chns.core import Float32Array, IntArray, ModelFileError, atomic_path
-from chns.sampling.clusters import nearest_centres, principal_directions, products_with, trained_centres, unit_length
+from chns.sampling.clusters import (
+    faiss_has_gpu,
+    index_of,
+    nearest_centres,
+    principal_directions,
+    products_with,
+    trained_centres,
+    unit_length,
+)
 
 _FORMAT = "chns-neighbours-1"
 _MOST_COMPARED_EXACTLY = 100_000
@@ -112,7 +120,8 @@ def find_neighbours(
             f"num_neighbours must be between 1 and {num_speakers - 1}, one less than the speakers, "
             f"got {num_neighbours}."
         )
-    order, search = (_exactly if num_speakers <= _MOST_COMPARED_EXACTLY else _in_cells)(normalised, seed)
+    is_exact = faiss_has_gpu() or num_speakers <= _MOST_COMPARED_EXACTLY
+    order, search = (_exactly if is_exact else _in_cells)(normalised, seed)
     indices = np.empty((num_speakers, num_neighbours), np.int32)
     with tqdm(total=num_speakers, desc="neighbours", unit="speaker", leave=False, disable=None, delay=1) as progress:
         for first in range(0, num_speakers, _SEARCHED_AT_ONCE):
@@ -128,10 +137,7 @@ _Search = Callable[[IntArray, int], IntArray]
 
 def _exactly(normalised: Float32Array, _: int) -> tuple[IntArray, _Search]:
     """Compare with all, in the speakers' order."""
-    import faiss
-
-    index: Any = faiss.IndexFlatIP(normalised.shape[1])
-    index.add(normalised)
+    index = index_of(normalised)
 
     def search(speakers: IntArray, count: int) -> IntArray:
         found: IntArray = index.search(normalised[speakers], count)[1]
