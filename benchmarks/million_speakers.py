@@ -8,6 +8,7 @@ much; memory is the most that is resident beyond labels and embeddings. Reads Li
     OMP_NUM_THREADS=1 python benchmarks/million_speakers.py [--speakers 1000000] [--out million_speakers.json]
 """
 
+import sys
 import time
 from collections.abc import Callable
 
@@ -60,6 +61,7 @@ def phases(speakers: np.ndarray, kind: ClusterGroups | NeighbourGroups, name: st
         drawn: list[list[int]] = []
         took = measured(lambda drawn=drawn: drawn.extend(batches))
         rows[f"{name}: {STEPS} batches after {doing}"] = took | {"cosine of a batch": likeness(speakers, drawn)}
+        print(f"{name}: {doing} took {begun['CPU seconds']:.0f} CPU seconds", file=sys.stderr)
     return rows
 
 

@@ -135,9 +135,8 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         'cosines: Float64Array = np.einsum("SD,SD->S", centroids, clusters.centres[clusters.labels])': "names of axes",
         "return cosines.astype(None)": "None is float64",
         'best = np.argsort(-cosines, kind="STABLE")[:count]': "numpy ignores case",
-        "centres = points[rng.choice(len(points), num_clusters, replace=None)]": "as false as False",
+        "starts = (points[rng.choice(len(points), num_clusters, replace=None)] for _ in runs)": "as false as False",
         "some = np.sort(rng.choice(len(points), num_points, replace=None))": "as false as False",
-        "similarities, labels = faiss.knn(points, centres, 2, metric=faiss.METRIC_INNER_PRODUCT)": "the first is used",
     },
     "sampling/hard_batches.py": {
         "embeddings = np.asarray(self._embed(chosen), None)": "centroids are float32 of any numbers",

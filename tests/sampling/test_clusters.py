@@ -142,6 +142,24 @@ def test_beyond_the_limit_a_few_speakers_begin_and_everybody_is_grouped_as_tight
     assert first[0] != first[1]
 
 
+def test_beyond_the_limit_the_start_whose_beginning_is_tightest_is_gone_on_with(monkeypatch):
+    compare_beyond(monkeypatch, 1_999)
+    begun, begin, gone_on_with = [], clusters_module._begun, []
+    further = clusters_module._grouped_further
+    monkeypatch.setattr(clusters_module, "_begun", lambda *given: begun.append(begin(*given)) or begun[-1])
+    monkeypatch.setattr(
+        clusters_module, "_grouped_further", lambda *given: gone_on_with.append(given) or further(*given)
+    )
+    unit = unit_length(many_voices())
+    for seed in range(3):
+        begun.clear()
+        cluster_speakers(unit, num_clusters=20, seed=seed, num_initialisations=4)
+        tightness = [(unit[::6] @ centres.T).max(axis=1).sum() for centres in begun]
+        assert len(begun) == 4
+        assert gone_on_with[-1][1] is begun[int(np.argmax(tightness))]
+    assert any(given[1] is not begun[0] for given in gone_on_with)
+
+
 def test_beyond_the_limit_nearly_everybody_is_with_the_nearest_centre_and_the_seed_decides(monkeypatch):
     compare_beyond(monkeypatch, 1_999)
     monkeypatch.setattr(clusters_module, "_AT_ONCE", 300)
