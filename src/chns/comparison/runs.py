@@ -18,7 +18,6 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,7 +69,8 @@ def read_comparison(path: Path | str, *, baseline: str | None = None, base_optio
         ConfigError: If a key is unknown, or a value is wrong or contradicts another.
     """
     path = config_path(path)
-    parser = _parser(ComparisonSettings)
+    parser = SettingsParser(exit_on_error=False)
+    parser.add_class_arguments(ComparisonSettings)
     try:
         settings = parser.instantiate(parser.parse_string(bounded_text(path)))
     except (ArgumentError, TypeError) as error:
@@ -83,13 +83,6 @@ def read_comparison(path: Path | str, *, baseline: str | None = None, base_optio
     if base_options:
         fields["base"] = _with_options(fields["base"], base_options)
     return checked(ComparisonSettings(**fields))
-
-
-@cache  # one for all strategies
-def _parser(kind: type) -> SettingsParser:
-    parser = SettingsParser(exit_on_error=False)
-    parser.add_class_arguments(kind)
-    return parser
 
 
 def _with_options(base: TrainSettings, options: Sequence[str]) -> TrainSettings:
@@ -121,8 +114,10 @@ def checked(settings: ComparisonSettings) -> Comparison:
     baseline = next(iter(differences)) if settings.baseline is None else settings.baseline
     if baseline not in differences:
         raise ConfigError(f"baseline must be one of the strategies {', '.join(differences)}, got {baseline!r}.")
+    parser = SettingsParser(exit_on_error=False)
+    parser.add_class_arguments(TrainSettings)
     return Comparison(
-        strategies={name: _strategy(name, settings.base, changes) for name, changes in differences.items()},
+        strategies={name: _strategy(parser, name, settings.base, changes) for name, changes in differences.items()},
         seeds=tuple(settings.seeds),
         trial_lists=settings.trial_lists,
         baseline=baseline,
@@ -150,8 +145,7 @@ def paper_strategies(base: TrainSettings) -> dict[str, dict[str, Any]]:
     }
 
 
-def _strategy(name: str, base: TrainSettings, changes: Mapping[str, Any]) -> TrainSettings:
-    parser = _parser(TrainSettings)
+def _strategy(parser: SettingsParser, name: str, base: TrainSettings, changes: Mapping[str, Any]) -> TrainSettings:
     own = {key: _as_a_whole(value) for key, value in changes.items()}
     try:
         settings = settings_of(parser, parser.parse_object(own, parser.parse_object(asdict(base))))
