@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -20,6 +21,9 @@ from chns.data.manifest import Manifest
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))  # encoders that configurations in tests name
 from exports_once import exported_once
 from hub_server import running_hub
+
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from itertools import chain
@@ -24,8 +25,9 @@ def output_of(*words):
     ).stdout
 
 
-def test_hard_batches_are_harder_and_are_learnt_in_a_loop_of_ones_own():
-    output = output_of(ROOT / "examples" / "own_loop.py")
+def test_hard_batches_are_harder_and_are_learnt_in_a_loop_of_ones_own(capsys):
+    runpy.run_path(str(ROOT / "examples" / "own_loop.py"), run_name="__main__")
+    output = capsys.readouterr().out
     losses = [float(value) for value in re.findall(r"loss ([\d.]+)", output)]
     assert len(losses) == 8
     assert losses[3] < losses[0]
