@@ -1,6 +1,5 @@
 """Nothing of the user's is lost: what is in the way stays, inputs are never outputs, a full disk is an error."""
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,31 +9,13 @@ import numpy as np
 import pytest
 import torch
 from foreign_models import speechbrain_state
+from small_models import SMALL_ECAPA
 
-from chns.bundle.bundle import Architecture, load_bundle, save_bundle
+from chns.bundle.bundle import load_bundle, save_bundle
 from chns.cli import COMMANDS, main
 from chns.core import atomic_folder, atomic_path, require_ours
 from chns.store.content import export_voiceprints
 from chns.store.voiceprints import VoiceprintStore
-
-TINY = Architecture(
-    encoder="chns.encoders.EcapaTdnn",
-    encoder_settings={"channels": 16, "aggregation_channels": 24, "embedding_dim": 8},
-    feature_settings={"num_mels": 40},
-)
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("saved") / "model"
-    save_bundle(folder, TINY.build(), TINY, training={}, metrics={})
-    return folder
-
-
-@pytest.fixture
-def bundle(saved, tmp_path):
-    return shutil.copytree(saved, tmp_path / "model")
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -48,14 +29,14 @@ def test_a_folder_that_is_no_bundle_is_not_replaced(tmp_path, name):
     (folder / name).write_text('{"mine": 1}')
     before = content(tmp_path)
     with pytest.raises(FileExistsError, match=f"got '{name}'.*would be lost"):
-        save_bundle(folder, TINY.build(), TINY, training={}, metrics={})
+        save_bundle(folder, SMALL_ECAPA.build(), SMALL_ECAPA, training={}, metrics={})
     assert content(tmp_path) == before
 
 
 def test_what_was_put_into_a_bundle_is_not_lost(bundle):
     (bundle / "notes").mkdir()
     with pytest.raises(FileExistsError, match="got 'notes' in"):
-        save_bundle(bundle, TINY.build(), TINY, training={}, metrics={})
+        save_bundle(bundle, SMALL_ECAPA.build(), SMALL_ECAPA, training={}, metrics={})
 
 
 def test_what_comes_while_a_folder_is_written_is_not_lost(tmp_path):

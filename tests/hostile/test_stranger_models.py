@@ -2,14 +2,13 @@
 
 import importlib
 import json
-import shutil
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import yaml
 
-from chns.bundle.bundle import OUR_FACTORIES, Architecture, load_bundle, save_bundle
+from chns.bundle.bundle import OUR_FACTORIES, load_bundle
 from chns.cli import main
 from chns.comparison.results import read_trial_lists, scored
 from chns.comparison.runs import PlannedRun, TrialListSettings
@@ -19,22 +18,6 @@ from chns.inference.verifier import Verifier
 from chns.training.build import starting_model
 from chns.training.folder import RunFolder, read_settings
 from chns.training.settings import ObjectSettings, TrainingSettings, TrainSettings
-
-TINY = Architecture(
-    encoder="chns.encoders.EcapaTdnn", encoder_settings={"channels": 16, "aggregation_channels": 24, "embedding_dim": 8}
-)
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("saved") / "model"
-    save_bundle(folder, TINY.build(), TINY, training={}, metrics={})
-    return folder
-
-
-@pytest.fixture
-def bundle(saved, tmp_path):
-    return shutil.copytree(saved, tmp_path / "model")
 
 
 @pytest.fixture

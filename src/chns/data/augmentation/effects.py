@@ -63,8 +63,8 @@ def require_range(name: str, lowest: float, highest: float, *, within: tuple[flo
 
 
 def power_of(waveform: Float32Array) -> float:
-    """Mean square of the samples."""
-    return float(np.dot(waveform, waveform)) / len(waveform)
+    """Mean square of the samples, summed in float64; no product of BLAS, which adds in the order of its threads."""
+    return float(np.mean(np.square(waveform), dtype=np.float64))
 
 
 def without_clipping(waveform: Float32Array) -> Float32Array:
