@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-# pip leaves out bytecode: of all that torch brings it takes half a minute. What is used gets its own when it is first
-# used, if that is allowed.
+# The pip of older Pythons takes twice as long. It leaves out bytecode: of all that torch brings that takes half a minute.
+# What is used gets its own when it is first used, if that is allowed; two processes that start at once, as those of the
+# tests do, would each compile all of it, so that for them it is made before, by halves.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo docs model notebooks test test-slow mutants lint check check-lowest check-newest check-pythons format clean
@@ -53,7 +54,7 @@ docs: .venv/installed-dev
 notebooks: .venv/installed-dev
 	$(BIN)/python docs/notebooks/run.py
 
-test: .venv/installed-dev
+test: .venv/installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-slow: .venv/installed-dev-slow
@@ -103,12 +104,22 @@ format: .venv/installed-dev
 clean:
 	rm -rf .venv .venv-base runs
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/pip:
 	$(PYTHON) -m venv .venv
+	$(PIP) install --no-compile --constraint constraints.txt --upgrade pip
+	touch $@
+
+.venv/installed: .venv/pip pyproject.toml constraints.txt
 	$(PIP) install --no-compile --constraint constraints.txt --editable ".[train,synthetic,report]"
 	touch $@
 
-.venv/installed-dev: .venv/installed
+.venv/installed-test: .venv/pip pyproject.toml constraints.txt
+	$(PIP) install --no-compile --constraint constraints.txt --editable ".[test]"
+	$(BIN)/python -c "import lightning_fabric, torch._dynamo" & \
+	$(BIN)/python -c "import datasets, lhotse, matplotlib.pyplot, scipy.stats, sklearn.mixture"; wait
+	touch .venv/installed $@
+
+.venv/installed-dev: .venv/installed-test
 	$(PIP) install --no-compile --constraint constraints.txt --editable ".[dev]"
 	touch $@
 

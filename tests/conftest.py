@@ -1,5 +1,6 @@
 """Fixtures that several folders of tests use."""
 
+import gc
 import os
 import socket
 import subprocess
@@ -24,6 +25,16 @@ from hub_server import running_hub
 
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+
+def pytest_sessionstart():
+    """While tests are collected nothing is garbage, and looking for some takes as long as all the rest."""
+    gc.disable()
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -84,6 +84,7 @@ def run_benchmark(monkeypatch, tmp_path):
         sys.modules.pop(module, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in OF_SECONDS)) for name in TINY])
 def test_a_benchmark_prints_and_writes_positive_measurements_with_the_machine(name, run_benchmark, capsys):
     written = run_benchmark(name)

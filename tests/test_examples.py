@@ -25,6 +25,7 @@ def output_of(*words):
     ).stdout
 
 
+@pytest.mark.slow
 def test_hard_batches_are_harder_and_are_learnt_in_a_loop_of_ones_own(capsys):
     runpy.run_path(str(ROOT / "examples" / "own_loop.py"), run_name="__main__")
     output = capsys.readouterr().out

@@ -26,6 +26,7 @@ def test_the_share_is_exact_and_everybody_keeps_as_many_utterances(voices, share
     assert np.array_equal(np.bincount(wrong), np.bincount(labels))
 
 
+@pytest.mark.slow
 def test_it_goes_on_with_the_shares_that_are_missing_and_tells_each_way(voices, tmp_path, capsys):
     options = Namespace(held_out=12, steps=3, seeds=1, shares=[0.2], json=tmp_path / "found.json")
     first = BENCHMARK["measured"](*voices, options)

@@ -54,6 +54,7 @@ def texts(path):
     return [element.text for element in ElementTree.parse(path).iter() if element.tag.endswith("text")]
 
 
+@pytest.mark.slow
 def test_one_figure_has_four_panels_a_legend_and_is_the_same_each_time(make_run, run_script, tmp_path, capsys):
     runs = [f"--run=random={make_run('a')}", f"--run=auto={make_run('b', loss=2.0)}"]
     for out in ("one.svg", "two.svg"):
@@ -63,6 +64,7 @@ def test_one_figure_has_four_panels_a_legend_and_is_the_same_each_time(make_run,
     assert "2 strategies" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_long_training_makes_a_small_file(make_run, run_script, tmp_path):
     runs = [f"--run=s{n % 3}={make_run(f'{n}', epochs=2_000)}" for n in range(6)]
     run_script(*runs, "--out", tmp_path / "long.svg")
@@ -83,6 +85,7 @@ def test_seeds_are_averaged_where_all_of_them_measured(script):
     np.testing.assert_array_equal(curve, [[1, 3], [1.5, 4], [1, 3], [2, 5]])
 
 
+@pytest.mark.slow
 def test_a_strategy_of_several_seeds_explains_its_band(make_run, run_script, tmp_path):
     run_script(f"--run=x={make_run('a')}", f"--run=x={make_run('b', loss=3.0)}", "--out", tmp_path / "band.svg")
     assert "Means over seeds; bands from the lowest to the highest" in texts(tmp_path / "band.svg")

@@ -103,6 +103,7 @@ def test_a_stack_of_encoders_computes_and_learns_what_each_of_them_does():
     torch.testing.assert_close(again.eval()(features[1]), encoders[1].eval()(features[1]))
 
 
+@pytest.mark.slow
 def test_trainings_that_share_their_start_and_go_on_from_a_file_end_as_alone(monkeypatch, tmp_path):
     pytest.importorskip("PIL", reason="log-mel images need Pillow")
     monkeypatch.syspath_prepend(str(BENCHMARKS))

@@ -364,6 +364,7 @@ def without_torch(*words):
     return subprocess.run(command, check=False, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_verify_enrol_and_identify_run_without_torch(made, recordings, tmp_path):
     one, other = recordings[3:5]
     verified = without_torch("verify", made, one, one, "--json")

@@ -128,6 +128,7 @@ def test_the_bottleneck_of_a_deeper_resnet_is_recognised(tmp_path):
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("toolkit", ["wespeaker-ecapa", "wespeaker-resnet34"])
 def test_a_wespeaker_model_embeds_real_speech_as_with_kaldis_features(tmp_path, shared_data, toolkit):
     make_state, embedding = MODELS[toolkit]

@@ -104,6 +104,7 @@ FETCHED = {
 each = pytest.mark.parametrize("toolkit", PUBLISHED)
 
 
+@pytest.mark.slow
 @each
 def test_a_repository_is_used_by_its_name_and_embeds_as_its_toolkit_does(hub, recordings, capsys, toolkit):
     name, files, state, embedding = PUBLISHED[toolkit]
@@ -130,6 +131,7 @@ def test_a_folder_of_theirs_is_used_as_it_is(tmp_path, recordings, toolkit):
     assert load_bundle(folder).digest != bundle.digest
 
 
+@pytest.mark.slow
 def test_commands_and_trainings_take_the_name_of_a_published_model(hub, recordings, hum_manifest, tmp_path, capsys):
     hub.repository("they/voice").commit(speechbrain_files())
     store, run = str(tmp_path / "people.store"), str(tmp_path / "run")
@@ -399,6 +401,7 @@ def test_a_damaged_description_is_read_or_refused_with_an_error_of_ours(tmp_path
     assert refused > 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["clustered", "neighbours"])
 def test_a_published_model_groups_the_speakers_of_a_training(tmp_path, hum_manifest, kind):
     """`clusters.model` in a run, and its embeddings in `HardBatches` of one's own loop: hard from step 0."""

@@ -16,6 +16,7 @@ def command(configs, manifest, out, *more):
     return [*words, "--data.crop_seconds", "0.6", *more]
 
 
+@pytest.mark.slow
 def test_a_preview_is_pairs_of_recordings_a_picture_and_words(configs, hum_manifest, tmp_path, capsys):
     assert main(command(configs, hum_manifest, tmp_path / "out", "--count", "3", "--json")) == 0
     shown = json.loads(capsys.readouterr().out)
@@ -34,6 +35,7 @@ def test_a_preview_is_pairs_of_recordings_a_picture_and_words(configs, hum_manif
     assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".png", *[".wav"] * 6]
 
 
+@pytest.mark.slow
 def test_the_seed_decides_the_preview_and_other_files_stay(configs, hum_manifest, tmp_path, capsys):
     (tmp_path / "0").mkdir()
     (tmp_path / "0" / "notes.txt").write_text("mine")
@@ -47,6 +49,7 @@ def test_the_seed_decides_the_preview_and_other_files_stay(configs, hum_manifest
     assert "spectrograms: " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_new_speakers_and_no_masks_are_shown_too(configs, hum_manifest, tmp_path, capsys):
     words = ["--augmentation.speed", '{"probability": 0, "new_speakers": [0.9, 1.1]}', "--count", "4", "--json"]
     words += ["--augmentation.spec_augment.probability", "0", "--augmentation.gain.probability", "0"]

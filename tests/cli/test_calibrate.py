@@ -58,6 +58,7 @@ def test_the_calibration_is_put_into_the_bundle_and_nothing_else_changes(capsys,
     assert sorted(path.name for path in model.iterdir()) == [".config.json.lock", "config.json", "model.safetensors"]
 
 
+@pytest.mark.slow
 def test_calibrating_again_replaces_the_calibration(capsys, model, halves):
     first = calibrate(capsys, model, halves, "--quality", "duration", "--false-alarm", 0.1)["calibration"]
     second = calibrate(capsys, model, halves)["calibration"]
@@ -83,6 +84,7 @@ def test_costs_move_the_threshold(capsys, model, halves):
     assert record["threshold"] == pytest.approx(np.log(5))
 
 
+@pytest.mark.slow
 def test_calibration_makes_the_costs_of_another_list_lower(capsys, model, halves):
     more = ("--apply-to", halves / "test.txt", "--apply-manifest", halves / "test.parquet", "--p-target", 0.5)
     report = calibrate(capsys, model, halves, *more)

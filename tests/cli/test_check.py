@@ -144,6 +144,7 @@ def test_speech_is_marked(speech, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus", "m.parquet", "marked.parquet"]
 
 
+@pytest.mark.slow
 def test_real_speech_is_trimmed(speech, shared_data, tmp_path, capsys):
     words = ("prepare", "voxceleb", shared_data / "voxceleb2-mini", "--out", tmp_path / "all.parquet", "--workers", 1)
     assert run(*words) == 0

@@ -58,6 +58,7 @@ def test_json_is_the_file(config, out, capsys):
     assert json.loads(capsys.readouterr().out) == json.loads((out / "comparison.json").read_text())
 
 
+@pytest.mark.slow
 def test_another_baseline_takes_the_place_of_the_configurations(config, out, capsys):
     words = ["compare", str(config), "--out", str(out), "--json"]
     assert main([*words, "--baseline", "chns"]) == 0
@@ -69,6 +70,7 @@ def test_another_baseline_takes_the_place_of_the_configurations(config, out, cap
     assert "baseline must be one of the strategies supcon, chns, got 'no'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_what_is_there_and_changes_nothing(config, out, tmp_path, capsys, caplog):
     caplog.set_level(logging.INFO, logger="chns")
     words = ["compare", str(config), "--dry-run", "--out"]
@@ -107,6 +109,7 @@ def test_a_dry_run_says_what_is_there_and_changes_nothing(config, out, tmp_path,
     assert "Hours" not in shown  # nothing is left to estimate
 
 
+@pytest.mark.slow
 def test_options_of_a_training_go_before_the_configurations_base(config, tmp_path, capsys):
     words = ["compare", str(config), "--out", str(tmp_path), "--dry-run"]
     assert main([*words, "--train.epochs", "3", "--batches.steps-per-epoch=5"]) == 0

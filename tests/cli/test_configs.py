@@ -88,6 +88,7 @@ def test_a_preset_is_printed_and_copied_but_over_nothing(tmp_path, capsys):
     assert "NAME must be one of" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_comparison_is_found_by_name():
     assert "auto" in read_comparison("ablation").strategies
 

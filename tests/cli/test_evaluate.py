@@ -93,6 +93,7 @@ def voices_of(cohort, embedded, *, of="speakers", mean=0.0):
     return np.stack([vectors[manifest.speaker_labels == label].mean(axis=0) for label in range(15)])
 
 
+@pytest.mark.slow
 def test_without_the_new_options_nothing_is_added(run, embedded):
     summary, scores = run()
     assert list(summary) == [
@@ -202,6 +203,7 @@ def test_what_is_wrong_with_cohort_or_map_is_said_in_one_line(error_of, hum_mani
     assert f"got 's00/0' in {tmp_path / 'trials.txt'}:1" in error_of("--enrolment-map", tmp_path / "enroll.map")
 
 
+@pytest.mark.slow
 def test_a_sweep_adds_conditions_and_leaves_the_scores_as_they_are(run, tmp_path):
     _, plain = run()
     printed, scores = run("--sweep", "duration=0.5", "snr=0", "codec=telephone")
@@ -237,6 +239,7 @@ def test_options_of_trials_do_not_go_with_a_gallery(model, hum_manifest, tmp_pat
     assert "--sweep must come with --trials" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_large_manifest_gives_rates_as_json_and_as_a_table(model, hum_manifest, tmp_path, monkeypatch, capsys, rng):
     manifest = Manifest.read(hum_manifest)
     rows = [

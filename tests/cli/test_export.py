@@ -58,6 +58,7 @@ def test_onnx_and_int8_are_written_side_by_side_and_their_error_rates_compared(m
     assert (tmp_path / "m.int8.onnx").stat().st_size < (tmp_path / "m.onnx").stat().st_size
 
 
+@pytest.mark.slow
 def test_the_sherpa_form_says_how_far_its_features_are_from_the_models(model, tmp_path, capsys):
     words = ["export", str(model), "--format", "sherpa-onnx", "--out", str(tmp_path / "m.onnx"), "--json"]
     assert main(words) == 0

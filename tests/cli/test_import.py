@@ -53,6 +53,7 @@ def test_import_says_what_it_wrote(tmp_path, capsys):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_an_imported_model_verifies_evaluates_and_clusters(imported, hum_manifest, tmp_path, capsys):
     audio = hum_manifest.parent / "s00"
     assert run("verify", imported, audio / "0.flac", audio / "1.flac", "--threshold", 0.5, "--json") in (0, 1)
@@ -78,6 +79,7 @@ def test_training_can_start_from_an_imported_model(imported, hum_manifest, tmp_p
     assert after.digest != before.digest  # running statistics have moved
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_model_moves(imported, hum_manifest, tmp_path):
     out = tmp_path / "run"
     assert run("train", "--data.train", hum_manifest, "--out", out, "--train.start_from", imported, *SHORT) == 0
@@ -122,6 +124,7 @@ def test_ones_own_encoder_trains_starts_again_and_clusters_once_it_is_trusted(hu
         starting_model(TrainSettings(train=TrainingSettings(start_from=str(model))))
 
 
+@pytest.mark.slow
 def test_training_learns_from_a_teacher_beside_its_labels(imported, hum_manifest, tmp_path, capsys):
     """Of another size: 16 numbers of the teacher, 8 of the student."""
     own = ("--config", LEAST, "--data.train", hum_manifest, *SHORT, "--batches.steps_per_epoch", 40)

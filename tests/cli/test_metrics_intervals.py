@@ -140,6 +140,7 @@ def test_labels_against_the_manifest_are_counted_before_they_are_refused(folder,
     assert "is_target must be true where both speakers are the same" in said[2]
 
 
+@pytest.mark.slow
 def test_rates_by_a_column_of_the_manifest(folder, capsys):
     manifest = Manifest.read(folder / "manifest.parquet")
     gender = ["f" if int(name[1:3]) % 2 else "m" for name in manifest.column("utterance")]

@@ -23,6 +23,7 @@ def run_json(capsys, *words):
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_cluster_writes_clusters_and_a_table_and_shows_sizes_tightness_and_pairs(model, hum_manifest, tmp_path, capsys):
     words = ["cluster", model, hum_manifest, "--num-clusters", 4, "--out", tmp_path / "c.safetensors",
              "--table", tmp_path / "t.csv", "--crop-seconds", 0.5, "--pairs", 3, "--workers", 0]  # fmt: skip
@@ -84,6 +85,7 @@ def test_a_list_without_labels_is_scored_without_error_rates(model, hum_manifest
     assert len((tmp_path / "s.txt").read_text().splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_the_hardest_trials_under_a_model_score_higher_than_random_ones(model, hum_manifest, tmp_path, capsys):
     means = {}
     for name, more in (("random", ()), ("hardest", ("--hardest-under", model, "--workers", 0))):

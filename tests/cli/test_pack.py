@@ -97,6 +97,7 @@ def test_training_from_shards_with_workers_and_a_stop_ends_with_the_weights_of_f
     assert all(torch.equal(weights[name], expected[name]) for name in weights)
 
 
+@pytest.mark.slow
 def test_embeddings_trials_scores_and_checks_of_shards_are_those_of_files(
     hum_manifest, shards, trained, tmp_path, capsys
 ):
@@ -125,6 +126,7 @@ def shards_url(shards):
     storage.rm("/bucket", recursive=True)
 
 
+@pytest.mark.slow
 def test_embeddings_scores_and_clusters_below_a_url_are_those_of_local_shards(
     shards, shards_url, trained, tmp_path, capsys
 ):

@@ -116,6 +116,7 @@ def assert_one_command_does_all_and_survives_kills(shared_data, tmp_path, capsys
     assert continued.durations_seconds.tolist() == manifest.durations_seconds.tolist()
 
 
+@pytest.mark.slow
 def test_one_command_prepares_a_download_and_goes_on_after_kills(shared_data, tmp_path, capsys):
     assert_one_command_does_all_and_survives_kills(shared_data, tmp_path, capsys, num_speakers=6, jobs=1)
 

@@ -43,6 +43,7 @@ def report(*words):
     return main(["report", *map(str, words), "--device", "cpu", "--workers", "0"])
 
 
+@pytest.mark.slow
 def test_a_report_is_written_and_its_first_sentences_and_place_are_printed(trained, tmp_path, capsys):
     assert report(trained, "--out", tmp_path) == 0
     printed = capsys.readouterr().out.splitlines()

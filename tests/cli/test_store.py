@@ -84,6 +84,7 @@ def test_enrol_makes_a_store_and_says_what_is_in_it(model, recordings, tmp_path,
     np.testing.assert_allclose(np.linalg.norm(shown["vector"]), 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_identify_finds_who_is_enrolled_and_its_exit_code_says_so(model, store, recordings, capsys):
     words = ("identify", model, store, recordings / "s01" / "0.flac")
     answer = run_json(capsys, *words, "--threshold", "-1", "--top", "2")
@@ -179,6 +180,7 @@ def test_an_empty_store_is_exported_too(tmp_path, capsys):
     assert pq.read_table(tmp_path / "p.parquet").num_rows == 0
 
 
+@pytest.mark.slow
 def test_the_key_comes_from_a_file_or_the_environment(model, recordings, tmp_path, monkeypatch, capsys):
     pytest.importorskip("cryptography")
     secret, key_file = tmp_path / "secret.store", tmp_path / "key.txt"

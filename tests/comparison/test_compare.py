@@ -102,6 +102,7 @@ def test_the_table_has_a_row_a_strategy_for_each_list_and_a_verdict(finished):
     assert (outcome.verdicts[0].strategy, outcome.verdicts[0].twin.name) == ("chns", "supcon")
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_not_repeated(finished, monkeypatch):
     out, comparison, outcome = finished
     before = files_of(out)
@@ -132,6 +133,7 @@ def test_scores_older_than_the_model_or_of_other_trials_are_made_anew(finished, 
     assert "easy.txt cannot be read" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_stopped_comparison_goes_on_and_ends_with_the_same_numbers(
     finished, tiny, write_yaml, tmp_path, monkeypatch, caplog
 ):
@@ -250,6 +252,7 @@ def test_a_folder_of_other_settings_is_refused_before_anything_trains(finished, 
         prepare(read_comparison(write_yaml({**tiny, "strategies": strategies})), out)
 
 
+@pytest.mark.slow
 def test_speakers_who_may_be_one_person_reach_the_verdict_from_the_folder_of_a_real_run(
     tmp_path, tiny, write_yaml, corpus
 ):

@@ -24,6 +24,7 @@ def read(write_yaml, **settings):
     return read_comparison(write_yaml({**LISTS, **settings}))
 
 
+@pytest.mark.slow
 def test_by_default_the_five_strategies_of_the_paper_see_equally_many_segments(write_yaml):
     base = {"batches": {"speakers_per_batch": 32}}
     comparison = read(write_yaml, base=base)
@@ -51,6 +52,7 @@ def test_the_default_strategies_are_the_shipped_configurations(configs, name):
     assert {key: shipped[key] | value for key, value in paper_strategies(TrainSettings())[name].items()} == shipped
 
 
+@pytest.mark.slow
 def test_the_example_states_the_defaults(configs):
     comparison = read_comparison(configs / "compare.yaml")
     base = comparison.strategies["supcon"]
@@ -119,6 +121,7 @@ def test_settings_can_be_built_without_a_file():
         checked(settings)
 
 
+@pytest.mark.slow
 def test_the_papers_comparison_has_its_five_strategies_with_either_encoder():
     comparison = read_comparison("paper", base_options=["--data.train", "other.parquet", "--train.chunk-size=64"])
     names = [f"{encoder}-{name}" for encoder in ("ecapa", "resnet") for name in STRATEGIES_OF_THE_PAPER]

@@ -234,6 +234,7 @@ def told(function):
 """
 
 
+@pytest.mark.slow
 def test_a_table_cannot_promise_more_frames_than_the_file_has_bytes(tmp_path, memory_of):
     path = write_aac(tmp_path / "a.m4a", speech_like(16_000, 1.0), movflags="faststart")
     good = bytes_of(path)

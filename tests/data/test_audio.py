@@ -456,6 +456,7 @@ def test_another_suffix_cannot_be_written(tmp_path):
 # ----- real recordings
 
 
+@pytest.mark.slow
 def test_real_recordings_of_each_shared_corpus_read_with_the_length_of_their_header(shared_data):
     for pattern in ("voxceleb2-mini/*/*/*.flac", "speech-commands-mini/bed/*.opus", "speechocean762-train/*/*/*.opus"):
         for path in sorted(shared_data.glob(pattern))[:20]:

@@ -77,6 +77,7 @@ def crops_of(manifest, augmenter=None, crop_seconds=0.5):
     return SpeakerCrops(manifest, crop_seconds=crop_seconds, sample_rate_hz=RATE_HZ, augmenter=augmenter)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["generated", "folders"])
 def test_one_seed_gives_the_same_audio_in_any_number_of_workers_and_after_a_resume(manifest, folders, source):
     crops = crops_of(manifest, everything(manifest, folders if source == "folders" else None))

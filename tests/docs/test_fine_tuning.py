@@ -40,6 +40,7 @@ def recordings(tmp_path, hum_manifest):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_page_works_from_its_first_command_to_its_last(recordings, hub, monkeypatch, capsys):
     monkeypatch.chdir(recordings)
     hub.repository("speechbrain/spkrec-ecapa-voxceleb").commit(speechbrain_files())

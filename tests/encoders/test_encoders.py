@@ -25,13 +25,13 @@ SMALL = {
     "resnet sap": lambda: ThinResNet(channels=(8, 8, 16, 16), blocks=(1, 1, 1, 1), pooling="sap", embedding_dim=16),
     "resnet asp": lambda: ThinResNet(channels=(8, 8, 16, 16), blocks=(1, 1, 1, 1), pooling="asp", embedding_dim=16),
 }
-SHIPPED = {
-    "ecapa mobile": ecapa_tdnn_mobile,
-    "ecapa 512": ecapa_tdnn_512,
-    "ecapa 1024": ecapa_tdnn_1024,
-    "resnet sap": lambda: thin_resnet34(pooling="sap"),
-    "resnet asp": lambda: thin_resnet34(pooling="asp"),
-}
+SHIPPED = [
+    pytest.param(ecapa_tdnn_mobile, id="ecapa mobile"),
+    pytest.param(ecapa_tdnn_512, id="ecapa 512", marks=pytest.mark.slow),
+    pytest.param(ecapa_tdnn_1024, id="ecapa 1024", marks=pytest.mark.slow),
+    pytest.param(lambda: thin_resnet34(pooling="sap"), id="resnet sap"),
+    pytest.param(lambda: thin_resnet34(pooling="asp"), id="resnet asp"),
+]
 
 
 def with_lived_in_norms(encoder, seed=0):
@@ -61,7 +61,7 @@ def test_parameter_counts_are_those_documented(make, millions):
     assert count / 1e6 == pytest.approx(millions, rel=0.005)
 
 
-@pytest.mark.parametrize("make", SHIPPED.values(), ids=SHIPPED.keys())
+@pytest.mark.parametrize("make", SHIPPED)
 def test_an_utterance_is_the_same_alone_and_padded_in_a_batch(make):
     encoder = with_lived_in_norms(make())
     lengths = torch.tensor([61, 60, 37, 8, 1])
@@ -91,7 +91,7 @@ def test_full_lengths_equal_no_lengths(make):
         torch.testing.assert_close(encoder(features), encoder(features, torch.full((3,), 40)), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("make", SHIPPED.values(), ids=SHIPPED.keys())
+@pytest.mark.parametrize("make", SHIPPED)
 def test_every_parameter_gets_a_finite_gradient(make):
     encoder = make()
     embeddings = encoder(torch.randn(4, 30, 80))

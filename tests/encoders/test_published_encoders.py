@@ -62,6 +62,7 @@ def on_no_memory(name):
         return getattr(chns.encoders, name)().eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in OF_MANY_LAYERS)) for name in SIZED]
 )
@@ -96,6 +97,7 @@ def test_an_utterance_is_the_same_alone_and_padded_in_a_batch(make):
     torch.testing.assert_close(full, alone[:1], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @each_small
 def test_it_learns_a_batch_by_heart_and_every_weight_takes_part(make):
     torch.manual_seed(0)

@@ -146,6 +146,7 @@ def normalising_with(cohort):
     return score
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalised", [False, True])
 @settings(max_examples=20)
 @given(seed=st.integers(0, 10_000))

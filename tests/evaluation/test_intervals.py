@@ -61,6 +61,7 @@ def weighted_trials(draw):
     return np.array(scores, dtype=float), np.array(labels), np.array([*weights, 1, 2])
 
 
+@pytest.mark.slow
 @given(weighted_trials())
 @settings(max_examples=300)
 def test_a_weight_is_the_same_as_having_the_trial_that_often(trials):
@@ -135,6 +136,7 @@ def test_resamples_without_one_kind_of_trial_are_drawn_again():
     assert metrics.resampled["eer"].tolist() == [[0.0] * 50]
 
 
+@pytest.mark.slow
 def test_the_interval_of_resampled_speakers_covers_the_truth_and_that_of_resampled_trials_does_not():
     rng = np.random.default_rng(0)
     truth, lists, covered_by_speakers, covered_by_trials = true_eer(), 100, 0, 0

@@ -129,6 +129,7 @@ def test_the_cohort_itself_gets_z_scores_of_mean_0_and_deviation_1():
     assert scores.std(axis=1) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10_000))
 def test_s_norm_is_the_average_of_both_sides_and_symmetric(seed):
     embeddings, cohort, enrolment, test = case(seed)
@@ -145,6 +146,7 @@ def test_as_norm_with_the_whole_cohort_is_s_norm(seed):
     assert normalised(*case(seed), "as", 20) == pytest.approx(normalised(*case(seed), "s"), abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @given(seed=st.integers(0, 10_000))
 def test_order_of_the_cohort_and_lengths_of_embeddings_do_not_matter(kind, seed):

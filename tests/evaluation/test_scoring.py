@@ -215,6 +215,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
 @pytest.mark.parametrize(("kept", "bytes_a_trial"), [("none", 60), ("names", 120)])
 def test_reading_scores_takes_little_more_than_the_scores(tmp_path, kept, bytes_a_trial):

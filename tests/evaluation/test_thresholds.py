@@ -37,6 +37,7 @@ def test_a_false_alarm_rate_gives_a_score_of_the_list():
 TRIALS = st.lists(st.tuples(st.integers(-3, 20), st.booleans()), min_size=30, max_size=80)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(TRIALS, st.sampled_from([0.1, 0.25, 0.3, 0.5, 0.9]))
 def test_at_most_the_wished_share_is_accepted_and_the_next_lower_score_would_exceed_it(trials, false_alarm):

@@ -245,6 +245,7 @@ def test_all_target_pairs_and_as_many_nontargets_by_default():
     assert len(pairs_of(trials, target=False)) == 36
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10_000), st.integers(1, 8), st.integers(1, 240), st.sampled_from([None, "family"]))
 def test_no_pair_twice_and_every_label_true(seed, targets_per_speaker, num_nontargets, same_column):
     manifest = corpus(num_speakers=6, utterances_per_speaker=4)
@@ -281,6 +282,7 @@ def test_a_speaker_with_fewer_target_pairs_gives_all():
     assert [name[0] for name, _, is_target in as_list(trials) if is_target] == ["a", "c", "c"]
 
 
+@pytest.mark.slow
 def test_every_nontarget_pair_is_equally_likely():
     manifest = manifest_of(("a", "a1"), ("a", "a2"), ("a", "a3"), ("b", "b1"), ("c", "c1"))
     drawn = [pairs_of(make_trials(manifest, num_nontargets=1, seed=seed), target=False)[0] for seed in range(1400)]

@@ -267,6 +267,7 @@ for number in range(100):
 """
 
 
+@pytest.mark.slow
 def test_concurrent_updates_of_metrics_are_all_kept(bundle):
     digest = load_bundle(bundle).digest
     writers = [subprocess.Popen([sys.executable, "-c", UPDATES, str(bundle), str(n), digest]) for n in range(3)]

@@ -74,6 +74,7 @@ def test_an_answer_without_end_is_given_up_at_the_deadline(attack, slow_server):
     assert not heard_out.is_set()
 
 
+@pytest.mark.slow
 def test_the_slowest_of_these_answers_is_a_valid_one_for_who_has_patience(slow_server):
     start, _, heard_out = slow_server
     patience = Patience(timeout_seconds=60.0, attempts=1)

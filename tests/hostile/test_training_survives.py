@@ -49,7 +49,9 @@ def same_weights(a, b):
 # ----- numbers that are not finite
 
 
-@pytest.mark.parametrize(("how", "what"), [("loss", "loss"), ("gradient", "norm of the gradients")])
+@pytest.mark.parametrize(
+    ("how", "what"), [("loss", "loss"), pytest.param("gradient", "norm of the gradients", marks=pytest.mark.slow)]
+)
 def test_a_training_stops_where_it_breaks_and_goes_on_without_the_cause(
     how, what, hum_manifest, tmp_path, monkeypatch, capsys
 ):
@@ -159,6 +161,7 @@ def test_trainings_of_a_comparison_end_with_it(how, tmp_path):
 # ----- starts that fail, and settings that mean the same
 
 
+@pytest.mark.slow
 def test_a_start_that_failed_leaves_no_settings_behind(hum_manifest, tmp_path, capsys):
     run = tmp_path / "run"
     assert main(words(tmp_path / "mistyped.parquet", run)) == 2
@@ -168,6 +171,7 @@ def test_a_start_that_failed_leaves_no_settings_behind(hum_manifest, tmp_path, c
     assert main(words(hum_manifest, run, "--train.epochs", "2")) == 0
 
 
+@pytest.mark.slow
 def test_settings_may_change_until_there_is_a_checkpoint(hum_manifest, tmp_path, capsys):
     run = tmp_path / "run"
     assert main(words(hum_manifest, run, "--train.epochs", "2")) == 0
@@ -184,6 +188,7 @@ def test_settings_may_change_until_there_is_a_checkpoint(hum_manifest, tmp_path,
     assert f"--train.start_from {run / 'model'}" in error
 
 
+@pytest.mark.slow
 def test_one_manifest_by_three_names_is_one_setting(hum_manifest, tmp_path, monkeypatch, caplog):
     link = tmp_path / "link.parquet"
     link.symlink_to(hum_manifest)
@@ -198,6 +203,7 @@ def test_one_manifest_by_three_names_is_one_setting(hum_manifest, tmp_path, monk
         assert f"already trained: {run}" in caplog.messages
 
 
+@pytest.mark.slow
 def test_a_run_is_made_longer_and_never_shorter(hum_manifest, tmp_path, capsys, caplog):
     run = tmp_path / "run"
     assert main(words(hum_manifest, run, "--train.epochs", "2")) == 0
@@ -269,6 +275,7 @@ def started(command, log, *, in_training=True):
 # ----- a logger of the user's own
 
 
+@pytest.mark.slow
 def test_a_logger_is_told_what_the_log_is_told(hum_manifest, tmp_path, capsys):
     own = ["--train.logger.factory", "chns_test_losses.Lines", "--train.logger.settings.path", str(tmp_path / "lines")]
     assert main(words(hum_manifest, tmp_path / "run", "--train.epochs", "2", *own)) == 0

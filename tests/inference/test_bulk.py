@@ -121,6 +121,7 @@ def test_a_manifest_is_enrolled_as_one_would_enrol_its_people_one_by_one(model, 
     assert all("of sound; less than 2 s is unreliable" in row["warnings"] for row in report)
 
 
+@pytest.mark.slow
 def test_a_model_without_weights_enrols_a_manifest_too(people, tmp_path):
     """The packaged model is a graph, which takes one recording at a time."""
     folder = Verifier.load()
@@ -136,6 +137,7 @@ def test_a_model_without_weights_enrols_a_manifest_too(people, tmp_path):
     np.testing.assert_allclose(enrolled_in(path)["s01"].vector, mean / np.linalg.norm(mean), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_long_recordings_are_heard_in_windows_as_a_single_one_is(model, people, tmp_path, monkeypatch):
     monkeypatch.setattr(hearing, "_LONG_SECONDS", 1.0)
     enrol(model, tmp_path / "p.store", people)
@@ -339,6 +341,7 @@ def test_what_was_done_with_another_store_or_threshold_does_not_count(model, sto
     assert "nobody" not in out.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [None, KEY])
 def test_a_store_is_made_anew_for_another_model_from_the_paths_it_kept(
     model, other_model, people, tmp_path, monkeypatch, capsys, key
@@ -373,6 +376,7 @@ def test_a_store_is_made_anew_for_another_model_from_the_paths_it_kept(
     np.testing.assert_allclose(after["s04"].vector @ np.sum(embeddings, axis=0) > 0.99, True)
 
 
+@pytest.mark.slow
 def test_a_store_is_made_anew_from_a_manifest_where_paths_are_gone(model, other_model, store, people, tmp_path, capsys):
     shutil.move(people.parent, tmp_path / "moved")
     new, report = tmp_path / "new.store", tmp_path / "r.csv"

@@ -183,6 +183,7 @@ def test_an_int8_graph_that_is_far_off_leaves_no_file(model, onnx_path, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_error_rates_of_the_graphs_are_those_of_the_model(model, onnx_path, hum_manifest):
     manifest = Manifest.read(hum_manifest)
     enrolment, test = np.arange(0, 95), np.arange(5, 100)
@@ -197,6 +198,7 @@ def test_error_rates_of_the_graphs_are_those_of_the_model(model, onnx_path, hum_
         assert result.real_time_factor > 0
 
 
+@pytest.mark.slow
 def test_the_sherpa_file_carries_the_metadata_that_sherpa_reads(sherpa_export):
     exported, to_own_features = sherpa_export
     metadata = {entry.key: entry.value for entry in onnx.load(exported.path).metadata_props}
@@ -289,6 +291,7 @@ def test_imported_models_export_with_their_features_inside_also_with_8_bits(tool
     assert small.num_bytes < path.stat().st_size
 
 
+@pytest.mark.slow
 def test_sherpa_onnx_itself_gives_the_embeddings_of_the_file(sherpa_export, shared_data):
     sherpa_onnx = pytest.importorskip("sherpa_onnx")
     path = sherpa_export[0].path

@@ -95,35 +95,25 @@ def damaged_bundles(bundle, folder, *, count, seed):
         yield f"{number} ({mutations.damage_bundle(rng, copy)})", copy
 
 
-def test_damaged_recordings_give_a_result_or_an_error_of_ours(recordings, tmp_path):
+@pytest.mark.slow
+def test_a_thousand_damaged_recordings_give_a_result_or_an_error_of_ours(recordings, tmp_path):
     whole = [tmp_path / f"whole{suffix}" for suffix in recordings]
     for path, content in zip(whole, recordings.values(), strict=True):
         path.write_bytes(content)
     assert len(whole) == 7
-    found = outcomes("audio", damaged_recordings(recordings, tmp_path, count=70, seed=1), undamaged=whole)
-    assert found.violations == []
-    assert found.counts["result"] > 5
-    assert found.counts["error"] > 5
-
-
-def test_damaged_bundles_give_a_result_or_an_error_of_ours(bundle, tmp_path):
-    found = outcomes("bundle", damaged_bundles(bundle, tmp_path, count=40, seed=1), undamaged=[bundle])
-    assert found.violations == []
-    assert found.counts["error"] > 20
-
-
-@pytest.mark.slow
-def test_a_thousand_damaged_recordings_give_a_result_or_an_error_of_ours(recordings, tmp_path):
-    found = outcomes("audio", damaged_recordings(recordings, tmp_path, count=1_000, seed=2))
+    found = outcomes("audio", damaged_recordings(recordings, tmp_path, count=1_000, seed=2), undamaged=whole)
     logging.info("1,000 recordings: %s", dict(found.counts))
     assert found.violations == []
+    assert found.counts["result"] > 50
+    assert found.counts["error"] > 50
 
 
 @pytest.mark.slow
 def test_two_hundred_damaged_bundles_give_a_result_or_an_error_of_ours(bundle, tmp_path):
-    found = outcomes("bundle", damaged_bundles(bundle, tmp_path, count=200, seed=2))
+    found = outcomes("bundle", damaged_bundles(bundle, tmp_path, count=200, seed=2), undamaged=[bundle])
     logging.info("200 bundles: %s", dict(found.counts))
     assert found.violations == []
+    assert found.counts["error"] > 100
 
 
 @pytest.mark.slow

@@ -206,6 +206,7 @@ def test_a_local_model_needs_no_hub(bundle, monkeypatch):
     assert Verifier.load(bundle).threshold == 0.3
 
 
+@pytest.mark.slow
 def test_commands_take_the_address_in_place_of_a_folder(published, recording, hum_manifest, tmp_path, capsys):
     files = [str(recording)] * 2
     store, out = str(tmp_path / "people.store"), str(tmp_path / "out")
@@ -220,6 +221,7 @@ def test_commands_take_the_address_in_place_of_a_folder(published, recording, hu
     assert load_bundle(out).metrics == METRICS
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_finds_hub_and_cache_by_the_environment(server, published, recording, tmp_path):
     environment = {
         **os.environ,

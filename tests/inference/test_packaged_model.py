@@ -45,6 +45,7 @@ def test_an_embedding_does_not_depend_on_the_batch():
     np.testing.assert_allclose(graph(waveforms)[1:2], graph(waveforms[1:2]), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_it_tells_people_apart_across_videos(shared_data):
     folders = sorted((shared_data / "voxceleb2-mini").glob("id*"))[1:16:2]  # of the half that is for the test
     pairs = [[min(video.glob("*.flac")) for video in sorted(folder.iterdir())[:2]] for folder in folders]

@@ -95,6 +95,7 @@ def test_silent_windows_do_not_count(verifier):
     assert padded.quality.silent_share == pytest.approx(2 / 3)
 
 
+@pytest.mark.slow
 def test_an_hour_takes_little_more_memory_than_a_minute(verifier, tmp_path):
     with soundfile.SoundFile(tmp_path / "hour.flac", "w", RATE, 1) as file:
         for _ in range(60):
@@ -322,6 +323,7 @@ def test_a_saved_bundle_is_loaded_and_only_trusted_code_is_run(bundle, tmp_path,
         Verifier.load(tmp_path / "m", trusted_packages=["chns_test_encoders"])
 
 
+@pytest.mark.slow
 def test_verifying_imports_neither_the_training_nor_faiss_nor_pyarrow_nor_scipy(bundle, tmp_path, hums):
     save_bundle(tmp_path / "m", bundle.model, bundle.architecture, training={}, metrics={"calibration": CALIBRATED})
     code = (
@@ -337,6 +339,7 @@ def test_verifying_imports_neither_the_training_nor_faiss_nor_pyarrow_nor_scipy(
     assert last in {"0 []", "1 []"}
 
 
+@pytest.mark.slow
 def test_one_persons_recordings_score_higher_than_two_persons_even_untrained(verifier, shared_data):
     """A random network still tells microphones and voices apart: a check of the whole path on real speech."""
     files = sorted((shared_data / "speechocean762-train" / "WAVE").rglob("*.opus"))

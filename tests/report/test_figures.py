@@ -135,6 +135,7 @@ def test_the_same_findings_give_the_same_figure(det, runs, tmp_path):
     assert (tmp_path / "det-1.svg").read_bytes() == (folder / "det-1.svg").read_bytes()
 
 
+@pytest.mark.slow
 def test_hostile_names_are_text_and_nothing_else(tmp_path):
     run = fabricated_run(HOSTILE, strategy="SupCon, random batches", trial_lists=(HOSTILE,))
     lists, groups = by_trial_list([run]), run_groups([run])
@@ -240,6 +241,7 @@ def test_a_hardness_figure_says_how_hard_batches_of_either_kind_are(runs, tmp_pa
     assert {"random batches", "hard batches", "chns"} <= set(texts(figure.svg))
 
 
+@pytest.mark.slow
 def test_runs_of_random_batches_are_in_a_figure_of_their_own(runs, tmp_path):
     trained, apart = hardness_figures(tmp_path, run_groups(runs))
     assert {"chns", "chns_hscl"} <= set(texts(trained.svg))
@@ -248,6 +250,7 @@ def test_runs_of_random_batches_are_in_a_figure_of_their_own(runs, tmp_path):
     assert hardness_figures(tmp_path, run_groups([replace(runs[0], batch_hardness=None)])) == []
 
 
+@pytest.mark.slow
 def test_cluster_figures_show_the_runs_that_have_clusters(runs, tmp_path):
     for figure in cluster_figures(tmp_path, run_groups(runs)):
         drawn = texts(figure.svg)
@@ -272,6 +275,7 @@ def test_a_training_figure_has_the_runs_that_measured_the_quantity(runs, tmp_pat
     assert training_figures(tmp_path, QUANTITIES[1], run_groups([replace(silent, log={})])) == (None, None)
 
 
+@pytest.mark.slow
 def test_curves_are_drawn_over_time_too_where_the_log_has_a_clock(runs, tmp_path):
     timed = [replace(run, log={**run.log, "elapsed_seconds": 60 * run.log["step"]}) for run in runs]
     _, over_time = training_figures(tmp_path, QUANTITIES[0], run_groups(timed))

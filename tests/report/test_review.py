@@ -68,6 +68,7 @@ def texts(svg):
     return [element.text for element in ElementTree.fromstring(svg).iter() if element.tag.endswith("text")]
 
 
+@pytest.mark.slow
 def test_each_measurement_is_a_figure_that_its_runs_share(run, contents, tmp_path):
     one, two = written(run("one"), contents), written(run("two"), {"gallery": contents["gallery"]})
     figures = review_figures(tmp_path / "figures", run_groups([one, two]))

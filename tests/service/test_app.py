@@ -67,6 +67,7 @@ def test_verify_answers_what_the_library_does(client, recordings):
     assert answer["recordings"][0]["warnings"] == list(decision.quality[0].warnings)
 
 
+@pytest.mark.slow
 def test_a_person_is_enrolled_found_exported_and_deleted(client, engine, recordings):
     path = recordings / "s00" / "0.flac"
     enrolled = client.post("/voiceprints/anna", files=upload(path), data={"note": "consent of May"})
@@ -375,6 +376,7 @@ def test_the_command_refuses_what_is_unsafe(words, message, capsys, monkeypatch)
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_temporary_store_goes_with_the_service():
     engine = SpeakerEngine()
     path = engine.with_store(lambda store: store.path).result()

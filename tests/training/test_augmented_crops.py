@@ -56,6 +56,7 @@ def test_the_shipped_overlay_needs_no_download_and_uses_every_effect(settings_fr
     assert make_masking(settings) is not None
 
 
+@pytest.mark.slow
 def test_folders_are_used_where_they_are_named_and_a_bundle_tells_only_their_name(
     settings_from, hum_manifest, tmp_path
 ):
@@ -101,6 +102,7 @@ def test_augmentation_changes_what_is_learnt(settings_from, tmp_path):
     assert len(digests) == 2
 
 
+@pytest.mark.slow
 def test_new_speakers_multiply_the_training_speakers_only(settings_from, tmp_path):
     speed = '{"probability": 0, "new_speakers": [0.9, 1.1]}'
     settings = settings_from(
@@ -115,6 +117,7 @@ def test_new_speakers_multiply_the_training_speakers_only(settings_from, tmp_pat
     assert load_bundle(tmp_path / "aam" / "model").training["speakers"] == 48
 
 
+@pytest.mark.slow
 def test_clusters_are_made_of_the_new_speakers_too(settings_from, tmp_path):
     settings = settings_from(
         "--augmentation.speed.new_speakers", "[0.9]", "--augmentation.speed.probability", "0",

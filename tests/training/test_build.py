@@ -332,6 +332,7 @@ def test_how_gentle_auto_is_with_a_users_own_encoder_is_told(tmp_path, configs, 
     )
 
 
+@pytest.mark.slow
 def test_dropout_too_is_the_same_after_a_stop(tmp_path, configs, hum_manifest, monkeypatch):
     monkeypatch.setitem(sys.modules, "own_package", sys.modules[__name__])
     settings = own_settings(configs, hum_manifest)

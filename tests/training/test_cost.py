@@ -46,6 +46,7 @@ def test_a_product_is_counted_as_by_hand():
     assert flop == pytest.approx(8 * (features_alone + 2 * product) + loss, rel=0.02)
 
 
+@pytest.mark.slow
 def test_a_step_of_the_papers_encoder_is_what_the_documentation_says():
     counted = count_encoder(SpeakerEncoder(LogMel(), ecapa_tdnn_mobile()), crop_seconds=3.0, precision="bf16-mixed")
     cost = count_step(counted, SupConLoss(), num_speakers=650, utterances_per_speaker=2)
@@ -76,6 +77,7 @@ def test_counting_changes_neither_the_model_nor_random_numbers():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.slow
 def test_twice_the_batch_costs_twice_and_half_the_precision_moves_less():
     small, large = step_of(narrow()), step_of(narrow(), speakers=64)
     assert large.flop / small.flop == pytest.approx(16, rel=0.1)
@@ -84,6 +86,7 @@ def test_twice_the_batch_costs_twice_and_half_the_precision_moves_less():
     assert small.least_seconds(slow) == pytest.approx(small.flop / 1e6)
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit_is_trained_in_chunks(tmp_path, configs, hum_manifest, monkeypatch, caplog):
     monkeypatch.setattr("chns.training.run.usable_memory_bytes", lambda _device: 5e6)
     caplog.set_level(logging.INFO, logger="chns")
@@ -99,6 +102,7 @@ def test_a_batch_that_does_not_fit_is_trained_in_chunks(tmp_path, configs, hum_m
     assert "chunk_size: 12" in (tmp_path / "whole" / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_a_step_for_which_others_leave_no_memory_is_warned_of(tmp_path, configs, hum_manifest, monkeypatch, caplog):
     monkeypatch.setattr("chns.training.run.free_memory_bytes", lambda: 4e6)
     words = ["train", "--config", configs / "tiny.yaml", "--data.train", hum_manifest, "--train.epochs", 1]

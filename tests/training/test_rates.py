@@ -62,6 +62,7 @@ def test_frozen_normalisation_stays_in_evaluation_mode_with_and_without_paramete
     )
 
 
+@pytest.mark.slow
 def test_what_is_frozen_stays_through_a_run_that_is_stopped_and_goes_on(tmp_path, configs, hum_manifest, monkeypatch):
     tiny = [
         "train", "--config", str(configs / "chns.yaml"), "--config", str(configs / "tiny.yaml"),

@@ -93,6 +93,7 @@ def test_the_log_shows_loss_temperature_hardness_and_validation(finished):
     assert [int(row["step"]) for row in rows if row["validation_eer"]] == [6, 12, 18]
 
 
+@pytest.mark.slow
 def test_the_last_step_is_logged_and_waiting_is_told_once(tmp_path, configs, hum_manifest, caplog, monkeypatch):
     monkeypatch.setattr("chns.training.loop._MUCH_WAITING", 0.0)
     caplog.set_level(logging.INFO, logger="chns")
@@ -138,6 +139,7 @@ def test_other_settings_in_the_same_folder_are_refused(finished, configs, hum_ma
     assert "seed must be 0 as when the run was begun, got 7" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_best_model_stays_the_one_whose_validation_was_best(tmp_path, configs, hum_manifest, monkeypatch):
     folder = tmp_path / "run"
     rates = iter([0.3, 0.1, 0.2])
@@ -164,6 +166,7 @@ def test_best_model_stays_the_one_whose_validation_was_best(tmp_path, configs, h
     assert (summary["validation"]["eer"], summary["best_validation"]["eer"]) == (0.2, 0.1)
 
 
+@pytest.mark.slow
 def test_running_statistics_are_averaged_over_processes_before_each_validation(
     tmp_path, configs, hum_manifest, monkeypatch
 ):
@@ -185,6 +188,7 @@ def test_running_statistics_are_averaged_over_processes_before_each_validation(
     assert [happened[place - 1] for place, what in enumerate(happened) if what == "measured"] == ["averaged"] * 3
 
 
+@pytest.mark.slow
 def test_the_loss_is_told_before_each_step_how_much_is_done(tmp_path, configs, hum_manifest, monkeypatch):
     told = []
     set_progress = HSCLLoss.set_progress
@@ -207,6 +211,7 @@ def test_the_loss_is_told_before_each_step_how_much_is_done(tmp_path, configs, h
     assert told == [what for step in range(18) for what in (step / 18, "step")]
 
 
+@pytest.mark.slow
 def test_two_runs_with_one_seed_are_equal_and_workers_change_nothing(finished, tmp_path, configs, hum_manifest):
     assert main(command(configs, hum_manifest, tmp_path / "again", "--data.num_workers", "1")) == 0
     assert_same_weights(weights(tmp_path / "again"), weights(finished))
@@ -232,6 +237,7 @@ def test_a_run_stopped_in_mid_epoch_and_resumed_ends_with_the_same_weights(
     assert_same_log(folder, finished)
 
 
+@pytest.mark.slow
 def test_a_run_that_decides_by_itself_decides_the_same_when_killed_and_resumed(
     tmp_path, configs, hum_manifest, capsys, monkeypatch
 ):
@@ -255,6 +261,7 @@ def test_a_run_that_decides_by_itself_decides_the_same_when_killed_and_resumed(
     assert [path.name for path in (stopped / "neighbours").iterdir()] == ["epoch-0001.safetensors"]
 
 
+@pytest.mark.slow
 def test_a_run_that_never_finds_its_batches_easy_is_one_with_random_batches(tmp_path, configs, hum_manifest, capsys):
     for kind in ("auto", "random"):
         words = ("--batches.kind", kind, "--clusters.start_easy_share", "1", *PLAIN)
@@ -265,6 +272,7 @@ def test_a_run_that_never_finds_its_batches_easy_is_one_with_random_batches(tmp_
     assert f"hard batches: none; {decision}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_with_a_model_that_groups_batches_are_hard_from_the_first_step_and_resumed_runs_ask_it_no_more(
     finished, tmp_path, configs, hum_manifest, monkeypatch
 ):
@@ -291,6 +299,7 @@ def test_with_a_model_that_groups_batches_are_hard_from_the_first_step_and_resum
     assert _read_kept(kept, "key") is None
 
 
+@pytest.mark.slow
 def test_the_mean_of_the_last_epochs_is_that_of_a_run_that_was_stopped(
     finished, tmp_path, configs, hum_manifest, monkeypatch
 ):
@@ -339,6 +348,7 @@ def test_after_hard_batches_running_statistics_are_taken_of_random_ones_where_th
     assert taken == [(epoch, 2) for epoch in epochs]  # 500 segments are more than an epoch has
 
 
+@pytest.mark.slow
 def test_the_packaged_model_which_has_no_weights_groups_too(hum_manifest):
     settings = TrainSettings(
         batches=BatchSettings(kind="clustered", speakers_per_batch=4),
@@ -401,6 +411,7 @@ def assert_same_log(a, b):
     assert tables[0] == tables[1]
 
 
+@pytest.mark.slow
 def test_clipped_gradients_move_the_weights_no_further_than_they_are_long(tmp_path, configs, hum_manifest):
     """Adam divides by the gradients' size, except where they are far below its epsilon."""
     distances = {}
@@ -414,6 +425,7 @@ def test_clipped_gradients_move_the_weights_no_further_than_they_are_long(tmp_pa
     assert distances["clipped"] < 1e-4 < 1e-3 < distances["free"]
 
 
+@pytest.mark.slow
 def test_bf16_trains_float32_weights(tmp_path, configs, hum_manifest):
     assert main(command(configs, hum_manifest, tmp_path, "--train.precision", "bf16-mixed", "--train.epochs", "2")) == 0
     trained = weights(tmp_path)
@@ -442,6 +454,7 @@ def float16(monkeypatch):
     return made
 
 
+@pytest.mark.slow
 def test_float16_clips_unscaled_gradients_and_goes_on_after_a_step_that_overflowed(
     tmp_path, configs, hum_manifest, float16
 ):
@@ -459,6 +472,7 @@ def test_float16_clips_unscaled_gradients_and_goes_on_after_a_step_that_overflow
     assert 1 < float16.scalers[0].get_scale() < float16.factor
 
 
+@pytest.mark.slow
 def test_float16_goes_on_with_the_factor_it_had(tmp_path, configs, hum_manifest, float16, monkeypatch):
     words = [*PLAIN, "--train.precision", "16-mixed"]
     assert main(command(configs, hum_manifest, tmp_path / "alone", *words)) == 0
@@ -484,6 +498,7 @@ def test_a_gradient_that_overflows_float16_at_the_factor_1_ends_the_training(
     assert not (tmp_path / "run" / "training.pt").exists()
 
 
+@pytest.mark.slow
 def test_chunks_do_not_change_what_is_learnt(tmp_path, configs, hum_manifest):
     """Without batch normalisation's per-chunk statistics: an encoder of linear layers."""
     own = ["--encoder.factory", "chns_test_encoders.Plain", "--encoder.settings", "{}", "--train.epochs", "2"]
@@ -603,6 +618,7 @@ def test_negative_similarity_is_over_pairs_of_different_speakers():
     assert p95 == pytest.approx(root)
 
 
+@pytest.mark.slow
 def test_the_bare_command_trains_goes_on_and_tells_what_it_derived(tmp_path, hum_manifest, caplog, capsys):
     caplog.set_level(logging.INFO)
     words = ["train", "--data.train", str(hum_manifest), "--out", str(tmp_path / "run")]
@@ -628,6 +644,7 @@ def test_the_bare_command_trains_goes_on_and_tells_what_it_derived(tmp_path, hum
     assert main(longer) == 0
 
 
+@pytest.mark.slow
 def test_a_project_that_was_moved_goes_on_from_another_folder(tmp_path, configs, hum_manifest, monkeypatch, capsys):
     home = tmp_path / "project"
     shutil.copytree(hum_manifest.parent, home / "audio")
@@ -648,6 +665,7 @@ def test_a_project_that_was_moved_goes_on_from_another_folder(tmp_path, configs,
     assert RunFolder.open("one").steps_done() == 12
 
 
+@pytest.mark.slow
 def test_a_corpus_that_changed_under_a_run_is_noticed(tmp_path, hum_manifest, capsys):
     corpus = Manifest.read(hum_manifest)
     smaller, _ = corpus.split_speakers(5, seed=0)

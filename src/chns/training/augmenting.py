@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import scipy.signal
 import torch
 from torch import Tensor, nn
 
@@ -364,9 +363,11 @@ def _draw_picture(path: Path, pairs: Sequence[_Pair], masked: torch.Tensor | Non
 
 def _draw_spectrogram(axes: Axes, waveform: Waveform, sample_rate_hz: int, caption: str) -> None:
     """Decibels below the loudest point, so that a change of volume alone is not seen."""
+    from scipy.signal import spectrogram  # a second, which trainings would wait for
+
     window = round(0.025 * sample_rate_hz)
     hop = round(0.010 * sample_rate_hz)
-    _, _, power = scipy.signal.spectrogram(waveform, sample_rate_hz, nperseg=window, noverlap=window - hop)
+    _, _, power = spectrogram(waveform, sample_rate_hz, nperseg=window, noverlap=window - hop)
     decibels = 10 * np.log10(np.maximum(power, 1e-20) / max(power.max(), 1e-20))
     axes.imshow(
         decibels,

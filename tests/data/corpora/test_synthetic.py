@@ -95,6 +95,7 @@ def test_speakers_of_a_family_sound_more_alike_than_others(corpus, spectra):
     assert distances[same_family & different_speakers].mean() < 0.8 * distances[~same_family].mean()
 
 
+@pytest.mark.slow
 def test_audio_depends_neither_on_the_number_of_processes_nor_on_earlier_speakers(tmp_path):
     settings = {"num_speakers": 6, "num_utterances": 2, "num_families": 2, "seed": 3}
     for jobs in (1, 2):
@@ -106,6 +107,7 @@ def test_audio_depends_neither_on_the_number_of_processes_nor_on_earlier_speaker
     assert manifests[0] == manifests[1]
 
 
+@pytest.mark.slow
 def test_seed_changes_the_audio(tmp_path):
     for seed in (0, 1):
         prepare_synthetic(tmp_path / str(seed), num_speakers=2, num_utterances=2, num_families=1, seed=seed, jobs=1)
@@ -113,6 +115,7 @@ def test_seed_changes_the_audio(tmp_path):
     assert set(first.values()).isdisjoint(second.values())
 
 
+@pytest.mark.slow
 def test_interrupted_corpus_is_completed_and_the_rest_left_alone(tmp_path):
     settings = {"num_speakers": 3, "num_utterances": 3, "num_families": 3, "jobs": 1}
     manifest = prepare_synthetic(tmp_path, **settings)

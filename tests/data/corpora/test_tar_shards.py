@@ -299,6 +299,7 @@ def test_mutated_tars_are_read_or_refused(tmp_path, rng):
                 list(shard_members(tmp_path / "s.tar"))
 
 
+@pytest.mark.slow
 def test_the_members_of_a_long_tar_are_not_remembered(tmp_path, memory_of):
     path = tmp_path / "s.tar"
     path.write_bytes(header("a", 0) * 30_000 + END)

@@ -101,6 +101,7 @@ def test_the_folder_tells_the_set_where_no_table_does():
     ] == ["test", "test", "dev", "dev"]
 
 
+@pytest.mark.slow
 def test_the_shared_corpus_is_complete(shared_data):
     result = prepare_voxceleb(shared_data / "voxceleb2-mini")
     assert (len(result.manifest.speakers), len(result.manifest), result.rejected) == (80, 800, [])

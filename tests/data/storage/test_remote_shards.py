@@ -154,6 +154,7 @@ def named(manifest, name):
     return next(each.path for each in manifest if each.name == name)
 
 
+@pytest.mark.slow
 def test_every_recording_is_bit_for_bit_that_of_the_local_shard(server, packed):
     for near, far in zip(packed, remote(server, packed), strict=True):
         assert isinstance(near.path, PackedRecording)
@@ -200,6 +201,7 @@ def assert_same_batches(left, right):
         assert torch.equal(labels, other_labels)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("workers", [{}, {"num_workers": 2, "multiprocessing_context": "fork"}])
 def test_batches_from_a_url_are_those_from_local_shards(server, packed, workers):
@@ -211,6 +213,7 @@ def test_batches_from_a_url_are_those_from_local_shards(server, packed, workers)
         assert_same_batches(batches(packed, augmenter=chosen), far)
 
 
+@pytest.mark.slow
 def test_batches_from_a_url_are_the_same_in_workers_that_are_sent_all_they_need(server, packed):
     far = batches(remote(server, packed), num_workers=1, multiprocessing_context=SERVER)
     assert_same_batches(batches(packed), far)
@@ -291,6 +294,7 @@ def trained(manifest, configs, out, *more):
     return log, load_file(out / "model" / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_training_from_a_url_gives_the_log_and_the_weights_of_local_shards(hum_manifest, configs, server, tmp_path):
     shards = tmp_path / "shards"
     assert main(["pack", str(hum_manifest), "--out", str(shards), "--shard-mb", "0.5", "--workers", "1"]) == 0

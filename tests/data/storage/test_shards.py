@@ -289,6 +289,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_continued_to_the_same_result(tmp_path):
     corpus = MadeCorpus(tmp_path / "in")
     noise = voice(0, 10, rate=48_000)
