@@ -4,8 +4,8 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 # The pip of older Pythons takes twice as long. It leaves out bytecode: of all that torch brings that takes half a minute.
-# What is used gets its own when it is first used, if that is allowed; two processes that start at once, as those of the
-# tests do, would each compile all of it, so that for them it is made before, by halves.
+# What is used gets its own when it is first used, if that is allowed. Processes that start at once, as those of the tests
+# do, would each compile all of it, so that for them it is made before, beside pip.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo docs model notebooks test test-slow mutants lint check check-lowest check-newest check-pythons format clean
@@ -113,11 +113,12 @@ clean:
 	$(PIP) install --no-compile --constraint constraints.txt --editable ".[train,synthetic,report]"
 	touch $@
 
-.venv/installed-test: .venv/pip pyproject.toml constraints.txt
-	$(PIP) install --no-compile --constraint constraints.txt --editable ".[test]"
-	$(BIN)/python -c "import lightning_fabric, torch._dynamo" & \
-	$(BIN)/python -c "import datasets, lhotse, matplotlib.pyplot, scipy.stats, sklearn.mixture"; wait
-	touch .venv/installed $@
+.venv/installed-test: .venv/installed
+	@$(BIN)/python -c "import jsonargparse, lightning_fabric, matplotlib.pyplot, onnxscript, scipy.stats, torch._dynamo" & \
+	$(PIP) install --no-compile --constraint constraints.txt --editable ".[test]" && wait
+	@$(BIN)/python -c "import datasets, lhotse" & \
+	$(BIN)/python -c "import fastapi, hypothesis, prometheus_client, pytest, sklearn.mixture, chns.training.build" && wait
+	touch $@
 
 .venv/installed-dev: .venv/installed-test
 	$(PIP) install --no-compile --constraint constraints.txt --editable ".[dev]"
