@@ -16,7 +16,7 @@ help:
 	@echo "make docs       the site, into site/; a link that leads nowhere stops it"
 	@echo "make notebooks  run the notebooks of docs/notebooks and keep their outputs"
 	@echo "make test       the test suite"
-	@echo "make test-slow  the tests that take minutes"
+	@echo "make test-slow  the slow tests"
 	@echo "make mutants    change the code in small ways; what no test notices is printed. Hours; MODULES='losses/contrast.py' less"
 	@echo "make guards     take out what guards users, a line at a time, and see that a test fails; some minutes"
 	@echo "make lint       style, types and import rules"
