@@ -72,6 +72,14 @@ def test_a_missing_bundle_or_file_is_named(tmp_path, bundle):
         load_bundle(bundle)
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_link_that_leads_to_itself_is_no_file_of_a_bundle(bundle, name):
+    (bundle / name).unlink()
+    (bundle / name).symlink_to(name)
+    with pytest.raises(FileNotFoundError, match=r"model must be a folder with config\.json and model\.safetensors"):
+        load_bundle(bundle)
+
+
 @pytest.mark.parametrize("position", [0.0, 0.1, 0.5, 0.99])
 def test_a_flipped_byte_of_the_weights_is_noticed(bundle, position):
     path = bundle / "model.safetensors"

@@ -234,7 +234,8 @@ def _local(path: Path) -> Published | None:
     if file is not None and not path.is_file():
         return None
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in islice(entries, _MOST_FILES) if entry.is_file()]
+        # Path's, for which a link that leads to itself is no file; the entry's raises an OSError
+        names = [entry.name for entry in islice(entries, _MOST_FILES) if Path(entry).is_file()]
     return _published(names if file is None else {*names, file}, file, source=str(path))
 
 
