@@ -3,9 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-# The pip of older Pythons takes twice as long. It leaves out bytecode: of all that torch brings that takes half a minute.
-# What is used gets its own when it is first used, if that is allowed. Processes that start at once, as those of the tests
-# do, would each compile all of it, so that for them it is made before, beside pip.
+# A recent pip takes half the time of those that come with Python. Of all that torch brings, bytecode would take half a
+# minute: pip leaves it out, and what is used gets its own when it is first used, if that is allowed. Processes that start
+# at once, as those of the tests do, would each compile all of it: for them it is made before, beside pip.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo docs model notebooks test test-slow mutants lint check check-lowest check-newest check-pythons format clean

@@ -27,14 +27,15 @@ hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 
-def pytest_sessionstart():
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
     """While tests are collected nothing is garbage, and looking for some takes as long as all the rest."""
     gc.disable()
-
-
-def pytest_collection_finish():
-    gc.freeze()
-    gc.enable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -10,6 +10,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 TINY = {
     "loss": ["--speakers", 8, "--dim", 8],
+    "allocator": ["--batch", 2, "--seconds", 0.3, "--steps", 1],
     "matmul": ["--sizes", 32, 64],
     "encoder": ["--batch", 2, "--inference-batch", 2, "--seconds", 0.3, "--matrix-size", 64],
     "features": ["--batch", 2, "--seconds", 0.2],
@@ -35,6 +36,7 @@ TINY = {
 }
 OF_SECONDS = {
     "audio_formats",
+    "allocator",
     "augmentation",
     "bulk",
     "encoder",
@@ -84,7 +86,6 @@ def run_benchmark(monkeypatch, tmp_path):
         sys.modules.pop(module, None)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in OF_SECONDS)) for name in TINY])
 def test_a_benchmark_prints_and_writes_positive_measurements_with_the_machine(name, run_benchmark, capsys):
     written = run_benchmark(name)

@@ -218,7 +218,7 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_is_stopped_leaves_no_process_and_is_continued_to_the_same_result(tmp_path, stop):
     root, out = tmp_path / "in", tmp_path / "out"
     noise = 0.1 * np.random.default_rng(0).standard_normal(48_000).astype(np.float32)
