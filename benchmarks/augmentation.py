@@ -1,8 +1,9 @@
 """What each effect of the augmentation costs: crops a second of one core (processor time), alone and all together.
 
 The recordings are those of `--data` or of the folder that CHNS_DATA names, or noise if there is neither, written anew
-as FLAC; so are two folders of noises and room responses. Effects are on for every crop, but for augmented,
-which has probabilities.
+as FLAC; so are two folders of noises and room responses. Effects are on for every crop, but for `augmented`,
+which has probabilities: so many of its crops are cut that each kind is among them as often as it should be. The
+same from shards of WAV (`chns pack --format wav`) is measured beside it.
 
     python benchmarks/augmentation.py [--data FOLDER] [--recordings 100] [--out augmentation.json]
 """
@@ -10,6 +11,7 @@ which has probabilities.
 import os
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from chns.core import config_path
 from chns.data.audio import write_audio
 from chns.data.dataset import CropRequest, SpeakerCrops
 from chns.data.manifest import Manifest
+from chns.data.packing import pack_shards
 from chns.training.augmenting import augmented_crops
 from chns.training.settings import TrainSettings
 
@@ -73,6 +76,12 @@ def crops_of(augmentation: dict[str, object], manifest: Manifest) -> SpeakerCrop
     return augmented_crops(settings_of(augmentation), manifest, sample_rate_hz=RATE_HZ)
 
 
+def cut(crops: SpeakerCrops, requests: list[CropRequest]) -> None:
+    """All of them, one after the other."""
+    for request in requests:
+        crops[request]
+
+
 def main() -> None:
     """Measure, print, write."""
     options = parser(__doc__, out="augmentation.json", repeats=5)
@@ -83,22 +92,34 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         manifest = manifest_of(recordings(arguments.data, arguments.recordings), root, "flac")
-        sides = {label: crops_of(section, manifest) for label, section in effects(root / "sounds").items()}
-        requests = [CropRequest(number % len(manifest), (0, number)) for number in range(arguments.recordings)]
+        packed = pack_shards(manifest, root / "packed", format="wav", jobs=1).manifest
+        sections = effects(root / "sounds")
+        sides = {label: crops_of(section, manifest) for label, section in sections.items()}
+        sides |= {f"{label}, packed as WAV": crops_of(sections[label], packed) for label in ("none", "augmented")}
+        requests = {
+            label: [
+                CropRequest(number % len(manifest), (0, number))
+                for number in range(arguments.recordings * (5 if label.startswith("augmented") else 1))
+            ]
+            for label in sides
+        }
         read = take_turns(
-            {label: lambda crops=crops: [crops[request] for request in requests] for label, crops in sides.items()},
+            {label: partial(cut, crops, requests[label]) for label, crops in sides.items()},
             repeats=arguments.repeats,
             clock=time.process_time,
         )
+    seconds = {label: timing.median / len(requests[label]) for label, timing in read.items()}
     rows = {
-        label: {
-            "crops/s, median": len(requests) / timing.median,
-            "ms more a crop": max(0.0, 1e3 * (timing.median - read["none"].median) / len(requests)),
-        }
-        for label, timing in read.items()
+        label: {"crops/s, median": 1 / each, "ms more a crop": max(0.0, 1e3 * (each - seconds["none"]))}
+        for label, each in seconds.items()
     }
-    shipped = read["augmented"].median / read["none"].median
-    ratios = [Ratio("augmented / none, seconds a crop", shipped)]
+    ratios = [
+        Ratio("augmented / none, seconds a crop", seconds["augmented"] / seconds["none"]),
+        Ratio(
+            "augmented, packed as WAV / none from FLAC, seconds a crop",
+            seconds["augmented, packed as WAV"] / seconds["none"],
+        ),
+    ]
     source = "noise" if arguments.data is None else "real recordings"
     publish(arguments.out, f"crops of {CROP_SECONDS} s from FLAC, {source}", rows, ratios, source=source)
 

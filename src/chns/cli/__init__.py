@@ -71,6 +71,7 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 # What `pip install chns` leaves out, by the name it is imported by, and the extra that brings it.
 EXTRAS = {
     "jsonargparse": "train",
+    "lameenc": "train",
     "lightning_fabric": "train",
     "pyarrow": "train",
     "scipy": "train",

@@ -144,7 +144,7 @@ def augmented_crops(settings: TrainSettings, manifest: Manifest, *, sample_rate_
     augmenter = Augmenter(
         speed=Speed(probability=speed.probability, factors=speed.factors) if speed.probability else None,
         reverberation=_reverberation(augmentation.reverberation, sample_rate_hz, settings.seed),
-        background=_background(augmentation, manifest, sample_rate_hz),
+        background=_background(augmentation, manifest, sample_rate_hz, settings.seed),
         codec=Codec(probability=codec.probability, kinds=codec.kinds, sample_rate_hz=sample_rate_hz)
         if codec.probability
         else None,
@@ -215,7 +215,9 @@ def _reverberation(settings: ReverberationSettings, sample_rate_hz: int, seed: i
     return Reverberation(responses, probability=settings.probability)
 
 
-def _background(settings: AugmentationSettings, manifest: Manifest, sample_rate_hz: int) -> Background | None:
+def _background(
+    settings: AugmentationSettings, manifest: Manifest, sample_rate_hz: int, seed: int
+) -> Background | None:
     layers = []
     if settings.noise.probability:
         noise = _folder(settings.noise, sample_rate_hz) or ColouredNoise(sample_rate_hz=sample_rate_hz)
@@ -227,7 +229,8 @@ def _background(settings: AugmentationSettings, manifest: Manifest, sample_rate_
         layers.append(_layer("music", settings.music, music))
     if settings.babble.probability:
         voices = _folder(settings.babble, sample_rate_hz) or TrainingUtterances(manifest, sample_rate_hz=sample_rate_hz)
-        babble = Babble(voices, min_voices=settings.babble.min_voices, max_voices=settings.babble.max_voices)
+        people = {"min_voices": settings.babble.min_voices, "max_voices": settings.babble.max_voices}
+        babble = Babble(voices, **people, seed=seed)
         layers.append(_layer("babble", settings.babble, babble))
     return Background(layers) if layers else None
 

@@ -82,7 +82,8 @@ class SyntheticDecay:
         direct_to_tail_db = rng.uniform(self.MIN_DIRECT_TO_TAIL_DB, self.MAX_DIRECT_TO_TAIL_DB)
         gap_seconds = rng.uniform(0.001, 0.010)
         times = np.arange(round(seconds * self._sample_rate_hz), dtype=np.float32) / np.float32(self._sample_rate_hz)
-        tail = rng.standard_normal(len(times), dtype=np.float32) * 10 ** (-3 * times / np.float32(seconds))
+        tail = rng.random(len(times), np.float32) - np.float32(0.5)
+        tail *= np.exp(times * np.float32(-math.log(1_000) / seconds))
         tail[times < gap_seconds] = 0
         tail *= np.float32(10 ** (-direct_to_tail_db / 20) / np.linalg.norm(tail))
         tail[0] = 1.0
@@ -222,14 +223,23 @@ def reverberate(waveform: Waveform, response: Waveform) -> Waveform:
 
 
 def _convolved(waveform: Waveform, response: Waveform) -> Waveform:
-    """In blocks that are transformed together: half the time of ``scipy.signal.oaconvolve``, which takes one."""
-    num_blocks = 8 if 6 * len(response) <= len(waveform) else 4
+    """In blocks that are transformed together with the response: four or eight rows at once are quickest.
+
+    A third of the time of ``scipy.signal.oaconvolve``, which transforms one by one.
+    """
+    num_blocks = 7 if 10 * len(response) <= len(waveform) else 3
     block = -(-len(waveform) // num_blocks)
     points = scipy.fft.next_fast_len(block + len(response) - 1, real=True)
-    blocks = np.zeros((num_blocks, block), np.float32)
-    blocks.reshape(-1)[: len(waveform)] = waveform
-    answers = scipy.fft.irfft(scipy.fft.rfft(blocks, points) * scipy.fft.rfft(response, points), points)
-    whole = np.zeros((num_blocks - 1) * block + points, np.float32)
-    for start, answer in zip(range(0, num_blocks * block, block), answers, strict=True):
+    starts = range(0, num_blocks * block, block)
+    rows = np.zeros((num_blocks + 1, points), np.float32)
+    for row, start in zip(rows, starts, strict=False):
+        part = waveform[start : start + block]
+        row[: len(part)] = part
+    rows[num_blocks, : len(response)] = response
+    spectra = scipy.fft.rfft(rows)
+    spectra[:num_blocks] *= spectra[num_blocks]
+    answers = scipy.fft.irfft(spectra, points)
+    whole = np.zeros(starts[-1] + points, np.float32)
+    for answer, start in zip(answers, starts, strict=False):
         whole[start : start + points] += answer
     return whole
