@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.nn.grad import conv1d_input
 
 # Of each tensor and thread in a step of a loop over rows: a core's cache holds them with what is computed of them, and
 # there are few enough steps that threads which wait for each other on a busy machine do not wait often.
@@ -80,7 +79,7 @@ def mirrored(x: Tensor, mask: Tensor | None, reach: int) -> Tensor:
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Convolution of kernel size 1 in training: that of torch, but for how a CPU computes the weights' gradient.
+    """Convolution of kernel size 1 in training: that of torch, but for how a CPU computes its gradients.
 
     Args:
         x: Shape (batch, in_channels, frames).
@@ -98,7 +97,10 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class _Pointwise(torch.autograd.Function):
-    """Convolution whose gradient of the weights is a sum of products of matrices, which oneDNN's is slower than."""
+    """Convolution whose gradients are computed in other ways than torch's, which take oneDNN longer.
+
+    That of the weights is a sum of products of matrices; that of the input a convolution with the transposed weights.
+    """
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -114,7 +116,7 @@ class _Pointwise(torch.autograd.Function):
         (gradient,) = gradients
         of_x, of_weight, of_bias = ctx.needs_input_grad  # type: ignore[attr-defined]
         return (
-            conv1d_input(x.shape, weight, gradient) if of_x else None,  # type: ignore[no-untyped-call]
+            F.conv1d(gradient, weight.transpose(0, 1)) if of_x else None,
             torch.addbmm(weight[:, :, 0], gradient, x.mT, beta=0)[:, :, None] if of_weight else None,
             gradient.sum(2).sum(0) if of_bias else None,
         )
