@@ -93,6 +93,8 @@ def storage(monkeypatch):
     monkeypatch.setitem(fsspec.config.conf, "s3", options)
     fsspec.filesystem("s3").mkdir(BUCKET)
     yield application
+    application.is_on = False
+    fsspec.filesystem("s3").rm(BUCKET, recursive=True)  # the server's memory is the process's
     server.shutdown()
     thread.join()
     server.server_close()
