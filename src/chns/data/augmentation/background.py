@@ -135,10 +135,14 @@ class Babble:
 
     def _excerpt(self, number: int, num_samples: int) -> _Excerpt:
         """The same for a number and a length, whatever was asked for before."""
-        if (number, num_samples) not in self._excerpts:
+        excerpt = self._excerpts.get((number, num_samples))
+        if excerpt is None:
             samples, _ = self._voices(num_samples, np.random.default_rng((self._seed, number)))
-            self._excerpts[number, num_samples] = _excerpt_of(samples)
-        return self._excerpts[number, num_samples]
+            excerpt = _excerpt_of(samples)
+            if len(self._excerpts) == _NUM_EXCERPTS:  # of other lengths
+                del self._excerpts[next(iter(self._excerpts))]
+            self._excerpts[number, num_samples] = excerpt
+        return excerpt
 
 
 class _Excerpt(NamedTuple):
