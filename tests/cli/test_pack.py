@@ -59,7 +59,7 @@ def test_the_summary_says_what_was_packed_and_a_second_run_writes_nothing(hum_ma
     assert summary["shards"] == summary["written"] == len(list(out.glob("*.tar"))) > 2
     assert summary | {"shards": 0, "written": 0} == {
         "manifest": str(out / "manifest.parquet"), "speakers": 20, "utterances": 100, "shards": 0, "written": 0,
-        "rejected": 0,
+        "rejected": 0, "report": str(out / "manifest.rejected.csv"),
     }  # fmt: skip
     printed = run(capsys, *words)
     assert "utterances  100\n" in printed

@@ -65,8 +65,14 @@ def test_each_corpus_becomes_a_manifest_and_a_summary(tmp_path, run, name, paths
     summary = json.loads(run("prepare", name, source, "--out", out, "--json"))
     parts = summary.pop("parts", [])
     assert [part["name"] for part in parts] == (["VoxCeleb2 dev"] if name == "voxceleb" else [])
-    assert summary == {"manifest": str(out), "speakers": 2, "utterances": 3, "hours": 0.001, "rejected": 0}
-    assert not (tmp_path / "m.rejected.csv").exists()
+    assert summary == {
+        "manifest": str(out),
+        "speakers": 2,
+        "utterances": 3,
+        "hours": 0.001,
+        "rejected": 0,
+        "report": str(tmp_path / "m.rejected.csv"),
+    }
     manifest = Manifest.read(out)
     assert [utterance.path for utterance in manifest] == sorted(source / path for path in paths)
 

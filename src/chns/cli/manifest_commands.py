@@ -314,7 +314,8 @@ def run_pack(arguments: argparse.Namespace) -> None:
         "shards": packing.num_written + packing.num_kept,
         "written": packing.num_written,
         "rejected": len(packing.failures),
-    } | ({} if packing.report is None else {"report": str(packing.report)})
+        "report": str(packing.report),
+    }
     if arguments.json:
         print(json.dumps(summary))
         return

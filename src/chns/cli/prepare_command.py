@@ -391,7 +391,7 @@ def run_prepare(arguments: argparse.Namespace) -> None:
         return
     report = result.write(arguments.out)
     summary = {"manifest": str(arguments.out), **_summary(result.manifest), **counts}
-    summary |= {"rejected": len(result.rejected)} | ({} if report is None else {"report": str(report)})
+    summary |= {"rejected": len(result.rejected), "report": str(report)}
     remarks = scanned.remarks
     if remarks:
         summary["remarks"] = list(remarks)

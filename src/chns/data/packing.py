@@ -64,14 +64,14 @@ class Packing(NamedTuple):
         manifest: The utterances whose recordings are in shards, as written to ``manifest.parquet``; of a part, those in
             its shards, and nothing is written but these.
         failures: The other recordings, by path.
-        report: CSV file that lists them; None if there are none.
+        report: CSV file that lists them.
         num_written: Shards written now.
         num_kept: Shards that an earlier run had written.
     """
 
     manifest: Manifest
     failures: list[Rejected]
-    report: Path | None
+    report: Path
     num_written: int
     num_kept: int
 
@@ -125,9 +125,9 @@ def pack_shards(
                 f"(the first is {failures[0].path}: {failures[0].reason})."
             )
         packed = _pointing_to(index, manifest, out, encoding)
-        report = None
+        report = out / REPORT_NAME
         if part is None:
-            report = ScanResult(packed, failures).write(out / MANIFEST_NAME)
+            ScanResult(packed, failures).write(out / MANIFEST_NAME)
             _write_checksums(plan, shards, out)
             _write_wids_index(plan, shards, out)
     if part is None:

@@ -201,6 +201,5 @@ def test_the_report_lies_beside_the_manifest(tmp_path):
 def test_a_report_of_an_earlier_run_does_not_survive(tmp_path):
     record(tmp_path / "a" / "1.wav")
     scanned(tmp_path, "a/1.wav", "a/2.wav").write(tmp_path / "m.csv")
-    assert (tmp_path / "m.rejected.csv").is_file()
-    assert scanned(tmp_path, "a/1.wav").write(tmp_path / "m.csv") is None
-    assert not (tmp_path / "m.rejected.csv").exists()
+    report = scanned(tmp_path, "a/1.wav").write(tmp_path / "m.csv")
+    assert report.read_text().split() == ["path,reason"]

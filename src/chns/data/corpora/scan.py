@@ -215,17 +215,16 @@ class ScanResult:
             differing=frozenset(),
         )
 
-    def write(self, path: Path) -> Path | None:
-        """Write the manifest and, if something was rejected, ``<stem>.rejected.csv`` beside it.
+    def write(self, path: Path) -> Path:
+        """Write the manifest, and beside it ``<stem>.rejected.csv``, which has only a header if nothing was rejected.
+
+        It is written always, for scripts read it without asking; that was tried the other way three times.
 
         Returns:
-            The path of the report; None if nothing was rejected, and that of an earlier run is gone.
+            The path of the report.
         """
         report = path.with_name(f"{path.stem}.rejected.csv")
         self.manifest.write(path)
-        if not self.rejected:
-            report.unlink(missing_ok=True)
-            return None
         with atomic_path(report) as temporary, _text(temporary) as file:
             writer = csv.writer(file)
             writer.writerow(Rejected._fields)
