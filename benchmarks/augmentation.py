@@ -2,8 +2,8 @@
 
 The recordings are those of `--data` or of the folder that CHNS_DATA names, or noise if there is neither, written anew
 as FLAC; so are two folders of noises and room responses. Effects are on for every crop, but for `augmented`,
-which has probabilities: so many of its crops are cut that each kind is among them as often as it should be. The
-same from shards of WAV (`chns pack --format wav`) is measured beside it.
+which has probabilities: five times as many of its crops are cut, as some kinds are rare. The same from shards of WAV
+(`chns pack --format wav`) is measured beside it.
 
     python benchmarks/augmentation.py [--data FOLDER] [--recordings 100] [--out augmentation.json]
 """

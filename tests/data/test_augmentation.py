@@ -122,10 +122,19 @@ def test_switching_an_effect_on_leaves_what_the_others_draw(manifest):
     waveform = np.full(4_000, 0.1, np.float32)
     background = Background([Layer("noise", ColouredNoise(sample_rate_hz=RATE_HZ), 1.0, 0, 20)])
     gain = Gain(probability=1.0, min_gain_db=-10, max_gain_db=-1)
-    _, alone = Augmenter(background=background)(waveform, (1, 2))
+    _, only_background = Augmenter(background=background)(waveform, (1, 2))
+    _, only_gain = Augmenter(gain=gain)(waveform, (1, 2))
     _, both = Augmenter(background=background, gain=gain)(waveform, (1, 2))
-    assert both[:1] == alone
-    assert len(both) == 2
+    assert both == only_background + only_gain
+
+
+def test_no_two_effects_draw_the_same():
+    def drawn(waveform, rng):
+        return waveform, str(rng.random())
+
+    effects = dict.fromkeys(("reverberation", "background", "codec", "gain"), drawn)
+    words = [w for seed in ((1, 2), (1, 3)) for w in Augmenter(**effects)(np.zeros(10, np.float32), seed)[1]]
+    assert len(set(words)) == 8
 
 
 def test_a_faster_crop_holds_more_of_the_recording(tmp_path):

@@ -112,8 +112,8 @@ class Manifest:
         labels = pc.index_in(table["speaker"], ordered).to_numpy()
         self.speaker_labels: IntArray = labels.astype(np.int64)
         self._table = table
-        self._columns: dict[str, pa.ChunkedArray] = dict(zip(table.column_names, table.columns, strict=True))
-        self._is_packed = all(name in self._columns for name in PACKED_COLUMNS)
+        self._has_channels = "channel" in table.column_names
+        self._is_packed = all(name in table.column_names for name in PACKED_COLUMNS)
         self._report: Path | None = None
 
     @classmethod
@@ -199,15 +199,15 @@ class Manifest:
 
     def __getitem__(self, index: int) -> Utterance:
         """One utterance, with its path joined to the root."""
-        column = self._columns
+        column = self._table.column
         return Utterance(
-            name=column["utterance"][index].as_py(),
+            name=column("utterance")[index].as_py(),
             speaker=self.speakers[self.speaker_labels[index]],
             path=self.recording(index),
-            offset_seconds=column["offset_seconds"][index].as_py(),
-            duration_seconds=column["duration_seconds"][index].as_py(),
-            sample_rate_hz=column["sample_rate_hz"][index].as_py(),
-            channel=column["channel"][index].as_py() if "channel" in column else None,
+            offset_seconds=column("offset_seconds")[index].as_py(),
+            duration_seconds=column("duration_seconds")[index].as_py(),
+            sample_rate_hz=column("sample_rate_hz")[index].as_py(),
+            channel=column("channel")[index].as_py() if self._has_channels else None,
         )
 
     @property
@@ -226,24 +226,24 @@ class Manifest:
 
     def recording(self, index: int) -> Recording:
         """Where the recording of one utterance is: a file below the root, or part of a shard; and its channel."""
-        column = self._columns
-        path: str = column["path"][index].as_py()
-        channel: int | None = column["channel"][index].as_py() if "channel" in column else None
+        column = self._table.column
+        path: str = column("path")[index].as_py()
+        channel: int | None = column("channel")[index].as_py() if self._has_channels else None
         if not self._is_packed:
             return file_channel(self.root / path, channel)
-        byte_offset, byte_length = (column[name][index].as_py() for name in PACKED_COLUMNS)
+        byte_offset, byte_length = (column(name)[index].as_py() for name in PACKED_COLUMNS)
         if byte_offset is None:
             return file_channel(self.root / path, channel)
         shard, member = split_path(path)
         if isinstance(self.location, RemoteRoot):
-            utterance = column["utterance"][index].as_py()
+            utterance = column("utterance")[index].as_py()
             return RemoteRecording(self.location, shard, member, byte_offset, byte_length, utterance, channel)
         return PackedRecording(self.root / shard, member, byte_offset, byte_length, channel)
 
     @property
     def channels(self) -> list[int | None]:
         """The channel of every utterance; none where all are averaged."""
-        if "channel" not in self._table.column_names:
+        if not self._has_channels:
             return [None] * len(self)
         channels: list[int | None] = self._table["channel"].to_pylist()
         return channels

@@ -64,7 +64,7 @@ class Packing(NamedTuple):
         manifest: The utterances whose recordings are in shards, as written to ``manifest.parquet``; of a part, those in
             its shards, and nothing is written but these.
         failures: The other recordings, by path.
-        report: CSV file that lists them.
+        report: CSV file that lists them; of a part, not written.
         num_written: Shards written now.
         num_kept: Shards that an earlier run had written.
     """

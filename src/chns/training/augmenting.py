@@ -229,8 +229,8 @@ def _background(
         layers.append(_layer("music", settings.music, music))
     if settings.babble.probability:
         voices = _folder(settings.babble, sample_rate_hz) or TrainingUtterances(manifest, sample_rate_hz=sample_rate_hz)
-        people = {"min_voices": settings.babble.min_voices, "max_voices": settings.babble.max_voices}
-        babble = Babble(voices, **people, seed=seed)
+        low, high = settings.babble.min_voices, settings.babble.max_voices
+        babble = Babble(voices, min_voices=low, max_voices=high, seed=seed)
         layers.append(_layer("babble", settings.babble, babble))
     return Background(layers) if layers else None
 

@@ -360,7 +360,7 @@ class Augmenter:
 def _bits(seed: Sequence[int], place: int) -> np.random.PCG64:
     """Random bits of the speed of a crop or of its effects, independent of the crop's own.
 
-    A stretch of 2**64 is each effect's: so each draws the same whether others are on or not, for a third of the time
-    that a generator for each would take to seed.
+    A stretch of 2**64 is each effect's: so each draws the same whether others are on or not, without the time that a
+    generator for each would take to seed.
     """
     return np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(place,)))

@@ -218,7 +218,7 @@ class ScanResult:
     def write(self, path: Path) -> Path:
         """Write the manifest, and beside it ``<stem>.rejected.csv``, which has only a header if nothing was rejected.
 
-        It is written always, for scripts read it without asking; that was tried the other way three times.
+        It is written always: a script that reads it need not ask whether it is there.
 
         Returns:
             The path of the report.
