@@ -1,5 +1,8 @@
 """Augmented crops: the same for a seed in any number of workers; speakers at other speeds; masks on features."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -135,6 +138,19 @@ def test_no_two_effects_draw_the_same():
     effects = dict.fromkeys(("reverberation", "background", "codec", "gain"), drawn)
     words = [w for seed in ((1, 2), (1, 3)) for w in Augmenter(**effects)(np.zeros(10, np.float32), seed)[1]]
     assert len(set(words)) == 8
+
+
+def test_threads_that_read_a_batch_draw_the_speeds_that_one_would():
+    augmenter = Augmenter(speed=Speed(probability=0.5, factors=[0.8, 0.9, 1.1, 1.2]))
+    seeds = [(3, number) for number in range(20_000)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            speeds = list(pool.map(augmenter.speed_of, seeds, chunksize=100))
+    finally:
+        sys.setswitchinterval(interval)
+    assert speeds == [augmenter.speed_of(seed) for seed in seeds]
 
 
 def test_a_faster_crop_holds_more_of_the_recording(tmp_path):

@@ -1,10 +1,12 @@
 """The physics of each effect: ratios, lengths, pitches, levels, places in time."""
 
+import io
 import sys
 
 import numpy as np
 import pytest
 import scipy.signal
+import soundfile
 
 from chns.core import AudioError, ChnsError
 from chns.data.audio import write_audio
@@ -359,6 +361,26 @@ def test_the_telephone_passes_300_to_3400_hz(rng):
     assert change_db(4_100, 8_000) < -40
     assert change_db(3_700, 4_000) < -6
     assert change_db(0, 150) < -15
+
+
+def test_the_telephone_is_the_butterworth_filter_both_ways_then_the_mu_law_of_libsndfile(rng):
+    waveform = speech_like()[::2].copy()
+    heard, _ = CODECS["telephone"][1](waveform, rng)
+    band = scipy.signal.butter(4, [300, 3_400], "bandpass", fs=8_000, output="sos")
+    filtered = scipy.signal.sosfiltfilt(band, waveform).astype(np.float32)
+    memory = io.BytesIO()
+    soundfile.write(memory, filtered, 8_000, format="WAV", subtype="ULAW")
+    memory.seek(0)
+    expected = soundfile.read(memory, dtype="float32")[0]
+    middle = slice(300, -300)  # beside the ends, which the two fill up otherwise
+    assert np.mean(heard[middle] == expected[middle]) > 0.99  # the others are beside the border of two steps
+    assert np.abs(heard[middle] - expected[middle]).max() < 0.04
+
+
+def test_the_telephone_keeps_the_loudest_samples(rng):
+    square = np.repeat(np.tile(np.array([1, -1], np.float32), 500), 4)  # 1 kHz; the filter overshoots
+    heard, _ = CODECS["telephone"][1](square, rng)
+    assert 0.9 < np.abs(heard).max() <= 1
 
 
 @pytest.mark.parametrize("rate_hz", [8_000, 22_050, 48_000])

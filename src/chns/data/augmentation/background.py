@@ -17,12 +17,14 @@ import scipy.fft
 
 from chns.core import AudioError
 from chns.data.audio import EXTENSIONS, Waveform, audio_info, read_audio
-from chns.data.augmentation.effects import power_of, require_probability, require_range
+from chns.data.augmentation.effects import power_of, require_probability, require_range, uniform_noise
 from chns.data.manifest import Manifest
 from chns.data.storage.packed import Recording
 
-_LOWEST_NOISE_HZ = 50.0
-_NUM_EXCERPTS = 256
+_LOWEST_NOISE_HZ, _BANDS_PER_OCTAVE = 50.0, 24
+_NUM_EXCERPTS, _EXCERPT_LEVEL, _INT16_MAX = 256, 1_000, np.iinfo(np.int16).max
+
+_Excerpt = npt.NDArray[np.int16]
 
 
 class NoiseSource(Protocol):
@@ -129,8 +131,8 @@ class Babble:
         for number in rng.choice(_NUM_EXCERPTS, count, replace=False).tolist():
             voice = self._excerpt(number, num_samples)
             start = int(rng.integers(num_samples))
-            babble[: num_samples - start] += voice.samples[start:] * voice.scale
-            babble[num_samples - start :] += voice.samples[:start] * voice.scale
+            babble[: num_samples - start] += voice[start:]
+            babble[num_samples - start :] += voice[:start]
         return babble, f"{count} voices"
 
     def _excerpt(self, number: int, num_samples: int) -> _Excerpt:
@@ -145,18 +147,14 @@ class Babble:
         return excerpt
 
 
-class _Excerpt(NamedTuple):
-    samples: npt.NDArray[np.int16]
-    scale: np.float32
-    """What the integers are multiplied by to have a power of 1."""
-
-
 def _excerpt_of(samples: Waveform) -> _Excerpt:
-    peak, power = np.abs(samples).max(), power_of(samples)
+    """Samples of one loudness for all; what is 30 dB above it, which no voice is, is clipped."""
+    power = power_of(samples)
     if power == 0:
-        return _Excerpt(np.zeros(len(samples), np.int16), np.float32(0))
-    integers = np.rint(samples * np.float32(np.iinfo(np.int16).max / peak)).astype(np.int16)
-    return _Excerpt(integers, np.float32(peak / np.iinfo(np.int16).max / np.sqrt(power)))
+        return np.zeros(len(samples), np.int16)
+    loud = np.clip(samples * np.float32(_EXCERPT_LEVEL / np.sqrt(power)), -_INT16_MAX, _INT16_MAX)
+    excerpt: _Excerpt = np.rint(loud).astype(np.int16)
+    return excerpt
 
 
 class ColouredNoise:
@@ -182,28 +180,28 @@ def coloured_noise(num_samples: int, exponent: float, rng: np.random.Generator, 
     """Noise with a power density proportional to frequency^-exponent from 50 Hz on, and nothing below.
 
     Otherwise nearly all the power of brown noise would lie where nobody hears it, and a signal-to-noise ratio would say
-    nothing.
+    nothing. The density falls by steps, 24 in an octave, of a quarter of a decibel at most.
 
     Returns:
         Shape (num_samples,), of any level.
     """
     points = scipy.fft.next_fast_len(num_samples, real=True)
-    octaves = _octaves_above_lowest(points, sample_rate_hz)
+    widths = _band_widths(points, sample_rate_hz)
+    amplitudes = np.exp2(np.arange(len(widths)) * (-exponent / 2 / _BANDS_PER_OCTAVE)).astype(np.float32)
+    heard = np.repeat(amplitudes, widths)
     spectrum = np.zeros(points // 2 + 1, np.complex64)
-    heard = spectrum[len(spectrum) - len(octaves) :]
-    parts = rng.random((len(octaves), 2), np.float32) - np.float32(0.5)  # many of them add up to Gaussian samples
-    np.multiply(parts.view(np.complex64)[:, 0], np.exp2(octaves * np.float32(-exponent / 2)), out=heard)
+    parts = uniform_noise(2 * len(heard), rng).view(np.complex64)  # many of them add up to Gaussian samples
+    np.multiply(parts, heard, out=spectrum[len(spectrum) - len(heard) :])
     noise: Waveform = scipy.fft.irfft(spectrum, points)[:num_samples]
     return noise
 
 
 @lru_cache(maxsize=4)
-def _octaves_above_lowest(points: int, sample_rate_hz: int) -> Waveform:
-    """Of the frequencies of a spectrum that are heard."""
+def _band_widths(points: int, sample_rate_hz: int) -> npt.NDArray[np.intp]:
+    """How many of a spectrum's frequencies lie in each band, from the lowest that is heard on."""
     frequencies_hz = np.arange(points // 2 + 1) * (sample_rate_hz / points)
     heard = frequencies_hz[frequencies_hz >= _LOWEST_NOISE_HZ]
-    octaves: Waveform = np.log2(heard / _LOWEST_NOISE_HZ).astype(np.float32)
-    return octaves
+    return np.bincount(np.rint(_BANDS_PER_OCTAVE * np.log2(heard / _LOWEST_NOISE_HZ)).astype(np.intp))
 
 
 def recordings_in(folder: Path) -> list[str]:

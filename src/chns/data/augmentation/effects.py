@@ -14,13 +14,16 @@ leave the voice where it was in time. Measured costs of a 3 s crop are in ``benc
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
+import threading
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Protocol
 
 import numpy as np
+import scipy.fft
 import soundfile
 import soxr
 
@@ -32,10 +35,12 @@ SPEED_COLUMN = "speed_factor"
 
 MIN_FACTOR, MAX_FACTOR = 0.5, 2.0
 
-_SPEED_PLACE, _EFFECTS_PLACE = 0, 1  # of a crop's seed
+_SPEED_PLACE, _FIRST_EFFECT_PLACE = 0, 1  # of a crop's seed
 
 _NARROW_HZ, _WIDE_HZ = 8_000, 16_000
 _TELEPHONE_BAND_HZ = (300.0, 3_400.0)
+_TELEPHONE_RINGS_SAMPLES = 200  # then it has died away by 170 dB
+_MU_LAW_STEPS, _MU_LAW_SCALE = 8_192, np.float32(8_191.75)  # of 14 bits, as libsndfile rounds to them
 _MP3_KBPS = (24, 32, 48, 64)
 _MP3_QUALITY = 5
 _MP3_DELAY_SAMPLES = 1_105
@@ -64,8 +69,15 @@ def require_range(name: str, lowest: float, highest: float, *, within: tuple[flo
 
 
 def power_of(waveform: Float32Array) -> float:
-    """Mean square of the samples, summed in float64; no product of BLAS, which adds in the order of its threads."""
-    return float(np.mean(np.square(waveform), dtype=np.float64))
+    """Mean square of the samples; no product of BLAS, which adds in the order of its threads."""
+    return float(np.einsum("i,i->", waveform, waveform)) / len(waveform)
+
+
+def uniform_noise(count: int, rng: np.random.Generator) -> Float32Array:
+    """White noise of any level, from one random byte a number: a third of the time of random floats."""
+    steps = rng.bit_generator.random_raw(-(-count // 8)).view(np.int8)[:count].astype(np.float32)
+    steps += np.float32(0.5)  # -127.5 to 127.5
+    return steps
 
 
 def without_clipping(waveform: Float32Array) -> Float32Array:
@@ -225,21 +237,30 @@ class Codec:
 
 
 def _telephone(waveform: Float32Array, _: np.random.Generator) -> tuple[Float32Array, str]:
-    """300 to 3,400 Hz, then G.711's eight bits in mu-law; filtered forwards and backwards, so that nothing moves."""
+    """300 to 3,400 Hz, then G.711's eight bits in mu-law; filtered without delay, so that nothing moves."""
+    points = scipy.fft.next_fast_len(len(waveform) + _TELEPHONE_RINGS_SAMPLES, real=True)
+    spectrum = scipy.fft.rfft(waveform, points) * _telephone_band(points)
+    filtered = without_clipping(scipy.fft.irfft(spectrum, points)[: len(waveform)])
+    heard: Float32Array = _mu_law()[np.rint(filtered * _MU_LAW_SCALE).astype(np.int16) + _MU_LAW_STEPS]
+    return heard, ""
+
+
+@lru_cache(maxsize=4)
+def _telephone_band(points: int) -> Float32Array:
+    """What is left of each frequency by a Butterworth filter of fourth order, forwards and backwards."""
     import scipy.signal
 
-    filtered = scipy.signal.sosfiltfilt(_telephone_band(), waveform, padlen=min(27, len(waveform) - 1)).astype(
-        np.float32
-    )
-    return _coded(without_clipping(filtered), _NARROW_HZ, "WAV", "ULAW"), ""
+    band = scipy.signal.butter(4, _TELEPHONE_BAND_HZ, "bandpass", fs=_NARROW_HZ, output="sos")
+    _, answer = scipy.signal.sosfreqz(band, scipy.fft.rfftfreq(points, 1 / _NARROW_HZ), fs=_NARROW_HZ)
+    left: Float32Array = np.square(np.abs(answer)).astype(np.float32)
+    return left
 
 
 @cache
-def _telephone_band() -> Float64Array:
-    import scipy.signal
-
-    band: Float64Array = scipy.signal.butter(4, _TELEPHONE_BAND_HZ, "bandpass", fs=_NARROW_HZ, output="sos")
-    return band
+def _mu_law() -> Float32Array:
+    """What is heard of each of the 14-bit samples that G.711 begins with, by libsndfile."""
+    steps = np.arange(-_MU_LAW_STEPS, _MU_LAW_STEPS + 1, dtype=np.float32)
+    return _coded(steps / _MU_LAW_SCALE, _NARROW_HZ, "WAV", "ULAW")
 
 
 def _gsm(waveform: Float32Array, _: np.random.Generator) -> tuple[Float32Array, str]:
@@ -329,7 +350,7 @@ class Augmenter:
 
     def speed_of(self, seed: Sequence[int]) -> float:
         """How fast the crop with this seed is played: how much of the recording it needs depends on it."""
-        return 1.0 if self._speed is None else self._speed.draw(np.random.Generator(_bits(seed, _SPEED_PLACE)))
+        return 1.0 if self._speed is None else self._speed.draw(_random_numbers(seed, _SPEED_PLACE))
 
     def __call__(self, waveform: Float32Array, seed: Sequence[int]) -> tuple[Float32Array, tuple[str, ...]]:
         """Apply all effects but the speed, which the waveform already has.
@@ -346,21 +367,35 @@ class Augmenter:
             AudioError: If one cannot be read.
         """
         done = []
-        bits = _bits(seed, _EFFECTS_PLACE)
-        rng, start = np.random.Generator(bits), bits.state
-        for place, effect in enumerate(self._effects):
+        for place, effect in enumerate(self._effects, _FIRST_EFFECT_PLACE):
             if effect is not None:
-                bits.state = start
-                bits.advance(place << 64)
-                waveform, words = effect(waveform, rng)
+                waveform, words = effect(waveform, _random_numbers(seed, place))
                 done.append(words)
         return without_clipping(waveform), tuple(filter(None, done))
 
 
-def _bits(seed: Sequence[int], place: int) -> np.random.PCG64:
-    """Random bits of the speed of a crop or of its effects, independent of the crop's own.
+class _Generator(threading.local):
+    """One for each thread: to make another takes longer than most effects that are not applied."""
 
-    A stretch of 2**64 is each effect's: so each draws the same whether others are on or not, without the time that a
-    generator for each would take to seed.
+    def __init__(self) -> None:
+        self.bits = np.random.PCG64(0)
+        self.numbers = np.random.Generator(self.bits)
+
+
+_GENERATOR = _Generator()
+
+
+def _random_numbers(seed: Sequence[int], place: int) -> np.random.Generator:
+    """Of one effect of one crop: independent of the crop's other numbers, whatever other effects are on.
+
+    They come from the one generator that the thread has, so they are to be drawn before the next are asked for.
     """
-    return np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(place,)))
+    key = ",".join(map(str, map(int, (*seed, place)))).encode()
+    digest = hashlib.blake2b(key, digest_size=32).digest()
+    _GENERATOR.bits.state = {
+        "bit_generator": "PCG64",
+        "state": {"state": int.from_bytes(digest[:16], "big"), "inc": int.from_bytes(digest[16:], "big") | 1},
+        "has_uint32": 0,
+        "uinteger": 0,
+    }
+    return _GENERATOR.numbers

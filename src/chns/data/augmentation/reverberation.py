@@ -14,7 +14,7 @@ import scipy.fft
 from chns.core import AudioError, ChnsError
 from chns.data.audio import Waveform, read_audio
 from chns.data.augmentation.background import recordings_in
-from chns.data.augmentation.effects import power_of, require_probability, require_range
+from chns.data.augmentation.effects import power_of, require_probability, require_range, uniform_noise
 
 _LONGEST_SECONDS = 2.0
 _SPEED_OF_SOUND = 343.0
@@ -82,10 +82,10 @@ class SyntheticDecay:
         direct_to_tail_db = rng.uniform(self.MIN_DIRECT_TO_TAIL_DB, self.MAX_DIRECT_TO_TAIL_DB)
         gap_seconds = rng.uniform(0.001, 0.010)
         times = np.arange(round(seconds * self._sample_rate_hz), dtype=np.float32) / np.float32(self._sample_rate_hz)
-        tail = rng.random(len(times), np.float32) - np.float32(0.5)
+        tail = uniform_noise(len(times), rng)
         tail *= np.exp(times * np.float32(-math.log(1_000) / seconds))
         tail[times < gap_seconds] = 0
-        tail *= np.float32(10 ** (-direct_to_tail_db / 20) / np.linalg.norm(tail))
+        tail *= np.float32(10 ** (-direct_to_tail_db / 20) / math.sqrt(len(tail) * power_of(tail)))
         tail[0] = 1.0
         return tail, f"decay {seconds:.2f} s, direct {direct_to_tail_db:+.0f} dB"
 
@@ -217,8 +217,7 @@ def reverberate(waveform: Waveform, response: Waveform) -> Waveform:
     direct = int(np.abs(response).argmax())
     wet = _convolved(waveform, response)[direct : direct + len(waveform)]
     wet_power = power_of(wet)
-    scale = np.sqrt(power / wet_power) if wet_power > 0 else 1.0
-    scaled: Waveform = (wet * scale).astype(np.float32)
+    scaled: Waveform = wet * np.float32(math.sqrt(power / wet_power) if wet_power > 0 else 1.0)
     return scaled
 
 
@@ -229,7 +228,7 @@ def _convolved(waveform: Waveform, response: Waveform) -> Waveform:
     """
     num_blocks = 7 if 10 * len(response) <= len(waveform) else 3
     block = -(-len(waveform) // num_blocks)
-    points = scipy.fft.next_fast_len(block + len(response) - 1, real=True)
+    points = _transform_length(block + len(response) - 1)
     starts = range(0, num_blocks * block, block)
     rows = np.zeros((num_blocks + 1, points), np.float32)
     for row, start in zip(rows, starts, strict=False):
@@ -243,3 +242,9 @@ def _convolved(waveform: Waveform, response: Waveform) -> Waveform:
     for answer, start in zip(answers, starts, strict=False):
         whole[start : start + points] += answer
     return whole
+
+
+def _transform_length(points: int) -> int:
+    """The next 4, 5, 6 or 7 times a power of two: few lengths, for SciPy keeps its tables for the last sixteen only."""
+    power = max(0, points.bit_length() - 3)
+    return -(-points >> power) << power
