@@ -122,10 +122,14 @@ def main() -> None:
         )
         milliseconds = {label: 1e3 * timing.median / len(requests) for label, timing in read.items()}
         turns = milliseconds_in_turns(mixed, len(manifest), arguments.turns)
-    rows = {label: {"ms a crop": each, "ms more": each - milliseconds["none"]} for label, each in milliseconds.items()}
     means = {label: float(np.mean(each)) for label, each in turns.items()}
+    rows = {
+        label: {"ms a crop": each, "ms more": max(0.0, each - milliseconds["none"])}
+        for label, each in milliseconds.items()
+    }
     rows |= {
-        f"{label}, in turns": {"ms a crop": each, "ms more": each - means["none"]} for label, each in means.items()
+        f"{label}, in turns": {"ms a crop": each, "ms more": max(0.0, each - means["none"])}
+        for label, each in means.items()
     }
     ratios = [
         Ratio(f"{MIXED} / none, ms a crop", means[MIXED] / means["none"]),

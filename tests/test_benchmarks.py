@@ -19,7 +19,7 @@ TINY = {
     "report_page": ["--trials", 500],
     "intervals": ["--trials", 400, "--speakers", 12, "--resamples", 10, "--slow-resamples", 1],
     "normalisation": ["--trials", 200, "--utterances", 50, "--cohort", 30, "--top-k", 10, "--dim", 8],
-    "augmentation": ["--recordings", 2],
+    "augmentation": ["--recordings", 2, "--turns", 1],
     "shards": ["--speakers", 12, "--utterances", 4, "--layout-speakers", 40, "--recordings", 4],
     "audio_formats": ["--recordings", 3],
     "bulk": ["--people", 3, "--seconds", 1, "--workers", 0],
@@ -53,7 +53,7 @@ OF_SECONDS = {
 }
 OURS_ALONE = {
     "shards": "flac: seconds a crop, shards / files",
-    "augmentation": "augmented / none, seconds a crop",
+    "augmentation": "augmented / none, ms a crop",
     "loss": "chns HSCLLoss / chns SupConLoss",
     "matmul": "bfloat16 / float32, largest size",
     "metrics": "seconds, chns",
