@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # at once, as those of the tests do, would each compile all of it: for them it is made before, beside pip.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo docs model notebooks test test-slow mutants lint check check-lowest check-newest check-pythons format clean
+.PHONY: help demo docs model notebooks test test-slow mutants guards lint check check-lowest check-newest check-pythons format clean
 
 help:
 	@echo "make demo       the whole job on synthetic speech, a few minutes"
