@@ -134,7 +134,7 @@ def publish(
         cells = (f"{row[column]:.4g}" if column in row else "" for column in columns)
         print(f"  {name:<44}" + "".join(map(str.rjust, cells, widths)))
     if ratios:
-        print("ratios of medians")
+        print("ratios")
     for ratio in ratios:
         print(ratio)
     content = {

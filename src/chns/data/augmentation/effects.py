@@ -74,7 +74,7 @@ def power_of(waveform: Float32Array) -> float:
 
 
 def uniform_noise(count: int, rng: np.random.Generator) -> Float32Array:
-    """White noise of any level, from one random byte a number: a third of the time of random floats."""
+    """White noise of any level, from one random byte a number: a quarter of the time of random floats."""
     steps = rng.bit_generator.random_raw(-(-count // 8)).view(np.int8)[:count].astype(np.float32)
     steps += np.float32(0.5)  # -127.5 to 127.5
     return steps
