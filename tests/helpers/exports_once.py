@@ -31,9 +31,14 @@ def _digest(module, more) -> str:
     """Of all that a module computes with: its layers' types, attributes and tensors."""
     whole = hashlib.sha256(repr(more).encode())
     for name, layer in module.named_modules():
-        attributes = sorted((key, repr(value)) for key, value in vars(layer).items() if key not in TENSORS)
+        attributes = sorted((key, _told(value)) for key, value in vars(layer).items() if key not in TENSORS)
         whole.update(repr((name, type(layer), attributes)).encode())
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         whole.update(repr((name, tensor.dtype, tensor.shape)).encode())
         whole.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return whole.hexdigest()
+
+
+def _told(value) -> str:
+    """The order of a set is another one in each process."""
+    return repr(sorted(value) if isinstance(value, set) else value)

@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import multiprocessing
 import os
 import platform
 import re
@@ -592,9 +593,11 @@ def test_a_missing_recording_is_named_without_a_worker_trace(tmp_path, configs, 
         root=tmp_path,
     ).write(tmp_path / "gone.parquet")
     words = command(configs, tmp_path / "gone.parquet", tmp_path / "run", "--data.num_workers", "1")
+    others = multiprocessing.active_children()
     assert main(words) == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert message == f"chns: error: recording must be a file, got {tmp_path}/gone.flac."
+    assert multiprocessing.active_children() == others  # waiting for workers that nobody tells to end takes 5 to 10 s
 
 
 def test_the_learning_rate_rises_then_falls_to_almost_zero():

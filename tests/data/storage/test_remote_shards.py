@@ -1,6 +1,7 @@
 """Recordings below a URL are those of local shards; a server that fails or lies is named, not read without bound."""
 
 import csv
+import multiprocessing
 import os
 import pickle
 import sys
@@ -456,9 +457,11 @@ def test_a_server_that_is_not_there_is_named(packed, free_port):
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_missing_shard_is_named_also_by_a_worker(server, packed, tmp_path, num_workers):
     server.folder = tmp_path
+    others = multiprocessing.active_children()
     message = r"shard must be there, got status 404 for http.*/shard-0.*\(utterance s\d/.*\)\. Put the shards below"
     with pytest.raises(FileNotFoundError, match=message):
         batches(remote(server, packed), num_workers=num_workers)
+    assert multiprocessing.active_children() == others
 
 
 def test_an_error_in_the_middle_of_a_long_recording_is_raised_instead_of_less_speech(server, packed):
