@@ -176,7 +176,21 @@ def test_a_crop_is_sought_once_and_not_again_where_it_ends(tmp_path, monkeypatch
     assert sought == [(8_000,)]
 
 
-@pytest.mark.parametrize("chunk", [b"", b"LIST" + struct.pack("<I", 5) + b"INFO1\0"])
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        b"",
+        b"LIST" + struct.pack("<I", 5) + b"INFO1\0",
+        b"LIST" + struct.pack("<I", 9_000) + b"INFO".ljust(9_000),
+        *(b"LIST" + struct.pack("<I", length) + b"INFO".ljust(length) for length in range(4_034, 4_050, 2)),
+    ],
+    ids=[
+        "none",
+        "odd",
+        "longer than what is read at first",
+        *(f"up to byte {44 + 8 + n}" for n in range(4_034, 4_050, 2)),
+    ],
+)
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_a_plain_wav_gives_what_libsndfile_gives_without_it(tmp_path, monkeypatch, channels, chunk):
     samples = np.random.default_rng(0).integers(-(2**15), 2**15, (8_000, channels), np.int16)

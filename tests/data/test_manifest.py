@@ -1,6 +1,7 @@
 """The utterance table: what it refuses, and what survives a round trip."""
 
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -468,7 +469,14 @@ def test_merging_needs_manifests_and_one_prefix_each():
         Manifest.merge([manifest_of()], prefixes=["a", "b"])
 
 
-# ----- a million rows and forked workers
+# ----- a million rows and workers
+
+
+def test_a_manifest_travels_to_another_process_as_its_table_once():
+    manifest = manifest_of(*(row(f"{number:06d}/{number:020d}") for number in range(2_000)))
+    sent = pickle.dumps(manifest)
+    assert len(sent) < 1.3 * len(pickle.dumps((manifest.table, manifest.speakers, manifest.speaker_labels)))
+    assert list(pickle.loads(sent)) == list(manifest)
 
 
 # In a process of its own: what else the interpreter holds is copied, too, where the child touches it.

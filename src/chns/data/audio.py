@@ -211,7 +211,7 @@ def read_audio(
         waveform = soxr.resample(waveform, info.sample_rate_hz, sample_rate_hz)
     if not len(waveform):
         raise AudioError(f"recording must hold samples at {offset_seconds} s, got none in {path}.")
-    if not np.isfinite(waveform).all():
+    if not isinstance(file, PlainWav) and not np.isfinite(waveform).all():
         raise AudioError(f"samples must be finite numbers, got NaN or infinity in {path}.")
     return waveform[:num_samples]
 
@@ -285,11 +285,12 @@ class _SoundFile(soundfile.SoundFile):  # type: ignore[misc]
 def _opened(path: Recording, *, is_plain_wanted: bool = False) -> Iterator[_SoundFile | AacStream | PlainWav]:
     if isinstance(path, Path):
         _require_readable(path)
-    if path.suffix.lower() in AAC_EXTENSIONS:
+    suffix = path.suffix.lower()
+    if suffix in AAC_EXTENSIONS:
         with open_aac(path) as stream:
             yield stream
         return
-    if is_plain_wanted and path.suffix.lower() == ".wav":
+    if is_plain_wanted and suffix == ".wav":
         with _content(path) as content:
             if (wav := plain_wav(content)) is not None:
                 yield wav

