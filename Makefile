@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-# A recent pip takes half the time of those that come with Python. Of all that torch brings, bytecode would take half a
+# A recent pip takes half the time of those that come with Python. What builds the package is installed once beside it,
+# not anew for each installation. Of all that torch brings, bytecode would take half a
 # minute: pip leaves it out, and what is used gets its own when it is first used, if that is allowed. Processes that start
 # at once, as those of the tests do, would each compile all of it: for them it is made before, beside pip.
 unexport PYTHONDONTWRITEBYTECODE
@@ -106,24 +107,24 @@ clean:
 
 .venv/pip:
 	$(PYTHON) -m venv .venv
-	$(PIP) install --no-compile --constraint constraints.txt --upgrade pip
+	$(PIP) install --no-compile --constraint constraints.txt --upgrade pip hatchling editables
 	touch $@
 
 .venv/installed: .venv/pip pyproject.toml constraints.txt
-	$(PIP) install --no-compile --constraint constraints.txt --editable ".[train,synthetic,report]"
+	$(PIP) install --no-compile --no-build-isolation --constraint constraints.txt --editable ".[train,synthetic,report]"
 	touch $@
 
 .venv/installed-test: .venv/installed
 	@$(BIN)/python -c "import jsonargparse, lightning_fabric, matplotlib.pyplot, onnxscript, scipy.stats, torch._dynamo" & \
-	$(PIP) install --no-compile --constraint constraints.txt --editable ".[test]" && wait
+	$(PIP) install --no-compile --no-build-isolation --constraint constraints.txt --editable ".[test]" && wait
 	@$(BIN)/python -c "import datasets, lhotse" & \
 	$(BIN)/python -c "import fastapi, hypothesis, prometheus_client, pytest, sklearn.mixture, chns.training.build" && wait
 	touch $@
 
 .venv/installed-dev: .venv/installed-test
-	$(PIP) install --no-compile --constraint constraints.txt --editable ".[dev]"
+	$(PIP) install --no-compile --no-build-isolation --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
 .venv/installed-dev-slow: .venv/installed-dev
-	$(PIP) install --no-compile --constraint constraints.txt --editable ".[dev-slow]"
+	$(PIP) install --no-compile --no-build-isolation --constraint constraints.txt --editable ".[dev-slow]"
 	touch $@

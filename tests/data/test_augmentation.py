@@ -142,12 +142,12 @@ def test_no_two_effects_draw_the_same():
 
 def test_threads_that_read_a_batch_draw_the_speeds_that_one_would():
     augmenter = Augmenter(speed=Speed(probability=0.5, factors=[0.8, 0.9, 1.1, 1.2]))
-    seeds = [(3, number) for number in range(20_000)]
+    seeds = [(3, number) for number in range(2_000)]
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
         with ThreadPoolExecutor(8) as pool:
-            speeds = list(pool.map(augmenter.speed_of, seeds, chunksize=100))
+            speeds = list(pool.map(augmenter.speed_of, seeds, chunksize=20))
     finally:
         sys.setswitchinterval(interval)
     assert speeds == [augmenter.speed_of(seed) for seed in seeds]
