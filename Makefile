@@ -105,7 +105,7 @@ format: .venv/installed-dev
 clean:
 	rm -rf .venv .venv-base runs
 
-.venv/pip:
+.venv/pip: constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) install --no-compile --constraint constraints.txt --upgrade pip hatchling editables
 	touch $@

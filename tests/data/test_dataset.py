@@ -1,5 +1,6 @@
 """Crops and whole utterances for the loader."""
 
+import multiprocessing
 import os
 
 import numpy as np
@@ -106,6 +107,24 @@ def test_plain_indices_are_cropped_anew_each_time_and_alike_under_one_torch_seed
     torch.testing.assert_close(torch.stack(epochs()), torch.stack([first, second]), rtol=0, atol=0)
     crops = SpeakerCrops(ramp, crop_seconds=0.5, sample_rate_hz=16_000)
     assert [label for _, label in (crops[0], crops[np.int64(1)])] == [1, 0]
+
+
+class Faulty(SpeakerCrops):
+    """An error that no recording is to blame for."""
+
+    def __getitems__(self, requests):
+        return 1 / 0
+
+
+def test_workers_end_with_whatever_error_one_of_them_raises(hum_manifest):
+    crops = Faulty(Manifest.read(hum_manifest), crop_seconds=0.4, sample_rate_hz=16_000)
+    others = multiprocessing.active_children()
+    with (
+        CropFeed(crops, num_workers=2, device=torch.device("cpu"), start_worker=lambda _: None) as feed,
+        pytest.raises(ZeroDivisionError),
+    ):
+        next(feed.batches([[CropRequest(0, (0,))]]))
+    assert multiprocessing.active_children() == others
 
 
 class Told(SpeakerCrops):

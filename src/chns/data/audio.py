@@ -211,7 +211,7 @@ def read_audio(
         waveform = soxr.resample(waveform, info.sample_rate_hz, sample_rate_hz)
     if not len(waveform):
         raise AudioError(f"recording must hold samples at {offset_seconds} s, got none in {path}.")
-    if not isinstance(file, PlainWav) and not np.isfinite(waveform).all():
+    if not isinstance(file, PlainWav) and not np.isfinite(waveform).all():  # of a plain WAV, integers were read
         raise AudioError(f"samples must be finite numbers, got NaN or infinity in {path}.")
     return waveform[:num_samples]
 

@@ -19,6 +19,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -112,7 +113,6 @@ class Manifest:
         labels = pc.index_in(table["speaker"], ordered).to_numpy()
         self.speaker_labels: IntArray = labels.astype(np.int64)
         self._table = table
-        self._columns = dict(zip(table.column_names, table.columns, strict=True))
         self._has_channels = "channel" in table.column_names
         self._is_packed = all(name in table.column_names for name in PACKED_COLUMNS)
         self._report: Path | None = None
@@ -198,10 +198,10 @@ class Manifest:
         """What another process needs: the table, and not its columns once more."""
         return {name: value for name, value in vars(self).items() if name != "_columns"}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take the columns of the table."""
-        vars(self).update(state)
-        self._columns = dict(zip(self._table.column_names, self._table.columns, strict=True))
+    @cached_property
+    def _columns(self) -> dict[str, pa.ChunkedArray]:
+        """To look one up in the table takes longer than to read a row of it."""
+        return dict(zip(self._table.column_names, self._table.columns, strict=True))
 
     def __len__(self) -> int:
         """Number of utterances."""
@@ -239,12 +239,10 @@ class Manifest:
         columns = self._columns
         path: str = columns["path"][index].as_py()
         channel: int | None = columns["channel"][index].as_py() if self._has_channels else None
-        byte_offset = byte_length = None
-        if self._is_packed:
-            byte_offset, byte_length = (columns[name][index].as_py() for name in PACKED_COLUMNS)
-        if byte_offset is None or byte_length is None:
-            file = self.root / path
-            return file if channel is None else file_channel(file, channel)
+        byte_offset = columns["byte_offset"][index].as_py() if self._is_packed else None
+        if byte_offset is None:
+            return file_channel(self.root / path, channel)
+        byte_length = columns["byte_length"][index].as_py()
         shard, member = split_path(path)
         if isinstance(self.location, RemoteRoot):
             utterance = columns["utterance"][index].as_py()

@@ -374,6 +374,12 @@ class Augmenter:
         return without_clipping(waveform), tuple(filter(None, done))
 
 
+def seed_digest(numbers: Sequence[int], *, num_bytes: int, purpose: bytes = b"") -> bytes:
+    """Bytes as good as random that follow from whole numbers, of whatever type these are; others for each purpose."""
+    key = ",".join(map(str, map(int, numbers))).encode()
+    return hashlib.blake2b(key, digest_size=num_bytes, person=purpose).digest()
+
+
 class _Generator(threading.local):
     """One for each thread: to make another takes longer than most effects that are not applied."""
 
@@ -390,8 +396,7 @@ def _random_numbers(seed: Sequence[int], place: int) -> np.random.Generator:
 
     They come from the one generator that the thread has, so they are to be drawn before the next are asked for.
     """
-    key = ",".join(map(str, map(int, (*seed, place)))).encode()
-    digest = hashlib.blake2b(key, digest_size=32).digest()
+    digest = seed_digest((*seed, place), num_bytes=32)
     _GENERATOR.bits.state = {
         "bit_generator": "PCG64",
         "state": {"state": int.from_bytes(digest[:16], "big"), "inc": int.from_bytes(digest[16:], "big") | 1},

@@ -50,7 +50,7 @@ class FileChannel(_FilePath):
 def file_channel(path: Path | str, channel: int | None) -> Path:
     """The path of a file, or of one channel of it, from 0."""
     if channel is None:
-        return Path(path)
+        return path if type(path) is _FilePath else Path(path)
     file = FileChannel(path)
     file.channel = channel
     return file
