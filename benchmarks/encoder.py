@@ -5,7 +5,6 @@ is not in it. bf16 is autocast, as in training. The share of the matrix throughp
 operations (as torch counts those of convolutions and products) over its median time, against a large product in the
 same type in the same run. SpeechBrain's lobe needs neither its features nor torchaudio's functions. bf16 is left out on
 a CPU without instructions for it.
-bf16 is left out on a CPU without instructions for it.
 
     python benchmarks/encoder.py [--batch 128] [--seconds 3] [--profile] [--out encoder.json]
 

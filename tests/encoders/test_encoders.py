@@ -137,7 +137,8 @@ def test_statistics_of_a_few_rows_at_a_time_have_the_gradients_that_differences_
 @pytest.mark.parametrize(
     "learnt", [(True, True, True), (True, False, False), (False, True, True), (False, True, False)]
 )
-def test_a_pointwise_convolution_has_the_gradients_that_differences_show(learnt):
+def test_a_pointwise_convolution_has_the_gradients_that_differences_show(learnt, monkeypatch):
+    monkeypatch.setattr(layers, "_BEATS_ONEDNN", True)
     torch.manual_seed(0)
     shapes = [(2, 3, 5), (4, 3, 1), (4,)]
     inputs = [torch.randn(s, dtype=torch.float64, requires_grad=bool(g)) for s, g in zip(shapes, learnt, strict=True)]
@@ -145,8 +146,10 @@ def test_a_pointwise_convolution_has_the_gradients_that_differences_show(learnt)
     assert torch.autograd.gradcheck(lambda x, weight: layers.pointwise(x, weight, None), inputs[:2])
 
 
+@pytest.mark.parametrize("pays", [False, True])
 @pytest.mark.parametrize("half", [False, True])
-def test_a_pointwise_convolution_is_torchs(half):
+def test_a_pointwise_convolution_is_torchs(half, pays, monkeypatch):
+    monkeypatch.setattr(layers, "_BEATS_ONEDNN", pays)
     torch.manual_seed(0)
     tensors = [torch.randn(shape, requires_grad=True) for shape in [(64, 16, 30), (8, 16, 1), (8,)]]
     slopes = torch.randn(64, 8, 30)

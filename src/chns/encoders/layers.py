@@ -18,6 +18,9 @@ from torch.nn import functional as F
 # there are few enough steps that threads which wait for each other on a busy machine do not wait often.
 _NUMBERS_AT_ONCE = 2**18
 
+# The gradients of `_Pointwise` took 0.92 of the time of oneDNN's step with AVX2, and 1.15 with AVX-512.
+_BEATS_ONEDNN = torch.backends.cpu.get_cpu_capability() == "AVX2"
+
 
 def frame_mask(lengths: Tensor | None, frames: Tensor) -> Tensor | None:
     """One where a frame belongs to the utterance, zero where it is padding.
@@ -79,7 +82,7 @@ def mirrored(x: Tensor, mask: Tensor | None, reach: int) -> Tensor:
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Convolution of kernel size 1 in training: that of torch, but for how a CPU computes its gradients.
+    """Convolution of kernel size 1 in training: that of torch, but for how a CPU with AVX2 computes its gradients.
 
     Args:
         x: Shape (batch, in_channels, frames).
@@ -90,14 +93,15 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         Shape (batch, out_channels, frames).
     """
     # Below float32 a sum of products would be rounded at each utterance; on a GPU each would be a launch.
-    if x.is_cuda or x.is_mps or x.dtype.itemsize < 4 or torch.is_autocast_enabled(x.device.type):
+    on_gpu = x.is_cuda or x.is_mps
+    if not _BEATS_ONEDNN or on_gpu or x.dtype.itemsize < 4 or torch.is_autocast_enabled(x.device.type):
         return F.conv1d(x, weight, bias)
     output: Tensor = _Pointwise.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return output
 
 
 class _Pointwise(torch.autograd.Function):
-    """Convolution whose gradients are computed in other ways than torch's, which take oneDNN longer.
+    """Convolution whose gradients are computed in other ways than torch's, which take oneDNN longer with AVX2.
 
     That of the weights is a sum of products of matrices; that of the input a convolution with the transposed weights.
     """
@@ -309,4 +313,8 @@ class _RowStatistics(torch.autograd.Function):
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> Tensor:
         x, mean = ctx.saved_tensors  # type: ignore[attr-defined]
         slope = gradients[1] * (2 / x.shape[2])
-        return torch.addcmul(gradients[0] / x.shape[2] - mean * slope, x, slope).to(x.dtype)
+        constant = gradients[0] / x.shape[2] - mean * slope
+        of_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        for rows, c, s, out in _few_rows(x, constant, slope, of_x):
+            torch.addcmul(c, rows, s, out=out)
+        return of_x
