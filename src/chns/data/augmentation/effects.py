@@ -42,7 +42,7 @@ _TELEPHONE_BAND_HZ = (300.0, 3_400.0)
 _TELEPHONE_RINGS_SAMPLES = 200  # then it has died away by 170 dB
 _MU_LAW_STEPS, _MU_LAW_SCALE = 8_192, np.float32(8_191.75)  # of 14 bits, as libsndfile rounds to them
 _MP3_KBPS = (24, 32, 48, 64)
-_MP3_QUALITY = 5
+_MP3_QUALITY = 7
 _MP3_DELAY_SAMPLES = 1_105
 _OPUS_KBPS = (8, 12, 16, 24)
 
@@ -269,7 +269,7 @@ def _gsm(waveform: Float32Array, _: np.random.Generator) -> tuple[Float32Array, 
 
 
 def _mp3(waveform: Float32Array, rng: np.random.Generator) -> tuple[Float32Array, str]:
-    """MP3 at a constant rate, of the quality that FFmpeg's encoder has by default."""
+    """MP3 at a constant rate, by LAME's quicker way: at quality 5, FFmpeg's default, it takes two thirds longer."""
     import lameenc  # a third of the time of libsndfile's own, which its wheels bring compiled without optimisation
 
     kbps = int(rng.choice(_MP3_KBPS))
