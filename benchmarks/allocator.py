@@ -1,6 +1,7 @@
 """What keeping freed memory does for a training step on a CPU, ours and SpeechBrain's: each as each would be run.
 
-glibc as it is, as `chns train` asks it, by environment. A step is that of `encoder.py`, mobile ECAPA-TDNN in float32.
+glibc as it is, as `chns train` asks it, by environment. A step is that of `encoder.py`, mobile ECAPA-TDNN in float32,
+ours also in bf16 on a CPU that has it.
 glibc gives blocks above 32 MB back to the system when they are freed, and the next step fetches them anew, a page at a
 time. Each side is processes of its own, in turns, one thread each; seconds are those of the processor, which other work
 does not lengthen much. A row is the median of the processes, with the least and the most seconds of them.
@@ -17,7 +18,7 @@ import time
 
 import numpy as np
 import torch
-from encoder import FRAMES_PER_SECOND, NUM_MELS, OURS, PEER, SINGLE, speechbrain_encoder, training_step
+from encoder import FRAMES_PER_SECOND, HALF, KINDS, NUM_MELS, OURS, PEER, SINGLE, speechbrain_encoder, training_step
 from report import Ratio, parser, publish
 from torch import nn
 
@@ -25,15 +26,16 @@ from chns.encoders import ecapa_tdnn_mobile
 from chns.training.run import keep_freed_memory
 
 AS_IT_IS, ASKED, ENVIRONMENT = "glibc as it is", "as chns train asks it", "by environment"
-MEMORY_OF = {OURS: (AS_IT_IS, ASKED, ENVIRONMENT), PEER: (AS_IT_IS, ASKED)}
+OURS_HALF = f"{OURS} in {HALF}"
+MEMORY_OF = {OURS: (AS_IT_IS, ASKED, ENVIRONMENT), OURS_HALF: (AS_IT_IS, ASKED), PEER: (AS_IT_IS, ASKED)}
 SECONDS = "CPU seconds a step"
 VARIABLES = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "2147483647"}
 
 
-def one_process(encoder: nn.Module, batch: int, seconds: float, steps: int) -> dict[str, float]:
+def one_process(encoder: nn.Module, kind: str, batch: int, seconds: float, steps: int) -> dict[str, float]:
     """Processor seconds and page faults of a step, after one that warms up, and the most memory."""
     features = torch.randn(batch, round(seconds * FRAMES_PER_SECOND) - 2, NUM_MELS)
-    step = training_step(encoder, features, SINGLE)
+    step = training_step(encoder, features, kind)
     step()
     before, begin = resource.getrusage(resource.RUSAGE_SELF), time.process_time()
     for _ in range(steps):
@@ -65,14 +67,15 @@ def main() -> None:
         whose, memory = arguments.side
         torch.set_num_threads(1)
         torch.manual_seed(0)
-        encoder = ecapa_tdnn_mobile() if whose == OURS else speechbrain_encoder()
+        encoder = speechbrain_encoder() if whose == PEER else ecapa_tdnn_mobile()
         assert encoder is not None
         if memory == ASKED:
             keep_freed_memory()
-        print(json.dumps(one_process(encoder, arguments.batch, arguments.seconds, arguments.steps)))
+        kind = HALF if whose == OURS_HALF else SINGLE
+        print(json.dumps(one_process(encoder, kind, arguments.batch, arguments.seconds, arguments.steps)))
         return
     plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    whose_there_are = [OURS] + [PEER] * (speechbrain_encoder() is not None)
+    whose_there_are = [OURS] + [OURS_HALF] * (HALF in KINDS) + [PEER] * (speechbrain_encoder() is not None)
     turns: dict[tuple[str, str], list[dict[str, float]]]
     turns = {(whose, memory): [] for whose in whose_there_are for memory in MEMORY_OF[whose]}
     for _ in range(arguments.repeats):
@@ -91,6 +94,13 @@ def main() -> None:
             Ratio(f"{OURS} as chns train runs / {PEER} as it comes", ours[ASKED] / theirs[AS_IT_IS], at_most=0.45),
             Ratio(f"{OURS} / {PEER}, both with {AS_IT_IS}", ours[AS_IT_IS] / theirs[AS_IT_IS]),
             Ratio(f"{OURS} / {PEER}, freed memory kept for both", ours[ASKED] / theirs[ASKED]),
+        ]
+    if PEER in whose_there_are and OURS_HALF in whose_there_are:
+        half = {memory: seconds[f"{OURS_HALF}, {memory}"] for memory in MEMORY_OF[OURS_HALF]}
+        name = f"{OURS_HALF} as chns train runs / {PEER} in {SINGLE} as it comes"
+        ratios += [
+            Ratio(name, half[ASKED] / theirs[AS_IT_IS], at_most=0.18),
+            Ratio(f"{OURS_HALF} / {PEER} in {SINGLE}, both with {AS_IT_IS}", half[AS_IT_IS] / theirs[AS_IT_IS]),
         ]
     title = f"A training step of {arguments.batch} x {arguments.seconds:g} s"
     publish(arguments.out, title, rows, ratios, batch=arguments.batch, seconds=arguments.seconds)

@@ -51,7 +51,7 @@ def test_a_step_of_the_papers_encoder_is_what_the_documentation_says():
     counted = count_encoder(SpeakerEncoder(LogMel(), ecapa_tdnn_mobile()), crop_seconds=3.0, precision="bf16-mixed")
     cost = count_step(counted, SupConLoss(), num_speakers=650, utterances_per_speaker=2)
     assert cost.flop / 1300 == pytest.approx(2.49e9, rel=0.01)
-    assert cost.moved_bytes == pytest.approx(131e9, rel=0.02)
+    assert cost.moved_bytes == pytest.approx(127e9, rel=0.02)
     h100 = ACCELERATORS[0]
     assert cost.moved_bytes / h100.bytes_per_second <= cost.least_seconds(h100) < 0.05
     assert cost.chunk_size(h100.usable_bytes) is None
