@@ -93,8 +93,8 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         Shape (batch, out_channels, frames).
     """
     # Below float32 a sum of products would be rounded at each utterance; on a GPU each would be a launch.
-    on_gpu = x.is_cuda or x.is_mps
-    if not _BEATS_ONEDNN or on_gpu or x.dtype.itemsize < 4 or torch.is_autocast_enabled(x.device.type):
+    low_precision = x.dtype.itemsize < 4 or torch.is_autocast_enabled(x.device.type)
+    if x.is_cuda or x.is_mps or low_precision or not _BEATS_ONEDNN:
         return F.conv1d(x, weight, bias)
     output: Tensor = _Pointwise.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return output

@@ -270,7 +270,7 @@ def _gsm(waveform: Float32Array, _: np.random.Generator) -> tuple[Float32Array, 
 
 def _mp3(waveform: Float32Array, rng: np.random.Generator) -> tuple[Float32Array, str]:
     """MP3 at a constant rate, by LAME's quicker way: at quality 5, FFmpeg's default, it takes two thirds longer."""
-    import lameenc  # a third of the time of libsndfile's own, which its wheels bring compiled without optimisation
+    import lameenc  # libsndfile's own takes several times as long: its wheels bring it compiled without optimisation
 
     kbps = int(rng.choice(_MP3_KBPS))
     encoder = lameenc.Encoder()
